@@ -1,0 +1,154 @@
+//! The cluster's metadata as one value, and the events that change it.
+//!
+//! The control plane's state machine turns commands into events; a broker applies the same events to its own copy, in log
+//! order. A copy at index N is therefore the same everywhere.
+
+use crate::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId};
+use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How many coordinator shards consumer groups hash to. Part of the persisted state: never change it.
+pub const COORDINATOR_SHARDS: u32 = 64;
+
+/// All metadata at one index of the `meta` Raft log.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataImage {
+    /// The log index of the last event applied.
+    pub index: u64,
+    /// A base64url version 4 UUID of 22 characters, as Kafka prints it; empty until the first command.
+    pub cluster_id: String,
+    pub brokers: BTreeMap<BrokerId, BrokerRecord>,
+    pub topics: BTreeMap<TopicId, TopicRecord>,
+    pub topic_ids: BTreeMap<String, TopicId>,
+    /// Per broker; the key `None` holds the cluster-wide defaults (`""` in the Kafka protocol).
+    pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
+    /// One per coordinator shard, in order; empty until the first broker registers.
+    pub coordinators: Vec<CoordinatorRecord>,
+    pub next_producer_id: i64,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct BrokerRecord {
+    pub id: BrokerId,
+    pub epoch: BrokerEpoch,
+    pub incarnation: Incarnation,
+    /// What clients are told to connect to.
+    pub host: String,
+    pub port: u16,
+    pub rack: Option<String>,
+    pub fenced: bool,
+    pub shutting_down: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct TopicRecord {
+    pub id: TopicId,
+    pub name: String,
+    /// Indexed by partition number.
+    pub partitions: Vec<PartitionRecord>,
+    /// Only what was set for this topic; defaults are not stored.
+    pub configs: BTreeMap<String, String>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct PartitionRecord {
+    /// In assignment order: the first is the preferred leader.
+    pub replicas: Vec<BrokerId>,
+    pub in_sync: Vec<BrokerId>,
+    pub leader: Option<BrokerId>,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoordinatorRecord {
+    pub owner: Option<BrokerId>,
+    /// Raised each time the owner changes.
+    pub epoch: i32,
+}
+
+/// One change of the metadata. Events carry the whole new record, so applying one twice changes nothing.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum MetadataEvent {
+    ClusterIdSet(String),
+    BrokerChanged(BrokerRecord),
+    BrokerRemoved(BrokerId),
+    TopicCreated(TopicRecord),
+    TopicDeleted(TopicId),
+    PartitionChanged { topic: TopicId, partition: u32, record: PartitionRecord },
+    /// Partitions appended after the existing ones, starting at number `first`.
+    PartitionsAdded { topic: TopicId, first: u32, records: Vec<PartitionRecord> },
+    /// The topic's whole set of overrides after the change.
+    TopicConfigsChanged { topic: TopicId, configs: BTreeMap<String, String> },
+    BrokerConfigsChanged { broker: Option<BrokerId>, configs: BTreeMap<String, String> },
+    CoordinatorChanged { shard: u32, record: CoordinatorRecord },
+    NextProducerId(i64),
+}
+
+impl MetadataImage {
+    /// Applies the events of one log entry.
+    pub fn apply(&mut self, index: u64, events: &[MetadataEvent]) {
+        events.iter().for_each(|event| self.apply_event(event));
+        self.index = index;
+    }
+
+    fn apply_event(&mut self, event: &MetadataEvent) {
+        match event {
+            MetadataEvent::ClusterIdSet(id) => self.cluster_id = id.clone(),
+            MetadataEvent::BrokerChanged(broker) => {
+                self.brokers.insert(broker.id, broker.clone());
+            }
+            MetadataEvent::BrokerRemoved(id) => {
+                self.brokers.remove(id);
+            }
+            MetadataEvent::TopicCreated(topic) => {
+                self.topic_ids.insert(topic.name.clone(), topic.id);
+                self.topics.insert(topic.id, topic.clone());
+            }
+            MetadataEvent::TopicDeleted(id) => {
+                if let Some(topic) = self.topics.remove(id) {
+                    self.topic_ids.remove(&topic.name);
+                }
+            }
+            MetadataEvent::PartitionChanged { topic, partition, record } => {
+                let slot = self.topics.get_mut(topic).and_then(|topic| topic.partitions.get_mut(*partition as usize));
+                if let Some(slot) = slot {
+                    *slot = record.clone();
+                }
+            }
+            MetadataEvent::PartitionsAdded { topic, first, records } => {
+                if let Some(topic) = self.topics.get_mut(topic) {
+                    topic.partitions.truncate(*first as usize);
+                    topic.partitions.extend(records.iter().cloned());
+                }
+            }
+            MetadataEvent::TopicConfigsChanged { topic, configs } => {
+                if let Some(topic) = self.topics.get_mut(topic) {
+                    topic.configs = configs.clone();
+                }
+            }
+            MetadataEvent::BrokerConfigsChanged { broker, configs } => {
+                self.broker_configs.insert(*broker, configs.clone());
+            }
+            MetadataEvent::CoordinatorChanged { shard, record } => {
+                let shard = *shard as usize;
+                let vacant = CoordinatorRecord { owner: None, epoch: 0 };
+                if self.coordinators.len() <= shard {
+                    self.coordinators.resize(shard + 1, vacant);
+                }
+                self.coordinators[shard] = *record;
+            }
+            MetadataEvent::NextProducerId(next) => self.next_producer_id = *next,
+        }
+    }
+
+    /// The topic of that name.
+    pub fn topic(&self, name: &str) -> Option<&TopicRecord> {
+        self.topic_ids.get(name).and_then(|id| self.topics.get(id))
+    }
+
+    /// Brokers that clients may be sent to, in id order.
+    pub fn live_brokers(&self) -> impl Iterator<Item = &BrokerRecord> {
+        self.brokers.values().filter(|broker| !broker.fenced)
+    }
+}

@@ -1,0 +1,8 @@
+//! What the two planes say to each other: ids, the metadata image and its events, requests and answers.
+//!
+//! The data plane depends on this crate alone, never on the controller. Everything here is archived with rkyv and read with
+//! checked access.
+
+pub mod ids;
+pub mod image;
+pub mod message;

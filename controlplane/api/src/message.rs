@@ -1,0 +1,220 @@
+//! Requests that brokers and operators send to a controller, and the answers.
+//!
+//! One request frame gets one answer frame, in order, except `WatchMetadata`, after which the connection carries
+//! `MetadataUpdate` frames until it closes.
+
+use crate::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use crate::image::{MetadataEvent, MetadataImage, TopicRecord};
+use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Answered by `Response::Registered`.
+    RegisterBroker(BrokerRegistration),
+    /// Soft state on the `meta` leader. Answered by `Response::Heartbeat`.
+    Heartbeat(BrokerHeartbeat),
+    /// Starts the metadata stream: everything after `from_index`, or a snapshot first where that is gone. 0 asks for a snapshot.
+    WatchMetadata { from_index: u64 },
+    /// Answered by `Response::Topics`, one result per topic in order.
+    CreateTopics { topics: Vec<NewTopic>, validate_only: bool },
+    /// Answered by `Response::Topics`: the records that were deleted.
+    DeleteTopics { topics: Vec<TopicId> },
+    /// Answered by `Response::Topics`.
+    CreatePartitions { topics: Vec<NewPartitions>, validate_only: bool },
+    /// Answered by `Response::Done`, one result per change in order. A change is applied whole or not at all.
+    AlterConfigs { changes: Vec<ConfigChange>, validate_only: bool },
+    /// Answered by `Response::ProducerIds`.
+    AllocateProducerIds { broker: BrokerId, epoch: BrokerEpoch },
+    /// Group `offsets`. Answered by `Response::Done`, one result per commit in order, after Raft has committed it.
+    CommitOffsets { commits: Vec<OffsetCommit> },
+    /// Group `offsets`, linearizable. Answered by `Response::Offsets`.
+    FetchOffsets { group: String, which: OffsetSelection },
+    /// Removes a group's committed offsets (all, or those named). Answered by `Response::Done` with one result.
+    DeleteOffsets { group: String, which: OffsetSelection },
+    /// Any node answers. `Response::Status`.
+    Status,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum Response {
+    Error(ControlError),
+    Registered { epoch: BrokerEpoch, cluster_id: String },
+    Heartbeat { fenced: bool, may_shut_down: bool, metadata_index: u64 },
+    Topics(Vec<Result<TopicRecord, ControlError>>),
+    Done(Vec<Result<(), ControlError>>),
+    ProducerIds { first: i64, count: i32 },
+    Offsets(Vec<CommittedOffset>),
+    Status(NodeStatus),
+}
+
+/// What follows a `WatchMetadata`.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum MetadataUpdate {
+    Snapshot(MetadataImage),
+    /// The events of one committed entry. Also sent with no events, as a keep-alive, at least once a second.
+    Delta { index: u64, events: Vec<MetadataEvent> },
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct BrokerRegistration {
+    pub id: BrokerId,
+    pub incarnation: Incarnation,
+    pub host: String,
+    pub port: u16,
+    pub rack: Option<String>,
+    /// Empty when the broker has never seen a cluster; otherwise it must match.
+    pub cluster_id: String,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
+pub struct BrokerHeartbeat {
+    pub id: BrokerId,
+    pub epoch: BrokerEpoch,
+    /// The index that the broker's metadata has reached. It is unfenced once that covers its own registration.
+    pub metadata_index: u64,
+    /// The broker wants to stop: move its leaderships first.
+    pub wants_shutdown: bool,
+    /// Sent on the way out after a clean stop: fence at once, do not wait for the session to end.
+    pub goodbye: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct NewTopic {
+    pub name: String,
+    /// Drawn at random by the broker that proposes, so that a repeated proposal is recognised.
+    pub id: TopicId,
+    /// Ignored when `assignment` is not empty. At least 1 otherwise.
+    pub partitions: i32,
+    /// -1: the cluster's default (`default.replication.factor`).
+    pub replication_factor: i16,
+    /// Explicit replicas per partition number; empty to let the controller place them.
+    pub assignment: Vec<Vec<BrokerId>>,
+    pub configs: BTreeMap<String, String>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct NewPartitions {
+    pub topic: TopicId,
+    /// The total after the change.
+    pub count: i32,
+    /// Replicas for the added partitions only; empty to let the controller place them.
+    pub assignment: Vec<Vec<BrokerId>>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum ConfigResource {
+    Topic(TopicId),
+    /// `None`: the defaults of all brokers.
+    Broker(Option<BrokerId>),
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct ConfigChange {
+    pub resource: ConfigResource,
+    pub operations: Vec<ConfigOperation>,
+    /// AlterConfigs (the old API): everything not set here goes back to its default.
+    pub replace_all: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum ConfigOperation {
+    Set(String, String),
+    /// Back to the default.
+    Delete(String),
+    /// For list-valued keys.
+    Append(String, String),
+    Subtract(String, String),
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct OffsetCommit {
+    pub group: String,
+    pub topic: TopicId,
+    pub partition: u32,
+    pub offset: i64,
+    /// -1 when the client did not say.
+    pub leader_epoch: i32,
+    pub metadata: String,
+    /// Wall clock of the broker that took the commit, milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// The coordinator's epoch; a lower one than the group has seen is refused in `apply`.
+    pub coordinator_epoch: i32,
+    /// -1 for a simple consumer (no group membership).
+    pub generation: i32,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum OffsetSelection {
+    All,
+    Partitions(Vec<(TopicId, u32)>),
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct CommittedOffset {
+    pub topic: TopicId,
+    pub partition: u32,
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: String,
+    pub timestamp_ms: i64,
+}
+
+/// One controller's own view.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct NodeStatus {
+    pub node: u64,
+    pub groups: Vec<RaftGroupStatus>,
+    pub image: MetadataImage,
+    /// Distinct groups with committed offsets and how many offsets each has.
+    pub offset_groups: Vec<(String, u64)>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct RaftGroupStatus {
+    pub name: String,
+    pub role: String,
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub last_log_index: u64,
+    pub applied_index: u64,
+    /// On the leader: how many entries each follower is behind.
+    pub follower_lag: Vec<(u64, u64)>,
+}
+
+/// Why a controller refused. The broker maps each to one Kafka error code, in one place.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    #[error("not the leader of this Raft group")]
+    NotLeader { leader: Option<String> },
+    #[error("no majority of controllers answered in time")]
+    Unavailable,
+    #[error("topic already exists")]
+    TopicExists,
+    #[error("no such topic")]
+    UnknownTopic,
+    #[error("{0}")]
+    InvalidTopic(String),
+    #[error("{0}")]
+    InvalidPartitions(String),
+    #[error("{0}")]
+    InvalidReplicationFactor(String),
+    #[error("{0}")]
+    InvalidAssignment(String),
+    #[error("{0}")]
+    InvalidConfig(String),
+    #[error("{0}")]
+    InvalidRequest(String),
+    #[error("a live broker is registered under this id")]
+    DuplicateBroker,
+    #[error("the broker's epoch is not current")]
+    StaleBrokerEpoch,
+    #[error("no broker is registered under this id")]
+    UnknownBroker,
+    #[error("the broker belongs to cluster {0}")]
+    WrongCluster(String),
+    #[error("the coordinator or generation is not current")]
+    FencedCommit,
+    #[error("the command needs a newer feature level")]
+    UnsupportedVersion,
+}
