@@ -4,20 +4,28 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 
 /// A broker's configured id (`node_id` in the Kafka protocol).
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 #[rkyv(derive(PartialEq, Eq, PartialOrd, Ord, Hash))]
 pub struct BrokerId(pub i32);
 
 /// The log index at which a broker's current registration was committed. A later registration has a higher epoch.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub struct BrokerEpoch(pub u64);
 
 /// Drawn at random by a broker process at its start; tells two processes with one broker id apart.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub struct Incarnation(pub [u8; 16]);
 
 /// A topic's id, a version 4 UUID (KIP-516).
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 #[rkyv(derive(PartialEq, Eq, PartialOrd, Ord, Hash))]
 pub struct TopicId(pub [u8; 16]);
 
@@ -34,11 +42,15 @@ impl fmt::Display for TopicId {
 }
 
 /// Raised each time a partition's leader changes; stamped into every batch.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub struct LeaderEpoch(pub i32);
 
 /// Raised each time anything about a partition's replicas, in-sync set or leader changes.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub struct PartitionEpoch(pub i32);
 
 impl fmt::Display for BrokerId {

@@ -75,13 +75,30 @@ pub enum MetadataEvent {
     BrokerRemoved(BrokerId),
     TopicCreated(TopicRecord),
     TopicDeleted(TopicId),
-    PartitionChanged { topic: TopicId, partition: u32, record: PartitionRecord },
+    PartitionChanged {
+        topic: TopicId,
+        partition: u32,
+        record: PartitionRecord,
+    },
     /// Partitions appended after the existing ones, starting at number `first`.
-    PartitionsAdded { topic: TopicId, first: u32, records: Vec<PartitionRecord> },
+    PartitionsAdded {
+        topic: TopicId,
+        first: u32,
+        records: Vec<PartitionRecord>,
+    },
     /// The topic's whole set of overrides after the change.
-    TopicConfigsChanged { topic: TopicId, configs: BTreeMap<String, String> },
-    BrokerConfigsChanged { broker: Option<BrokerId>, configs: BTreeMap<String, String> },
-    CoordinatorChanged { shard: u32, record: CoordinatorRecord },
+    TopicConfigsChanged {
+        topic: TopicId,
+        configs: BTreeMap<String, String>,
+    },
+    BrokerConfigsChanged {
+        broker: Option<BrokerId>,
+        configs: BTreeMap<String, String>,
+    },
+    CoordinatorChanged {
+        shard: u32,
+        record: CoordinatorRecord,
+    },
     NextProducerId(i64),
 }
 
@@ -110,13 +127,24 @@ impl MetadataImage {
                     self.topic_ids.remove(&topic.name);
                 }
             }
-            MetadataEvent::PartitionChanged { topic, partition, record } => {
-                let slot = self.topics.get_mut(topic).and_then(|topic| topic.partitions.get_mut(*partition as usize));
+            MetadataEvent::PartitionChanged {
+                topic,
+                partition,
+                record,
+            } => {
+                let slot = self
+                    .topics
+                    .get_mut(topic)
+                    .and_then(|topic| topic.partitions.get_mut(*partition as usize));
                 if let Some(slot) = slot {
                     *slot = record.clone();
                 }
             }
-            MetadataEvent::PartitionsAdded { topic, first, records } => {
+            MetadataEvent::PartitionsAdded {
+                topic,
+                first,
+                records,
+            } => {
                 if let Some(topic) = self.topics.get_mut(topic) {
                     topic.partitions.truncate(*first as usize);
                     topic.partitions.extend(records.iter().cloned());
@@ -132,7 +160,10 @@ impl MetadataImage {
             }
             MetadataEvent::CoordinatorChanged { shard, record } => {
                 let shard = *shard as usize;
-                let vacant = CoordinatorRecord { owner: None, epoch: 0 };
+                let vacant = CoordinatorRecord {
+                    owner: None,
+                    epoch: 0,
+                };
                 if self.coordinators.len() <= shard {
                     self.coordinators.resize(shard + 1, vacant);
                 }

@@ -3,6 +3,10 @@
 //! The data plane depends on this crate alone, never on the controller. Everything here is archived with rkyv and read with
 //! checked access.
 
+pub mod client;
+pub mod codec;
+pub mod frame;
 pub mod ids;
 pub mod image;
 pub mod message;
+pub mod topic_config;

@@ -3,6 +3,7 @@
 //! One request frame gets one answer frame, in order, except `WatchMetadata`, after which the connection carries
 //! `MetadataUpdate` frames until it closes.
 
+use crate::frame::{META_GROUP, OFFSETS_GROUP};
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use crate::image::{MetadataEvent, MetadataImage, TopicRecord};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -17,33 +18,81 @@ pub enum Request {
     /// Starts the metadata stream: everything after `from_index`, or a snapshot first where that is gone. 0 asks for a snapshot.
     WatchMetadata { from_index: u64 },
     /// Answered by `Response::Topics`, one result per topic in order.
-    CreateTopics { topics: Vec<NewTopic>, validate_only: bool },
+    CreateTopics {
+        topics: Vec<NewTopic>,
+        validate_only: bool,
+    },
     /// Answered by `Response::Topics`: the records that were deleted.
     DeleteTopics { topics: Vec<TopicId> },
     /// Answered by `Response::Topics`.
-    CreatePartitions { topics: Vec<NewPartitions>, validate_only: bool },
+    CreatePartitions {
+        topics: Vec<NewPartitions>,
+        validate_only: bool,
+    },
     /// Answered by `Response::Done`, one result per change in order. A change is applied whole or not at all.
-    AlterConfigs { changes: Vec<ConfigChange>, validate_only: bool },
+    AlterConfigs {
+        changes: Vec<ConfigChange>,
+        validate_only: bool,
+    },
     /// Answered by `Response::ProducerIds`.
-    AllocateProducerIds { broker: BrokerId, epoch: BrokerEpoch },
+    AllocateProducerIds {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    },
     /// Group `offsets`. Answered by `Response::Done`, one result per commit in order, after Raft has committed it.
     CommitOffsets { commits: Vec<OffsetCommit> },
     /// Group `offsets`, linearizable. Answered by `Response::Offsets`.
-    FetchOffsets { group: String, which: OffsetSelection },
+    FetchOffsets {
+        group: String,
+        which: OffsetSelection,
+    },
     /// Removes a group's committed offsets (all, or those named). Answered by `Response::Done` with one result.
-    DeleteOffsets { group: String, which: OffsetSelection },
+    DeleteOffsets {
+        group: String,
+        which: OffsetSelection,
+    },
     /// Any node answers. `Response::Status`.
     Status,
+}
+
+impl Request {
+    /// The Raft group whose leader answers. Any node answers `WatchMetadata` and `Status`.
+    pub fn group(&self) -> u8 {
+        match self {
+            Request::CommitOffsets { .. }
+            | Request::FetchOffsets { .. }
+            | Request::DeleteOffsets { .. } => OFFSETS_GROUP,
+            Request::RegisterBroker(_)
+            | Request::Heartbeat(_)
+            | Request::WatchMetadata { .. }
+            | Request::CreateTopics { .. }
+            | Request::DeleteTopics { .. }
+            | Request::CreatePartitions { .. }
+            | Request::AlterConfigs { .. }
+            | Request::AllocateProducerIds { .. }
+            | Request::Status => META_GROUP,
+        }
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub enum Response {
     Error(ControlError),
-    Registered { epoch: BrokerEpoch, cluster_id: String },
-    Heartbeat { fenced: bool, may_shut_down: bool, metadata_index: u64 },
+    Registered {
+        epoch: BrokerEpoch,
+        cluster_id: String,
+    },
+    Heartbeat {
+        fenced: bool,
+        may_shut_down: bool,
+        metadata_index: u64,
+    },
     Topics(Vec<Result<TopicRecord, ControlError>>),
     Done(Vec<Result<(), ControlError>>),
-    ProducerIds { first: i64, count: i32 },
+    ProducerIds {
+        first: i64,
+        count: i32,
+    },
     Offsets(Vec<CommittedOffset>),
     Status(NodeStatus),
 }
@@ -53,7 +102,10 @@ pub enum Response {
 pub enum MetadataUpdate {
     Snapshot(MetadataImage),
     /// The events of one committed entry. Also sent with no events, as a keep-alive, at least once a second.
-    Delta { index: u64, events: Vec<MetadataEvent> },
+    Delta {
+        index: u64,
+        events: Vec<MetadataEvent>,
+    },
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]

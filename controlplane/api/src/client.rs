@@ -1,0 +1,362 @@
+//! How a broker or an operator's command talks to the controllers.
+//!
+//! A call finds the leader of the right Raft group by itself and is tried again until its deadline, which is sound because
+//! every request may be repeated. Each call in flight has a connection of its own, taken from a small pool, so a slow one
+//! never delays a heartbeat.
+
+use crate::frame::{self, Frame, FrameError, FrameReader};
+use crate::message::{ControlError, MetadataUpdate, Request, Response};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Calls that wait for an answer at a time; more wait for their turn.
+const CALLS_IN_FLIGHT_MAX: usize = 64;
+const IDLE_CONNECTIONS_MAX: usize = 8;
+/// Longer than a controller takes to answer that it has no majority, so that this answer is not missed.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_millis(1_500);
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
+/// The pause before another controller is asked; a new leader takes some hundred milliseconds to be elected.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// A metadata stream is silent for at most a second when all is well.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The request may or may not have taken effect.
+    #[error("no controller answered in time: {0}")]
+    Unavailable(String),
+    #[error(transparent)]
+    Refused(#[from] ControlError),
+    #[error("a request of {0} bytes is longer than a controller reads")]
+    TooLarge(usize),
+    /// Only from a metadata stream: watch again from the last index seen.
+    #[error("the metadata stream ended: {0}")]
+    StreamEnded(String),
+}
+
+pub struct ControlClient {
+    addresses: Vec<String>,
+    state: Mutex<State>,
+    in_flight: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    idle: HashMap<String, Vec<Connection>>,
+    /// By Raft group: who answered last, or was named as the leader.
+    leaders: HashMap<u8, String>,
+    /// Which address is tried next when no leader is known.
+    next_address: usize,
+}
+
+type Connection = FrameReader<TcpStream>;
+
+impl ControlClient {
+    /// `addresses`: each controller's `host:port`. At least one.
+    pub fn new(addresses: Vec<String>) -> Self {
+        assert!(!addresses.is_empty(), "a client needs an address to call");
+        ControlClient {
+            addresses,
+            state: Mutex::default(),
+            in_flight: Semaphore::new(CALLS_IN_FLIGHT_MAX),
+        }
+    }
+
+    /// Asks the leader of the request's group. A `Response::Error` comes back as [`ClientError::Refused`].
+    pub async fn call(
+        &self,
+        request: Request,
+        deadline: Duration,
+    ) -> Result<Response, ClientError> {
+        let group = request.group();
+        let bytes = frame::encode(frame::KIND_REQUEST, group, &request);
+        if bytes.len() > frame::REQUEST_BYTES_MAX {
+            return Err(ClientError::TooLarge(bytes.len()));
+        }
+        let deadline = Instant::now() + deadline;
+        let mut why = "every connection is in use".to_owned();
+        let Ok(permit) = timeout_at(deadline, self.in_flight.acquire()).await else {
+            return Err(ClientError::Unavailable(why));
+        };
+        let _permit = permit.expect("the semaphore is never closed");
+        while Instant::now() < deadline {
+            let address = self.leader_or_next(group);
+            let attempt = self.attempt(&address, &bytes);
+            let until = deadline.min(Instant::now() + ATTEMPT_TIME_MAX);
+            let pause = match timeout_at(until, attempt).await {
+                Ok(Ok(Response::Error(ControlError::NotLeader { leader }))) => {
+                    why = format!("{address} is not the leader");
+                    let hint = leader.filter(|leader| *leader != address);
+                    let pause = if hint.is_some() {
+                        RETRY_PAUSE / 10
+                    } else {
+                        RETRY_PAUSE
+                    };
+                    self.learn_leader(group, hint);
+                    pause
+                }
+                Ok(Ok(Response::Error(ControlError::Unavailable))) => {
+                    why = format!("{address} has no majority");
+                    self.learn_leader(group, None);
+                    RETRY_PAUSE
+                }
+                Ok(Ok(Response::Error(error))) => return Err(error.into()),
+                Ok(Ok(response)) => {
+                    self.learn_leader(group, Some(address));
+                    return Ok(response);
+                }
+                Ok(Err(error)) => {
+                    why = format!("{address}: {error}");
+                    self.learn_leader(group, None);
+                    RETRY_PAUSE
+                }
+                Err(_) => {
+                    why = format!("{address} did not answer in time");
+                    self.learn_leader(group, None);
+                    RETRY_PAUSE
+                }
+            };
+            sleep(pause).await;
+        }
+        Err(ClientError::Unavailable(why))
+    }
+
+    /// Asks this one controller, leader or not. For `Request::Status`.
+    pub async fn call_one(
+        &self,
+        address: &str,
+        request: Request,
+        deadline: Duration,
+    ) -> Result<Response, ClientError> {
+        let bytes = frame::encode(frame::KIND_REQUEST, request.group(), &request);
+        match timeout(deadline, self.attempt(address, &bytes)).await {
+            Ok(Ok(Response::Error(error))) => Err(error.into()),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(ClientError::Unavailable(format!("{address}: {error}"))),
+            Err(_) => Err(ClientError::Unavailable(format!(
+                "{address} did not answer in time"
+            ))),
+        }
+    }
+
+    /// The metadata after `from_index`; 0 asks for a snapshot first. Each call starts with another controller, so watching
+    /// again after an error leaves a bad one behind.
+    pub async fn watch(&self, from_index: u64) -> Result<MetadataStream, ClientError> {
+        let request = Request::WatchMetadata { from_index };
+        let bytes = frame::encode(frame::KIND_REQUEST, frame::META_GROUP, &request);
+        let mut why = String::new();
+        for _ in &self.addresses {
+            let address = self.next_address();
+            match open_stream(&address, &bytes).await {
+                Ok(connection) => return Ok(MetadataStream { connection }),
+                Err(error) => why = format!("{address}: {error}"),
+            }
+        }
+        Err(ClientError::Unavailable(why))
+    }
+
+    async fn attempt(&self, address: &str, request: &[u8]) -> Result<Response, FrameError> {
+        if let Some(connection) = self.take_idle(address) {
+            // The controller may have been restarted since: then a new connection is worth trying.
+            if let Ok(response) = self.exchange(address, connection, request).await {
+                return Ok(response);
+            }
+            self.state().idle.remove(address);
+        }
+        let connection = connect(address).await?;
+        self.exchange(address, connection, request).await
+    }
+
+    async fn exchange(
+        &self,
+        address: &str,
+        mut connection: Connection,
+        request: &[u8],
+    ) -> Result<Response, FrameError> {
+        connection.get_mut().write_all(request).await?;
+        let response = connection.next().await?.body(frame::KIND_RESPONSE)?;
+        let mut state = self.state();
+        let idle = state.idle.entry(address.to_owned()).or_default();
+        if idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push(connection);
+        }
+        Ok(response)
+    }
+
+    fn take_idle(&self, address: &str) -> Option<Connection> {
+        self.state().idle.get_mut(address)?.pop()
+    }
+
+    fn leader_or_next(&self, group: u8) -> String {
+        let leader = self.state().leaders.get(&group).cloned();
+        leader.unwrap_or_else(|| self.next_address())
+    }
+
+    fn learn_leader(&self, group: u8, leader: Option<String>) {
+        let mut state = self.state();
+        match leader {
+            Some(leader) => state.leaders.insert(group, leader),
+            None => state.leaders.remove(&group),
+        };
+    }
+
+    fn next_address(&self) -> String {
+        let mut state = self.state();
+        let position = state.next_address % self.addresses.len();
+        state.next_address = position + 1;
+        self.addresses[position].clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change leaves the state whole, so one that a panic interrupted elsewhere is still good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Metadata as it is committed. Updates come in index order; one may repeat what an earlier one said.
+pub struct MetadataStream {
+    connection: Connection,
+}
+
+impl MetadataStream {
+    /// The next update, a keep-alive (a delta with no events) included. May be dropped and called again. After an error
+    /// the stream is of no more use.
+    pub async fn next(&mut self) -> Result<MetadataUpdate, ClientError> {
+        let frame = timeout(STREAM_SILENCE_MAX, self.connection.next())
+            .await
+            .map_err(|_| ClientError::StreamEnded("the controller fell silent".to_owned()))?;
+        frame
+            .and_then(read_update)
+            .map_err(|error| ClientError::StreamEnded(error.to_string()))
+    }
+}
+
+fn read_update(frame: Frame) -> Result<MetadataUpdate, FrameError> {
+    frame.body(frame::KIND_UPDATE)
+}
+
+async fn open_stream(address: &str, request: &[u8]) -> Result<Connection, FrameError> {
+    let mut connection = connect(address).await?;
+    connection.get_mut().write_all(request).await?;
+    Ok(connection)
+}
+
+async fn connect(address: &str) -> Result<Connection, FrameError> {
+    let stream = timeout(CONNECT_TIME_MAX, TcpStream::connect(address))
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(FrameReader::new(stream, frame::FRAME_BYTES_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// Answers every request on every connection with what `answer` gives for the running number of the request.
+    async fn controller(answer: impl Fn(usize) -> Response + Send + Sync + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (answer, count) = (
+            std::sync::Arc::new(answer),
+            std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)),
+        );
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (answer, count) = (answer.clone(), count.clone());
+                tokio::spawn(async move {
+                    let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
+                    while let Ok(frame) = connection.next().await {
+                        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let response = answer(number);
+                        let stream = connection.get_mut();
+                        frame::write(stream, frame::KIND_RESPONSE, frame.group, &response)
+                            .await
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn heartbeat() -> Response {
+        Response::Heartbeat {
+            fenced: false,
+            may_shut_down: false,
+            metadata_index: 5,
+        }
+    }
+
+    async fn call(client: &ControlClient) -> Result<Response, ClientError> {
+        client.call(Request::Status, Duration::from_secs(10)).await
+    }
+
+    #[tokio::test]
+    async fn a_hint_leads_to_the_leader() {
+        let leader = controller(|_| heartbeat()).await;
+        let hint = leader.clone();
+        let follower = controller(move |_| {
+            Response::Error(ControlError::NotLeader {
+                leader: Some(hint.clone()),
+            })
+        })
+        .await;
+        let client = ControlClient::new(vec![follower]);
+        assert_eq!(call(&client).await.unwrap(), heartbeat());
+    }
+
+    #[tokio::test]
+    async fn a_dead_controller_is_passed_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let live = controller(|_| heartbeat()).await;
+        let client = ControlClient::new(vec![dead, live]);
+        assert_eq!(call(&client).await.unwrap(), heartbeat());
+    }
+
+    #[tokio::test]
+    async fn an_election_is_waited_for() {
+        let live = controller(|number| match number {
+            0..3 => Response::Error(ControlError::NotLeader { leader: None }),
+            3..6 => Response::Error(ControlError::Unavailable),
+            _ => heartbeat(),
+        })
+        .await;
+        let client = ControlClient::new(vec![live]);
+        assert_eq!(call(&client).await.unwrap(), heartbeat());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_tried_again() {
+        let live = controller(|number| {
+            assert_eq!(number, 0, "asked twice");
+            Response::Error(ControlError::DuplicateBroker)
+        })
+        .await;
+        let client = ControlClient::new(vec![live]);
+        let error = call(&client).await.unwrap_err();
+        assert!(matches!(
+            error,
+            ClientError::Refused(ControlError::DuplicateBroker)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_call_ends_at_its_deadline() {
+        let live = controller(|_| Response::Error(ControlError::Unavailable)).await;
+        let client = ControlClient::new(vec![live]);
+        let result = client
+            .call(Request::Status, Duration::from_millis(100))
+            .await;
+        assert!(matches!(result, Err(ClientError::Unavailable(_))));
+    }
+}
