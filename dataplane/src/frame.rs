@@ -1,0 +1,307 @@
+//! Cuts a connection's bytes into request frames, without copying those of a frame that arrived in one or a few receive buffers.
+//!
+//! ```text
+//! received slices   [ ..frame 1.. | ..frame 2.. | start of ][ 3 | ..frame 4.. ]
+//! Frame 1, 2, 4: one piece where it lies.   Frame 3: two pieces.
+//! ```
+//! While a connection waits for the rest of a frame, what it has is copied out if it is small (a slow client must not pin a
+//! receive buffer), held if the shard's budget allows, copied otherwise. A large frame gets a buffer of its own and the socket is
+//! received straight into it.
+
+use crate::io::{Buffer, Io, Slice};
+use crate::limits::*;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+/// Why a connection's bytes make no frame. Each ends the connection.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("frame length {0} is not between 1 and {FRAME_BYTES_MAX}")]
+    BadLength(i32),
+    #[error("the connection ended inside a frame")]
+    Truncated,
+    #[error("no memory for a frame of {0} bytes")]
+    NoMemory(usize),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One request without its length prefix: `head`, then `pieces`.
+pub struct Frame {
+    head: Vec<u8>,
+    pieces: Vec<Slice>,
+    large: Option<LargeBuffer>,
+}
+
+impl Frame {
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.pieces.iter().map(|piece| piece.len()).sum::<usize>()
+    }
+
+    /// The frame's bytes in order, for a fragmented reader.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let head = (!self.head.is_empty()).then_some(self.head.as_slice());
+        head.into_iter().chain(self.pieces.iter().map(|piece| &piece[..]))
+    }
+
+    /// Appends the whole frame to `target`.
+    pub fn copy_to(&self, target: &mut Vec<u8>) {
+        self.parts().for_each(|part| target.extend_from_slice(part));
+    }
+
+    /// Shared views of `range`, which another shard may read. Only a frame's copied head is copied again.
+    pub fn share(&self, range: std::ops::Range<usize>) -> Option<Vec<Slice>> {
+        let mut shared = Vec::with_capacity(self.pieces.len() + 1);
+        let mut skip = range.start;
+        let mut left = range.len();
+        let from_head = left.min(self.head.len().saturating_sub(skip));
+        if from_head > 0 {
+            let mut copy = Buffer::allocate(from_head)?;
+            copy.extend_from_slice(&self.head[skip..skip + from_head]);
+            shared.push(copy.slice(0..from_head));
+            left -= from_head;
+        }
+        skip = skip.saturating_sub(self.head.len());
+        for piece in &self.pieces {
+            if skip >= piece.len() {
+                skip -= piece.len();
+                continue;
+            }
+            let take = left.min(piece.len() - skip);
+            if take == 0 {
+                break;
+            }
+            shared.push(piece.slice(skip..skip + take));
+            left -= take;
+            skip = 0;
+        }
+        assert_eq!(left, 0, "the range lies within the frame");
+        Some(shared)
+    }
+}
+
+/// What one shard's connections may hold for unfinished and large frames.
+#[derive(Default)]
+pub struct FrameMemory {
+    held_bytes: Cell<usize>,
+    large_bytes: Cell<usize>,
+    spare: RefCell<Vec<Buffer>>,
+}
+
+struct LargeBuffer {
+    buffer: Option<Buffer>,
+    charged_bytes: usize,
+    memory: Rc<FrameMemory>,
+}
+
+impl FrameMemory {
+    fn take(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
+        if self.large_bytes.get() + bytes > LARGE_FRAME_BYTES_MAX {
+            return None;
+        }
+        let spare = (bytes <= LARGE_FRAME_BUFFER_BYTES).then(|| self.spare.borrow_mut().pop()).flatten();
+        let buffer = spare.or_else(|| Buffer::allocate(bytes.max(LARGE_FRAME_BUFFER_BYTES)))?;
+        self.large_bytes.set(self.large_bytes.get() + bytes);
+        Some(LargeBuffer {
+            buffer: Some(buffer),
+            charged_bytes: bytes,
+            memory: self.clone(),
+        })
+    }
+}
+
+impl Drop for LargeBuffer {
+    fn drop(&mut self) {
+        let memory = &self.memory;
+        memory.large_bytes.set(memory.large_bytes.get() - self.charged_bytes);
+        let Some(mut buffer) = self.buffer.take() else {
+            return;
+        };
+        let mut spare = memory.spare.borrow_mut();
+        // Another shard may still read a slice of it; then it is freed when that shard is done.
+        if buffer.capacity() == LARGE_FRAME_BUFFER_BYTES && spare.len() < LARGE_FRAME_BUFFERS_KEPT && buffer.clear() {
+            spare.push(buffer);
+        }
+    }
+}
+
+/// Reads frames off one socket.
+pub struct FrameReader<I: Io> {
+    io: I,
+    socket: I::Socket,
+    memory: Rc<FrameMemory>,
+    /// The copied start of the one unfinished frame; comes before `pieces`.
+    head: Vec<u8>,
+    pieces: VecDeque<Slice>,
+    /// Bytes in `head` and `pieces`.
+    available: usize,
+    spare_pieces: Vec<Slice>,
+    spare_head: Vec<u8>,
+}
+
+impl<I: Io> FrameReader<I> {
+    pub fn new(io: I, socket: I::Socket, memory: Rc<FrameMemory>) -> Self {
+        FrameReader {
+            io,
+            socket,
+            memory,
+            head: Vec::new(),
+            pieces: VecDeque::new(),
+            available: 0,
+            spare_pieces: Vec::new(),
+            spare_head: Vec::new(),
+        }
+    }
+
+    /// The next frame, or `None` when the client closed the connection between frames.
+    pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        loop {
+            if let Some(bytes) = self.announced_bytes()? {
+                if self.available >= 4 + bytes {
+                    self.skip(4);
+                    return Ok(Some(self.cut(bytes)));
+                }
+                if bytes > FRAME_BYTES_HELD_MAX {
+                    self.skip(4);
+                    return self.receive_large(bytes).await.map(Some);
+                }
+            }
+            if !self.receive().await? {
+                return if self.available == 0 { Ok(None) } else { Err(FrameError::Truncated) };
+            }
+        }
+    }
+
+    /// Takes a finished frame's vectors back, so that the next frame needs no allocation.
+    pub fn recycle(&mut self, mut frame: Frame) {
+        self.spare_head = std::mem::take(&mut frame.head);
+        self.spare_head.clear();
+        self.spare_pieces = std::mem::take(&mut frame.pieces);
+        self.spare_pieces.clear();
+    }
+
+    /// The length prefix of the next frame, once its four bytes are here.
+    fn announced_bytes(&self) -> Result<Option<usize>, FrameError> {
+        if self.available < 4 {
+            return Ok(None);
+        }
+        let mut prefix = [0; 4];
+        let pieces = self.pieces.iter().flat_map(|piece| piece.iter());
+        let bytes = self.head.iter().chain(pieces);
+        prefix.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        let announced = i32::from_be_bytes(prefix);
+        match usize::try_from(announced) {
+            Ok(bytes) if (1..=FRAME_BYTES_MAX).contains(&bytes) => Ok(Some(bytes)),
+            _ => Err(FrameError::BadLength(announced)),
+        }
+    }
+
+    /// Receives once more; false at the end of the stream.
+    async fn receive(&mut self) -> Result<bool, FrameError> {
+        let held_bytes = self.settle();
+        self.memory.held_bytes.set(self.memory.held_bytes.get() + held_bytes);
+        let received = self.io.receive(&self.socket).await;
+        self.memory.held_bytes.set(self.memory.held_bytes.get() - held_bytes);
+        let slice = received?;
+        if slice.is_empty() {
+            return Ok(false);
+        }
+        self.available += slice.len();
+        self.pieces.push_back(slice);
+        Ok(true)
+    }
+
+    /// Decides where an unfinished frame waits; returns the receive-buffer bytes that it goes on to hold.
+    fn settle(&mut self) -> usize {
+        let pinned = self.pieces.len() * RECEIVE_BUFFER_BYTES;
+        let small = self.available <= FRAME_BYTES_COPIED_MAX;
+        let scattered = self.pieces.len() >= FRAME_PIECES_MAX;
+        if small || scattered || self.memory.held_bytes.get() + pinned > HELD_BYTES_MAX {
+            for piece in self.pieces.drain(..) {
+                self.head.extend_from_slice(&piece);
+            }
+            return 0;
+        }
+        pinned
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.available -= bytes;
+        let from_head = bytes.min(self.head.len());
+        self.head.drain(..from_head);
+        let mut left = bytes - from_head;
+        while left > 0 {
+            let piece = self.pieces.front_mut().expect("available counts the pieces");
+            let take = left.min(piece.len());
+            *piece = piece.slice(take..piece.len());
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+            left -= take;
+        }
+    }
+
+    /// Takes the next `bytes` bytes, which have all arrived.
+    fn cut(&mut self, bytes: usize) -> Frame {
+        self.available -= bytes;
+        // The head belongs to the unfinished frame alone, and that is the one that is finished now.
+        assert!(self.head.len() <= bytes, "a head holds no byte of the next frame");
+        let head = std::mem::replace(&mut self.head, std::mem::take(&mut self.spare_head));
+        let mut pieces = std::mem::take(&mut self.spare_pieces);
+        let mut left = bytes - head.len();
+        while left > 0 {
+            let piece = self.pieces.pop_front().expect("available counts the pieces");
+            if piece.len() <= left {
+                left -= piece.len();
+                pieces.push(piece);
+            } else {
+                pieces.push(piece.slice(0..left));
+                self.pieces.push_front(piece.slice(left..piece.len()));
+                left = 0;
+            }
+        }
+        Frame {
+            head,
+            pieces,
+            large: None,
+        }
+    }
+
+    async fn receive_large(&mut self, bytes: usize) -> Result<Frame, FrameError> {
+        let mut large = loop {
+            if let Some(large) = self.memory.take(bytes) {
+                break large;
+            }
+            if self.memory.large_bytes.get() == 0 {
+                return Err(FrameError::NoMemory(bytes));
+            }
+            // Others' large frames use the budget; this socket is not read until some are done.
+            self.io.sleep_until(self.io.now().after_ms(5)).await;
+        };
+        let mut buffer = large.buffer.take().expect("just taken");
+        let start = self.cut(self.available.min(bytes));
+        start.parts().for_each(|part| buffer.extend_from_slice(part));
+        self.recycle(start);
+        let missing = bytes - buffer.len();
+        let (received, buffer) = self.io.receive_into(&self.socket, buffer, missing).await;
+        let pieces = vec![buffer.slice(0..buffer.len())];
+        large.buffer = Some(buffer);
+        if received? < missing {
+            return Err(FrameError::Truncated);
+        }
+        Ok(Frame {
+            head: Vec::new(),
+            pieces,
+            large: Some(large),
+        })
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // The slices go before the buffer that they view, so that it can be used again.
+        self.pieces.clear();
+    }
+}

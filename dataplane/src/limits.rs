@@ -1,0 +1,84 @@
+//! Every limit of the data plane, and how they relate.
+//!
+//! Full means backpressure (the socket is not read) or a Kafka error, never growth.
+
+/// The largest request frame, as Kafka's `socket.request.max.bytes`.
+pub const FRAME_BYTES_MAX: usize = 100 * 1024 * 1024;
+
+/// Frames up to this size are parsed where the receive buffers lie; larger ones are received into a buffer of their own.
+pub const FRAME_BYTES_HELD_MAX: usize = 256 * 1024;
+
+/// An unfinished frame of at most this many bytes is copied out of its receive buffer while the connection waits for the rest, so
+/// that slow clients do not pin receive buffers.
+pub const FRAME_BYTES_COPIED_MAX: usize = 4 * 1024;
+
+/// Pieces that a frame may lie in before it is copied together.
+pub const FRAME_PIECES_MAX: usize = 32;
+
+/// Bytes of unfinished frames that one shard's connections may hold in receive buffers.
+pub const HELD_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS / 2;
+
+/// Bytes of frame buffers that one shard may have in use for large requests.
+pub const LARGE_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Free frame buffers that a shard keeps for the next large request, and the size of each.
+pub const LARGE_FRAME_BUFFERS_KEPT: usize = 4;
+pub const LARGE_FRAME_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+
+/// Receive buffers of a shard's ring: 32 KiB x 64 measured best.
+pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
+pub const RECEIVE_BUFFERS: usize = 64;
+
+/// Append buffers of a shard.
+pub const TAIL_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Requests of one connection that may wait for their answers before the socket is no longer read.
+pub const PENDING_RESPONSES_MAX: usize = 128;
+
+/// Bytes of encoded answers that may wait for a connection's socket before the next request is read.
+pub const PENDING_RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes that one gather-send carries.
+pub const SEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// A connection that takes no byte of an answer for this long is closed.
+pub const SEND_STALL_MS_MAX: u64 = 30_000;
+
+/// Connections of one shard.
+pub const CONNECTIONS_MAX: usize = 100_000;
+
+/// Messages that may wait in a shard's or the control link's inbox.
+pub const INBOX_MESSAGES_MAX: usize = 8 * 1024;
+
+/// Calls to other shards and the control plane that one shard may have open.
+pub const CALLS_MAX: usize = 4 * 1024;
+
+/// Bytes that one fetch response carries, whatever the client asks, as Kafka's `fetch.max.bytes`.
+pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+
+/// The longest that a fetch is parked, whatever the client asks.
+pub const FETCH_WAIT_MS_MAX: u64 = 60_000;
+
+/// Incremental fetch sessions of one shard (KIP-227) and partitions over all of them.
+pub const FETCH_SESSIONS_MAX: usize = 1000;
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+
+/// Topics, partitions or resources that one admin request may name.
+pub const ADMIN_ITEMS_MAX: usize = 10_000;
+
+const _: () = assert!(
+    FRAME_BYTES_HELD_MAX <= HELD_BYTES_MAX,
+    "one held frame must fit what a shard may hold"
+);
+const _: () = assert!(
+    HELD_BYTES_MAX < RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS,
+    "some receive buffers always remain for complete frames"
+);
+const _: () = assert!(
+    FRAME_BYTES_MAX <= LARGE_FRAME_BYTES_MAX,
+    "the largest frame must fit the budget of large frames"
+);
+const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
+const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
+const _: () = assert!(FETCH_BYTES_MAX < i32::MAX as usize, "a response's length is an i32");
+const _: () = assert!(CALLS_MAX < INBOX_MESSAGES_MAX, "every open call's reply fits an inbox");
