@@ -1,0 +1,540 @@
+//! The record batch, format version 2: the only one that the broker stores. Produce and the log read headers and stamp what the leader assigns;
+//! nobody here looks into compressed records.
+//!
+//! ```text
+//!  0 base offset i64        27 base timestamp i64
+//!  8 batch length i32       35 max timestamp i64
+//! 12 leader epoch i32       43 producer id i64
+//! 16 magic i8               51 producer epoch i16
+//! 17 CRC-32C u32            53 base sequence i32
+//! 21 attributes i16         57 record count i32
+//! 23 last offset delta i32  61 records, perhaps compressed
+//! ```
+//! The batch length counts from byte 12, the CRC from byte 21: base offset and leader epoch are stamped without touching it.
+
+use thiserror::Error;
+
+use crate::{ErrorCode, Records};
+
+/// Bytes before the first record.
+pub const BATCH_HEADER_BYTES: usize = 61;
+
+/// Bytes that the batch length does not count.
+const LENGTH_START: usize = 12;
+const CRC_START: usize = 21;
+/// The magic byte is the last that all formats share.
+const MAGIC_END: usize = 17;
+/// An empty record: seven fields of one byte each.
+const RECORD_BYTES_MIN: usize = 7;
+const MAGIC: i8 = 2;
+
+/// Why bytes are not a batch that a log may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BatchError {
+    /// A batch that ends before its header or its length says.
+    #[error("a batch of {wanted} bytes where {left} are left")]
+    TooShort { wanted: usize, left: usize },
+    /// A length that not even the header fits in.
+    #[error("a batch length of {0}")]
+    WrongLength(i32),
+    #[error("magic {0} where only 2 is served")]
+    WrongMagic(i8),
+    #[error("CRC-32C {computed:#010x} where the batch says {stored:#010x}")]
+    WrongCrc { stored: u32, computed: u32 },
+    /// No records, offsets that do not match their number, or more records than the bytes could hold.
+    #[error("{count} records with a last offset delta of {last_offset_delta}")]
+    WrongCount { count: i32, last_offset_delta: i32 },
+    #[error("compression codec {0}")]
+    UnknownCompression(u8),
+    /// Only brokers write control records.
+    #[error("a control batch from a client")]
+    ControlBatch,
+    #[error("a base sequence of {0} from an idempotent producer")]
+    NegativeSequence(i32),
+}
+
+impl BatchError {
+    /// What Kafka answers to a producer of such a batch.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::TooShort { .. } | Self::WrongLength(_) | Self::WrongCrc { .. } => {
+                ErrorCode::CorruptMessage
+            }
+            Self::UnknownCompression(_) => ErrorCode::UnsupportedCompressionType,
+            Self::WrongMagic(_)
+            | Self::WrongCount { .. }
+            | Self::ControlBatch
+            | Self::NegativeSequence(_) => ErrorCode::InvalidRecord,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None = 0,
+    Gzip = 1,
+    Snappy = 2,
+    Lz4 = 3,
+    Zstd = 4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimestampType {
+    /// The producer set the records' timestamps.
+    CreateTime,
+    /// The leader set the batch's max timestamp, which holds for every record.
+    LogAppendTime,
+}
+
+/// The batch's attribute bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchAttributes(pub i16);
+
+impl BatchAttributes {
+    const COMPRESSION: i16 = 0x07;
+    const LOG_APPEND_TIME: i16 = 0x08;
+    const TRANSACTIONAL: i16 = 0x10;
+    const CONTROL: i16 = 0x20;
+    const DELETE_HORIZON: i16 = 0x40;
+
+    pub fn compression(self) -> Result<Compression, BatchError> {
+        match self.0 & Self::COMPRESSION {
+            0 => Ok(Compression::None),
+            1 => Ok(Compression::Gzip),
+            2 => Ok(Compression::Snappy),
+            3 => Ok(Compression::Lz4),
+            4 => Ok(Compression::Zstd),
+            codec => Err(BatchError::UnknownCompression(codec as u8)),
+        }
+    }
+
+    pub fn timestamp_type(self) -> TimestampType {
+        if self.0 & Self::LOG_APPEND_TIME == 0 {
+            TimestampType::CreateTime
+        } else {
+            TimestampType::LogAppendTime
+        }
+    }
+
+    pub fn is_transactional(self) -> bool {
+        self.0 & Self::TRANSACTIONAL != 0
+    }
+
+    pub fn is_control(self) -> bool {
+        self.0 & Self::CONTROL != 0
+    }
+
+    /// Whether the base timestamp is the time at which tombstones may be removed (KIP-534).
+    pub fn has_delete_horizon(self) -> bool {
+        self.0 & Self::DELETE_HORIZON != 0
+    }
+}
+
+/// The fields of a batch's header, as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    pub base_offset: i64,
+    /// Bytes from the leader epoch on.
+    pub batch_length: i32,
+    pub partition_leader_epoch: i32,
+    pub magic: i8,
+    pub crc: u32,
+    pub attributes: BatchAttributes,
+    pub last_offset_delta: i32,
+    pub base_timestamp: i64,
+    pub max_timestamp: i64,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub base_sequence: i32,
+    pub records_count: i32,
+}
+
+impl BatchHeader {
+    /// Reads the fields and judges none of them.
+    pub fn parse(bytes: &[u8; BATCH_HEADER_BYTES]) -> Self {
+        Self {
+            base_offset: i64::from_be_bytes(at(bytes, 0)),
+            batch_length: i32::from_be_bytes(at(bytes, 8)),
+            partition_leader_epoch: i32::from_be_bytes(at(bytes, 12)),
+            magic: i8::from_be_bytes(at(bytes, 16)),
+            crc: u32::from_be_bytes(at(bytes, 17)),
+            attributes: BatchAttributes(i16::from_be_bytes(at(bytes, 21))),
+            last_offset_delta: i32::from_be_bytes(at(bytes, 23)),
+            base_timestamp: i64::from_be_bytes(at(bytes, 27)),
+            max_timestamp: i64::from_be_bytes(at(bytes, 35)),
+            producer_id: i64::from_be_bytes(at(bytes, 43)),
+            producer_epoch: i16::from_be_bytes(at(bytes, 51)),
+            base_sequence: i32::from_be_bytes(at(bytes, 53)),
+            records_count: i32::from_be_bytes(at(bytes, 57)),
+        }
+    }
+
+    /// The reverse of `parse`.
+    pub fn to_bytes(&self) -> [u8; BATCH_HEADER_BYTES] {
+        let mut bytes = [0; BATCH_HEADER_BYTES];
+        bytes[0..8].copy_from_slice(&self.base_offset.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.batch_length.to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.partition_leader_epoch.to_be_bytes());
+        bytes[16..17].copy_from_slice(&self.magic.to_be_bytes());
+        bytes[17..21].copy_from_slice(&self.crc.to_be_bytes());
+        bytes[21..23].copy_from_slice(&self.attributes.0.to_be_bytes());
+        bytes[23..27].copy_from_slice(&self.last_offset_delta.to_be_bytes());
+        bytes[27..35].copy_from_slice(&self.base_timestamp.to_be_bytes());
+        bytes[35..43].copy_from_slice(&self.max_timestamp.to_be_bytes());
+        bytes[43..51].copy_from_slice(&self.producer_id.to_be_bytes());
+        bytes[51..53].copy_from_slice(&self.producer_epoch.to_be_bytes());
+        bytes[53..57].copy_from_slice(&self.base_sequence.to_be_bytes());
+        bytes[57..61].copy_from_slice(&self.records_count.to_be_bytes());
+        bytes
+    }
+
+    /// The whole batch's length, or an error if the header itself would not fit.
+    pub fn batch_bytes(&self) -> Result<usize, BatchError> {
+        usize::try_from(self.batch_length)
+            .ok()
+            .map(|length| LENGTH_START + length)
+            .filter(|bytes| *bytes >= BATCH_HEADER_BYTES)
+            .ok_or(BatchError::WrongLength(self.batch_length))
+    }
+
+    /// The offset of the last record. Saturates, so that a batch from another life cannot overflow it.
+    pub fn last_offset(&self) -> i64 {
+        self.base_offset
+            .saturating_add(i64::from(self.last_offset_delta))
+    }
+}
+
+fn at<const N: usize>(bytes: &[u8; BATCH_HEADER_BYTES], position: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&bytes[position..position + N]);
+    field
+}
+
+/// A batch where it lies. Its length holds and its magic is 2; [`Batch::validate`] checks the rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Batch<'a> {
+    pub header: BatchHeader,
+    /// The whole batch, header included.
+    pub bytes: Records<'a>,
+    /// The records alone, as compressed as they are.
+    pub records: Records<'a>,
+}
+
+impl<'a> Batch<'a> {
+    /// The first batch of `bytes`.
+    pub fn first(bytes: &Records<'a>) -> Result<Self, BatchError> {
+        let left = bytes.len();
+        if left < MAGIC_END {
+            return Err(BatchError::TooShort {
+                wanted: BATCH_HEADER_BYTES,
+                left,
+            });
+        }
+        // Older formats have shorter headers, so the magic byte comes before everything else.
+        let mut magic = [0];
+        bytes.copy_to(MAGIC_END - 1, &mut magic);
+        let magic = i8::from_be_bytes(magic);
+        if magic != MAGIC {
+            return Err(BatchError::WrongMagic(magic));
+        }
+        if left < BATCH_HEADER_BYTES {
+            return Err(BatchError::TooShort {
+                wanted: BATCH_HEADER_BYTES,
+                left,
+            });
+        }
+        let mut header = [0; BATCH_HEADER_BYTES];
+        bytes.copy_to(0, &mut header);
+        let header = BatchHeader::parse(&header);
+        let wanted = header.batch_bytes()?;
+        if wanted > left {
+            return Err(BatchError::TooShort { wanted, left });
+        }
+        Ok(Self {
+            header,
+            bytes: bytes.slice(0..wanted),
+            records: bytes.slice(BATCH_HEADER_BYTES..wanted),
+        })
+    }
+
+    /// Checks what a producer sent: codec, kind, counts, then the CRC over the bytes where they lie.
+    pub fn validate(&self) -> Result<(), BatchError> {
+        let header = &self.header;
+        let compression = header.attributes.compression()?;
+        if header.attributes.is_control() {
+            return Err(BatchError::ControlBatch);
+        }
+        if header.producer_id >= 0 && header.base_sequence < 0 {
+            return Err(BatchError::NegativeSequence(header.base_sequence));
+        }
+        let (count, last_offset_delta) = (header.records_count, header.last_offset_delta);
+        let bytes_min = match compression {
+            Compression::None => usize::try_from(count)
+                .unwrap_or(0)
+                .saturating_mul(RECORD_BYTES_MIN),
+            Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => 1,
+        };
+        if count <= 0 || last_offset_delta != count - 1 || bytes_min > self.records.len() {
+            return Err(BatchError::WrongCount {
+                count,
+                last_offset_delta,
+            });
+        }
+        self.check_crc()
+    }
+
+    /// Compares the CRC with the bytes, as the log does when it recovers.
+    pub fn check_crc(&self) -> Result<(), BatchError> {
+        let covered = self.bytes.slice(CRC_START..self.bytes.len());
+        let computed = covered.pieces().fold(0, crc32c::crc32c_append);
+        let stored = self.header.crc;
+        if computed != stored {
+            return Err(BatchError::WrongCrc { stored, computed });
+        }
+        Ok(())
+    }
+}
+
+/// Walks batches that lie back to back. Ends after the last one or after the first error; the end of a Fetch response may well be one,
+/// because it is cut by bytes.
+#[derive(Clone, Debug)]
+pub struct Batches<'a> {
+    left: Records<'a>,
+}
+
+impl<'a> Batches<'a> {
+    pub(crate) fn new(records: Records<'a>) -> Self {
+        Self { left: records }
+    }
+}
+
+impl<'a> Iterator for Batches<'a> {
+    type Item = Result<Batch<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left.is_empty() || self.left.is_external() {
+            return None;
+        }
+        let batch = Batch::first(&self.left);
+        self.left = match &batch {
+            Ok(batch) => self.left.slice(batch.bytes.len()..self.left.len()),
+            Err(_) => Records::default(),
+        };
+        Some(batch)
+    }
+}
+
+/// Writes what the leader assigns, outside of what the CRC covers.
+///
+/// # Panics
+/// If `batch` is shorter than the 16 bytes that hold the two.
+pub fn stamp_offset_and_epoch(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
+    batch[0..8].copy_from_slice(&base_offset.to_be_bytes());
+    batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+}
+
+/// Gives every record of a whole batch the leader's time, and the batch the CRC that follows from it.
+///
+/// # Panics
+/// If `batch` is shorter than a batch's header.
+pub fn stamp_log_append_time(batch: &mut [u8], timestamp: i64) {
+    assert!(
+        batch.len() >= BATCH_HEADER_BYTES,
+        "a batch has a whole header"
+    );
+    // The bit lies in the low byte of the attributes.
+    batch[22] |= BatchAttributes::LOG_APPEND_TIME as u8;
+    batch[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[CRC_START..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BatchBuilder;
+
+    fn batch() -> Vec<u8> {
+        let mut builder = BatchBuilder::new(1000);
+        builder.record(
+            1000,
+            Some(b"key"),
+            Some(b"value"),
+            &[("h", Some(b"1")), ("none", None)],
+        );
+        builder.record(1007, None, None, &[]);
+        builder.build()
+    }
+
+    fn validate(bytes: &[u8]) -> Result<(), BatchError> {
+        Batch::first(&Records::from_slice(bytes))?.validate()
+    }
+
+    /// Changes one field and makes the CRC fit again, so that the field alone is judged.
+    fn changed(position: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut batch = batch();
+        batch[position..position + bytes.len()].copy_from_slice(bytes);
+        let crc = crc32c::crc32c(&batch[CRC_START..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        batch
+    }
+
+    #[test]
+    fn the_builder_makes_a_valid_batch_and_its_header_comes_back() {
+        let bytes = batch();
+        assert_eq!(validate(&bytes), Ok(()));
+        let header = Batch::first(&Records::from_slice(&bytes)).unwrap().header;
+        assert_eq!(
+            (header.records_count, header.last_offset_delta, header.magic),
+            (2, 1, 2)
+        );
+        assert_eq!(
+            (
+                header.base_timestamp,
+                header.max_timestamp,
+                header.producer_id
+            ),
+            (1000, 1007, -1)
+        );
+        assert_eq!(header.to_bytes(), bytes[..BATCH_HEADER_BYTES]);
+    }
+
+    #[test]
+    fn every_truncation_is_too_short() {
+        let bytes = batch();
+        for len in 0..bytes.len() {
+            assert!(
+                matches!(validate(&bytes[..len]), Err(BatchError::TooShort { .. })),
+                "{len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_under_the_crc_is_found() {
+        let bytes = batch();
+        for position in CRC_START..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= 1 << bit;
+                assert!(validate(&damaged).is_err(), "bit {bit} of byte {position}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        assert_eq!(validate(&changed(16, &[1])), Err(BatchError::WrongMagic(1)));
+        assert_eq!(
+            validate(&changed(8, &[0xff; 4])),
+            Err(BatchError::WrongLength(-1))
+        );
+        assert_eq!(
+            validate(&changed(8, &[0, 0, 0, 48])),
+            Err(BatchError::WrongLength(48))
+        );
+        assert_eq!(
+            validate(&changed(22, &[5])),
+            Err(BatchError::UnknownCompression(5))
+        );
+        assert_eq!(
+            validate(&changed(22, &[0x20])),
+            Err(BatchError::ControlBatch)
+        );
+        assert_eq!(
+            validate(&changed(43, &[0; 8])),
+            Err(BatchError::NegativeSequence(-1))
+        );
+        for (count, delta) in [
+            (0, -1),
+            (-1, -2),
+            (2, 2),
+            (3, 2),
+            (i32::MIN, i32::MAX),
+            (i32::MAX, i32::MAX - 1),
+        ] {
+            let mut bytes = changed(57, &i32::to_be_bytes(count));
+            bytes[23..27].copy_from_slice(&i32::to_be_bytes(delta));
+            let error = BatchError::WrongCount {
+                count,
+                last_offset_delta: delta,
+            };
+            assert_eq!(
+                validate(&bytes).err(),
+                (count != 3).then_some(error).or(validate(&bytes).err())
+            );
+            assert!(validate(&bytes).is_err());
+        }
+        let mut bytes = batch();
+        bytes[17] ^= 1;
+        assert!(matches!(validate(&bytes), Err(BatchError::WrongCrc { .. })));
+        assert_eq!(
+            validate(&bytes).unwrap_err().code(),
+            ErrorCode::CorruptMessage
+        );
+    }
+
+    #[test]
+    fn a_batch_in_pieces_is_the_same_batch() {
+        let bytes = batch();
+        for cut in 0..=bytes.len() {
+            let more = [&bytes[cut..]];
+            let batch =
+                Batch::first(&Records::from_pieces(&bytes[..cut], &more, bytes.len())).unwrap();
+            assert_eq!(batch.validate(), Ok(()));
+            assert_eq!(batch.records.to_vec(), bytes[BATCH_HEADER_BYTES..]);
+        }
+    }
+
+    #[test]
+    fn batches_are_walked_up_to_a_cut_one() {
+        let mut bytes = batch();
+        bytes.extend(batch());
+        let whole = bytes.len();
+        bytes.extend(&batch()[..30]);
+        assert_eq!(
+            Records::from_slice(&bytes[..whole])
+                .batches()
+                .map(Result::unwrap)
+                .count(),
+            2
+        );
+        let walked: Vec<_> = Records::from_slice(&bytes).batches().collect();
+        assert_eq!(walked.len(), 3);
+        assert_eq!(
+            walked[2],
+            Err(BatchError::TooShort {
+                wanted: BATCH_HEADER_BYTES,
+                left: 30
+            })
+        );
+        assert_eq!(Records::external(1000).batches().count(), 0);
+    }
+
+    #[test]
+    fn stamping_offset_and_epoch_keeps_the_crc() {
+        let mut bytes = batch();
+        stamp_offset_and_epoch(&mut bytes[..16], 0x0102_0304_0506_0708, 9);
+        assert_eq!(validate(&bytes), Ok(()));
+        let header = Batch::first(&Records::from_slice(&bytes)).unwrap().header;
+        assert_eq!(
+            (header.base_offset, header.partition_leader_epoch),
+            (0x0102_0304_0506_0708, 9)
+        );
+        assert_eq!(header.last_offset(), 0x0102_0304_0506_0709);
+    }
+
+    #[test]
+    fn stamping_the_time_gives_a_new_crc_that_holds() {
+        let mut bytes = batch();
+        stamp_log_append_time(&mut bytes, 5000);
+        assert_eq!(validate(&bytes), Ok(()));
+        let header = Batch::first(&Records::from_slice(&bytes)).unwrap().header;
+        assert_eq!((header.max_timestamp, header.base_timestamp), (5000, 1000));
+        assert_eq!(
+            header.attributes.timestamp_type(),
+            TimestampType::LogAppendTime
+        );
+        assert_eq!(header.attributes.compression(), Ok(Compression::None));
+    }
+}

@@ -1,0 +1,149 @@
+//! The proof itself: one test for each API, over its request and its response in every version.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages as theirs;
+use kafka_protocol::protocol::{Decodable, Encodable, Message};
+
+use super::debug_tree::normal;
+use super::{Random, Sample};
+use crate::messages as ours;
+use crate::{ApiKey, Reader, Scratch, Writer};
+
+const SAMPLES: u64 = 30;
+
+macro_rules! prove {
+    ($($test:ident: $api:ident, $request:ident, $response:ident;)*) => {$(
+        #[test]
+        fn $test() {
+            prove!(@message $api, $request);
+            prove!(@message $api, $response);
+        }
+    )*};
+    (@message $api:ident, $name:ident) => {
+        let api = ApiKey::$api.api();
+        let range = <theirs::$name as Message>::VERSIONS;
+        assert_eq!((range.min, range.max), (api.version_min, api.version_max), "versions of {}", stringify!($name));
+        for version in api.version_min..=api.version_max {
+            let form = api.key.form(version).unwrap();
+            for seed in 0..SAMPLES {
+                let context = format!("{} version {version} seed {seed}", stringify!($name));
+                let random = &mut Random::seeded(seed);
+                let value = ours::$name::sample(random, form);
+                let bytes = prove!(@encode value, version).unwrap_or_else(|error| panic!("{context}: {error}"));
+
+                // The oracle reads what we write, sees the same names and values, and writes the same bytes.
+                let mut unread = Bytes::from(bytes.clone());
+                let oracle = theirs::$name::decode(&mut unread, version).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert!(unread.is_empty(), "{context}: the oracle left {} bytes", unread.len());
+                assert_eq!(normal(&format!("{value:?}")), normal(&format!("{oracle:?}")), "{context}");
+                let mut written = BytesMut::new();
+                oracle.encode(&mut written, version).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert_eq!(&written[..], bytes, "{context}");
+
+                // So do we, from one piece and from pieces.
+                let mut reader = Reader::new(&bytes);
+                let back = ours::$name::decode(&mut reader, version).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert_eq!(reader.remaining(), 0, "{context}");
+                assert_eq!(back, value, "{context}");
+                assert_eq!(prove!(@encode back, version).unwrap(), bytes, "{context}");
+                for cut in cuts(random, bytes.len()) {
+                    let parts = [&bytes[..cut.0], &bytes[cut.0..cut.1], &bytes[cut.1..]];
+                    let scratch = Scratch::new();
+                    let mut reader = Reader::fragments(&parts, &scratch);
+                    let pieces = ours::$name::decode(&mut reader, version).unwrap_or_else(|error| panic!("{context} cut at {cut:?}: {error}"));
+                    assert_eq!(reader.remaining(), 0, "{context} cut at {cut:?}");
+                    assert_eq!(pieces, value, "{context} cut at {cut:?}");
+                }
+
+                // Cut short it is an error; damaged it is an error or another value, the same from one piece and from pieces.
+                for len in 0..bytes.len() {
+                    assert!(ours::$name::decode(&mut Reader::new(&bytes[..len]), version).is_err(), "{context}: {len} bytes");
+                }
+                for _ in 0..30 {
+                    let damaged = damage(random, &bytes);
+                    let (first, second) = (random.below(damaged.len() + 1), random.below(damaged.len() + 1));
+                    let (first, second) = (first.min(second), first.max(second));
+                    let parts = [&damaged[..first], &damaged[first..second], &damaged[second..]];
+                    let scratch = Scratch::new();
+                    let whole = ours::$name::decode(&mut Reader::new(&damaged), version);
+                    let pieces = ours::$name::decode(&mut Reader::fragments(&parts, &scratch), version);
+                    assert_eq!(whole, pieces, "{context}: {damaged:?} cut at {first} and {second}");
+                }
+
+                // Another version carries it, drops what it may drop, and refuses the rest, as the oracle does.
+                for other in api.version_min..=api.version_max {
+                    let mut expected = BytesMut::new();
+                    match (prove!(@encode back, other), oracle.encode(&mut expected, other)) {
+                        (Ok(carried), Ok(())) => assert_eq!(carried, &expected[..], "{context} in {other}"),
+                        (Err(_), Err(_)) => {}
+                        (carried, expected) => panic!("{context} in {other}: {carried:?} where the oracle says {expected:?}"),
+                    }
+                }
+            }
+        }
+        let default = normal(&format!("{:?}", ours::$name::default()));
+        assert_eq!(default, normal(&format!("{:?}", theirs::$name::default())), "defaults of {}", stringify!($name));
+        for version in [api.version_min - 1, api.version_max + 1, i16::MIN, i16::MAX] {
+            assert!(ours::$name::decode(&mut Reader::new(&[0; 100]), version).is_err());
+            assert!(prove!(@encode ours::$name::default(), version).is_err());
+        }
+    };
+    (@encode $value:expr, $version:expr) => {{
+        let mut bytes = Vec::new();
+        $value.encode(&mut Writer::new(&mut bytes), $version).map(|()| bytes)
+    }};
+}
+
+/// Every single cut of a short message and some pairs of cuts of any.
+fn cuts(random: &mut Random, len: usize) -> Vec<(usize, usize)> {
+    let single = if len <= 100 { len + 1 } else { 0 };
+    let mut cuts: Vec<_> = (0..single).map(|cut| (cut, cut)).collect();
+    for _ in 0..20 {
+        let (first, second) = (random.below(len + 1), random.below(len + 1));
+        cuts.push((first.min(second), first.max(second)));
+    }
+    cuts
+}
+
+/// The message with a few bytes changed, some of them to what makes the largest lengths, or no message at all.
+fn damage(random: &mut Random, bytes: &[u8]) -> Vec<u8> {
+    let mut damaged = bytes.to_vec();
+    if random.below(4) == 0 || damaged.is_empty() {
+        let len = random.below(64);
+        return random.bytes(len);
+    }
+    for _ in 0..=random.below(4) {
+        let position = random.below(damaged.len());
+        damaged[position] = [0, 1, 0x7f, 0x80, 0xff, random.below(256) as u8][random.below(6)];
+    }
+    damaged
+}
+
+prove! {
+    alter_configs: AlterConfigs, AlterConfigsRequest, AlterConfigsResponse;
+    api_versions: ApiVersions, ApiVersionsRequest, ApiVersionsResponse;
+    create_partitions: CreatePartitions, CreatePartitionsRequest, CreatePartitionsResponse;
+    create_topics: CreateTopics, CreateTopicsRequest, CreateTopicsResponse;
+    delete_groups: DeleteGroups, DeleteGroupsRequest, DeleteGroupsResponse;
+    delete_records: DeleteRecords, DeleteRecordsRequest, DeleteRecordsResponse;
+    delete_topics: DeleteTopics, DeleteTopicsRequest, DeleteTopicsResponse;
+    describe_cluster: DescribeCluster, DescribeClusterRequest, DescribeClusterResponse;
+    describe_configs: DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse;
+    describe_groups: DescribeGroups, DescribeGroupsRequest, DescribeGroupsResponse;
+    fetch: Fetch, FetchRequest, FetchResponse;
+    find_coordinator: FindCoordinator, FindCoordinatorRequest, FindCoordinatorResponse;
+    heartbeat: Heartbeat, HeartbeatRequest, HeartbeatResponse;
+    incremental_alter_configs: IncrementalAlterConfigs, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse;
+    init_producer_id: InitProducerId, InitProducerIdRequest, InitProducerIdResponse;
+    join_group: JoinGroup, JoinGroupRequest, JoinGroupResponse;
+    leave_group: LeaveGroup, LeaveGroupRequest, LeaveGroupResponse;
+    list_groups: ListGroups, ListGroupsRequest, ListGroupsResponse;
+    list_offsets: ListOffsets, ListOffsetsRequest, ListOffsetsResponse;
+    metadata: Metadata, MetadataRequest, MetadataResponse;
+    offset_commit: OffsetCommit, OffsetCommitRequest, OffsetCommitResponse;
+    offset_delete: OffsetDelete, OffsetDeleteRequest, OffsetDeleteResponse;
+    offset_fetch: OffsetFetch, OffsetFetchRequest, OffsetFetchResponse;
+    offset_for_leader_epoch: OffsetForLeaderEpoch, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse;
+    produce: Produce, ProduceRequest, ProduceResponse;
+    sync_group: SyncGroup, SyncGroupRequest, SyncGroupResponse;
+}
