@@ -7,9 +7,45 @@ use kafka_protocol::protocol::{Decodable, Encodable, Message};
 use super::debug_tree::normal;
 use super::{Random, Sample};
 use crate::messages as ours;
-use crate::{ApiKey, Reader, Scratch, Writer};
+use crate::{ApiKey, EncodeError, Reader, Scratch, Writer};
 
 const SAMPLES: u64 = 30;
+
+/// Fields of versions that the oracle declares and does not yet speak: OffsetCommit and OffsetFetch 10, InitProducerId 6.
+const UNSPOKEN: [&str; 5] = [
+    "topic_id",
+    "enable_2_pc",
+    "keep_prepared_txn",
+    "ongoing_txn_producer_id",
+    "ongoing_txn_producer_epoch",
+];
+
+/// Tagged fields that Kafka's schemas do not call ignorable. The oracle drops them in versions without them; Kafka refuses, and so do we.
+const TAGGED_NOT_IGNORABLE: [&str; 5] = [
+    "replica_state",
+    "node_endpoints",
+    "diverging_epoch",
+    "current_leader",
+    "snapshot_id",
+];
+
+/// The two messages have the same fields with the same values.
+fn assert_same(ours: &str, theirs: &str, context: &str) {
+    let dropped: Vec<_> = UNSPOKEN
+        .into_iter()
+        .filter(|field| !ours.contains(&format!("{field}: ")))
+        .collect();
+    assert_eq!(normal(ours, &[]), normal(theirs, &dropped), "{context}");
+}
+
+/// Whether the oracle writes what Kafka itself would refuse: it lets null pass in every version, and drops tagged fields.
+fn only_the_oracle_allows(error: EncodeError) -> bool {
+    match error {
+        EncodeError::UnexpectedNull(_) => true,
+        EncodeError::FieldNotCarried(field) => TAGGED_NOT_IGNORABLE.contains(&field),
+        EncodeError::UnsupportedVersion(_) | EncodeError::TooLong(_) => false,
+    }
+}
 
 macro_rules! prove {
     ($($test:ident: $api:ident, $request:ident, $response:ident;)*) => {$(
@@ -22,7 +58,8 @@ macro_rules! prove {
     (@message $api:ident, $name:ident) => {
         let api = ApiKey::$api.api();
         let range = <theirs::$name as Message>::VERSIONS;
-        assert_eq!((range.min, range.max), (api.version_min, api.version_max), "versions of {}", stringify!($name));
+        assert_eq!(range.min, api.version_min, "oldest version of {}", stringify!($name));
+        assert!(range.max >= api.version_max, "newest version of {}", stringify!($name));
         for version in api.version_min..=api.version_max {
             let form = api.key.form(version).unwrap();
             for seed in 0..SAMPLES {
@@ -35,7 +72,7 @@ macro_rules! prove {
                 let mut unread = Bytes::from(bytes.clone());
                 let oracle = theirs::$name::decode(&mut unread, version).unwrap_or_else(|error| panic!("{context}: {error}"));
                 assert!(unread.is_empty(), "{context}: the oracle left {} bytes", unread.len());
-                assert_eq!(normal(&format!("{value:?}")), normal(&format!("{oracle:?}")), "{context}");
+                assert_same(&format!("{value:?}"), &format!("{oracle:?}"), &context);
                 let mut written = BytesMut::new();
                 oracle.encode(&mut written, version).unwrap_or_else(|error| panic!("{context}: {error}"));
                 assert_eq!(&written[..], bytes, "{context}");
@@ -76,13 +113,14 @@ macro_rules! prove {
                     match (prove!(@encode back, other), oracle.encode(&mut expected, other)) {
                         (Ok(carried), Ok(())) => assert_eq!(carried, &expected[..], "{context} in {other}"),
                         (Err(_), Err(_)) => {}
+                        (Err(error), Ok(())) if only_the_oracle_allows(error) => {}
                         (carried, expected) => panic!("{context} in {other}: {carried:?} where the oracle says {expected:?}"),
                     }
                 }
             }
         }
-        let default = normal(&format!("{:?}", ours::$name::default()));
-        assert_eq!(default, normal(&format!("{:?}", theirs::$name::default())), "defaults of {}", stringify!($name));
+        let context = format!("defaults of {}", stringify!($name));
+        assert_same(&format!("{:?}", ours::$name::default()), &format!("{:?}", theirs::$name::default()), &context);
         for version in [api.version_min - 1, api.version_max + 1, i16::MIN, i16::MAX] {
             assert!(ours::$name::decode(&mut Reader::new(&[0; 100]), version).is_err());
             assert!(prove!(@encode ours::$name::default(), version).is_err());
