@@ -1,0 +1,70 @@
+//! What a written batch says about itself, so that a reader can tell a gap from a duplicate.
+//!
+//! ```text
+//! value of a batch's first record = marker 8 | stream u64 | sequence u64 | filler
+//! ```
+//! A stream is what one connection of one run writes to one partition; its batches count from 0.
+
+const MARKER: [u8; 8] = *b"millrace";
+const STREAM_AT: usize = 8;
+const SEQUENCE_AT: usize = 16;
+
+pub const STAMP_BYTES: usize = 24;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub stream: u64,
+    pub sequence: u64,
+}
+
+impl Stamp {
+    pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
+        let mut bytes = [0; STAMP_BYTES];
+        bytes[..STREAM_AT].copy_from_slice(&MARKER);
+        bytes[STREAM_AT..SEQUENCE_AT].copy_from_slice(&self.stream.to_be_bytes());
+        bytes[SEQUENCE_AT..].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes
+    }
+
+    /// The stamp at the start of a value, if there is one.
+    pub fn read(value: &[u8]) -> Option<Self> {
+        let (marker, rest) = value.split_first_chunk()?;
+        let (stream, rest) = rest.split_first_chunk()?;
+        let (sequence, _) = rest.split_first_chunk()?;
+        let stamp = Self {
+            stream: u64::from_be_bytes(*stream),
+            sequence: u64::from_be_bytes(*sequence),
+        };
+        (*marker == MARKER).then_some(stamp)
+    }
+
+    /// Where a stamp lies in a batch that holds one.
+    pub fn find(batch: &[u8]) -> Option<usize> {
+        batch
+            .windows(MARKER.len())
+            .position(|window| *window == MARKER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_read_from_where_it_is_found() {
+        let stamp = Stamp {
+            stream: u64::MAX - 1,
+            sequence: 7,
+        };
+        let bytes = [&[1, 2, 3][..], &stamp.to_bytes(), &[9]].concat();
+        assert_eq!(Stamp::find(&bytes), Some(3));
+        assert_eq!(Stamp::read(&bytes[3..]), Some(stamp));
+    }
+
+    #[test]
+    fn other_values_hold_no_stamp() {
+        assert_eq!(Stamp::read(&[0; 40]), None);
+        assert_eq!(Stamp::read(&MARKER), None);
+        assert_eq!(Stamp::find(b"millstream"), None);
+    }
+}
