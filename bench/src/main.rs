@@ -25,16 +25,36 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return fail(&one_line(&error)),
+        Err(help) => help.exit(),
+    };
+    let result = match arguments.command {
         Command::Smoke(arguments) => smoke::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("millrace-bench: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("{error:#}")),
     }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("millrace-bench: {why}");
+    ExitCode::FAILURE
+}
+
+/// What was wrong with the command line, without the usage that follows it.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text
+        .split("\n\n")
+        .next()
+        .unwrap_or_default()
+        .lines()
+        .map(str::trim);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    format!("{} (see --help)", line.trim_start_matches("error: "))
 }

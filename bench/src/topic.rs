@@ -56,7 +56,7 @@ pub fn check(code: i16) -> Result<()> {
     match code {
         0 => Ok(()),
         code => match ErrorCode::from_i16(code) {
-            Some(known) => bail!("{known:?}"),
+            Some(known) => bail!(known.name()),
             None => bail!("error code {code}"),
         },
     }

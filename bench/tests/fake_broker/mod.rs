@@ -1,0 +1,377 @@
+//! A broker that keeps everything in memory and can be told to misbehave, so that the load generator meets what a real broker should never do.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a blocking server of a few lines, outside the product"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use wire::messages::api_versions::ApiVersionsResponse;
+use wire::messages::create_topics::{
+    CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+};
+use wire::messages::delete_topics::{
+    DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse,
+};
+use wire::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData};
+use wire::messages::list_offsets::{
+    ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
+};
+use wire::messages::metadata::{
+    MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
+    MetadataResponseTopic,
+};
+use wire::messages::produce::{
+    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
+};
+use wire::{
+    ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, RequestHeader, ResponseHeader,
+    Writer, stamp_offset_and_epoch,
+};
+
+/// What happens at the produce request of this number, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// The connection is closed.
+    HangUp(u64),
+    /// It and all later ones are never answered.
+    FallSilent(u64),
+    /// It is acknowledged and not stored.
+    LoseBatch(u64),
+    /// It is stored twice.
+    RepeatBatch(u64),
+    /// It is refused.
+    Refuse(u64),
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeBroker {
+    pub(crate) address: String,
+    port: i32,
+    fault: Fault,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    produce_requests: u64,
+    topics: BTreeMap<String, Vec<Log>>,
+}
+
+#[derive(Default)]
+struct Log {
+    batches: Vec<(i64, Vec<u8>)>,
+    end: i64,
+}
+
+impl FakeBroker {
+    pub(crate) fn start(fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = i32::from(address.port());
+        let broker = Self {
+            address: address.to_string(),
+            port,
+            fault,
+            state: Arc::default(),
+        };
+        let server = broker.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let server = server.clone();
+                thread::spawn(move || server.serve(stream));
+            }
+        });
+        broker
+    }
+
+    pub(crate) fn topics(&self) -> Vec<String> {
+        self.state.lock().unwrap().topics.keys().cloned().collect()
+    }
+
+    fn serve(&self, mut stream: TcpStream) -> Option<()> {
+        loop {
+            let mut prefix = [0; 4];
+            stream.read_exact(&mut prefix).ok()?;
+            let mut frame = vec![0; i32::from_be_bytes(prefix) as usize];
+            stream.read_exact(&mut frame).ok()?;
+            let mut reader = Reader::new(&frame);
+            let header = RequestHeader::decode(&mut reader).unwrap();
+            let api = ApiKey::from_i16(header.api_key).unwrap();
+            let mut answer = Vec::new();
+            let mut writer = Writer::new(&mut answer);
+            let start = writer.start_frame();
+            let correlation_id = header.correlation_id;
+            ResponseHeader { correlation_id }.encode(&mut writer, api, header.api_version);
+            let wanted = self.answer(api, header.api_version, &mut reader, &mut writer)?;
+            writer.end_frame(start).unwrap();
+            if wanted {
+                stream.write_all(&answer).ok()?;
+            }
+        }
+    }
+
+    /// False if the request is not answered, `None` if the connection ends.
+    fn answer(
+        &self,
+        api: ApiKey,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Option<bool> {
+        let encoded = match api {
+            ApiKey::Produce => return self.produce(version, reader, writer),
+            ApiKey::ApiVersions => ApiVersionsResponse::default().encode(writer, version),
+            ApiKey::Metadata => self.metadata(version, reader, writer),
+            ApiKey::CreateTopics => self.create_topics(version, reader, writer),
+            ApiKey::DeleteTopics => self.delete_topics(version, reader, writer),
+            ApiKey::ListOffsets => self.list_offsets(version, reader, writer),
+            ApiKey::Fetch => self.fetch(version, reader, writer),
+            other => panic!("{other:?} is not expected"),
+        };
+        encoded.unwrap();
+        Some(true)
+    }
+
+    fn produce(
+        &self,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Option<bool> {
+        let request = ProduceRequest::decode(reader, version).unwrap();
+        let topic = request.topic_data.iter().next().unwrap();
+        let partition = topic.partition_data.iter().next().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.produce_requests += 1;
+        let number = state.produce_requests;
+        let (mut copies, mut error) = (1, ErrorCode::None);
+        match self.fault {
+            Fault::HangUp(at) if number >= at => return None,
+            Fault::FallSilent(at) if number >= at => return Some(false),
+            Fault::LoseBatch(at) if number == at => copies = 0,
+            Fault::RepeatBatch(at) if number == at => copies = 2,
+            Fault::Refuse(at) if number == at => {
+                (copies, error) = (0, ErrorCode::NotLeaderOrFollower)
+            }
+            _ => {}
+        }
+        let records = partition.records.unwrap();
+        let log = &mut state.topics.get_mut(topic.name).unwrap()[partition.index as usize];
+        for _ in 0..copies {
+            let batch = Batch::first(&records).unwrap();
+            assert_eq!(batch.validate(), Ok(()));
+            let mut bytes = records.to_vec();
+            stamp_offset_and_epoch(&mut bytes, log.end, 0);
+            log.batches.push((log.end, bytes));
+            log.end += i64::from(batch.header.records_count);
+        }
+        let partitions = [PartitionProduceResponse {
+            index: partition.index,
+            error_code: error as i16,
+            ..PartitionProduceResponse::default()
+        }];
+        let topics = [TopicProduceResponse {
+            name: topic.name,
+            partition_responses: Array::from(&partitions),
+            ..TopicProduceResponse::default()
+        }];
+        let response = ProduceResponse {
+            responses: Array::from(&topics),
+            ..ProduceResponse::default()
+        };
+        response.encode(writer, version).unwrap();
+        Some(request.acks != 0)
+    }
+
+    fn metadata(
+        &self,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), EncodeError> {
+        let request = MetadataRequest::decode(reader, version).unwrap();
+        let name = request.topics.unwrap().iter().next().unwrap().name.unwrap();
+        let state = self.state.lock().unwrap();
+        let count = state.topics.get(name).map_or(0, Vec::len);
+        let partition = |index| MetadataResponsePartition {
+            partition_index: index as i32,
+            leader_id: 1,
+            ..MetadataResponsePartition::default()
+        };
+        let partitions: Vec<_> = (0..count).map(partition).collect();
+        let error = if count == 0 {
+            ErrorCode::UnknownTopicOrPartition
+        } else {
+            ErrorCode::None
+        };
+        let topics = [MetadataResponseTopic {
+            error_code: error as i16,
+            name: Some(name),
+            partitions: Array::from(&partitions),
+            ..MetadataResponseTopic::default()
+        }];
+        let brokers = [MetadataResponseBroker {
+            node_id: 1,
+            host: "127.0.0.1",
+            port: self.port,
+            rack: None,
+        }];
+        let response = MetadataResponse {
+            brokers: Array::from(&brokers),
+            topics: Array::from(&topics),
+            ..MetadataResponse::default()
+        };
+        response.encode(writer, version)
+    }
+
+    fn create_topics(
+        &self,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), EncodeError> {
+        let request = CreateTopicsRequest::decode(reader, version).unwrap();
+        let topic = request.topics.iter().next().unwrap();
+        let mut state = self.state.lock().unwrap();
+        let exists = state.topics.contains_key(topic.name);
+        let logs = || (0..topic.num_partitions).map(|_| Log::default()).collect();
+        state
+            .topics
+            .entry(topic.name.to_owned())
+            .or_insert_with(logs);
+        let error = if exists {
+            ErrorCode::TopicAlreadyExists
+        } else {
+            ErrorCode::None
+        };
+        let topics = [CreatableTopicResult {
+            name: topic.name,
+            error_code: error as i16,
+            ..CreatableTopicResult::default()
+        }];
+        let response = CreateTopicsResponse {
+            topics: Array::from(&topics),
+            ..CreateTopicsResponse::default()
+        };
+        response.encode(writer, version)
+    }
+
+    fn delete_topics(
+        &self,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), EncodeError> {
+        let request = DeleteTopicsRequest::decode(reader, version).unwrap();
+        let name = request.topic_names.iter().next().unwrap();
+        self.state.lock().unwrap().topics.remove(name).unwrap();
+        let responses = [DeletableTopicResult {
+            name: Some(name),
+            ..DeletableTopicResult::default()
+        }];
+        let response = DeleteTopicsResponse {
+            responses: Array::from(&responses),
+            ..DeleteTopicsResponse::default()
+        };
+        response.encode(writer, version)
+    }
+
+    fn list_offsets(
+        &self,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), EncodeError> {
+        const LATEST: i64 = -1;
+        let request = ListOffsetsRequest::decode(reader, version).unwrap();
+        let topic = request.topics.iter().next().unwrap();
+        let state = self.state.lock().unwrap();
+        let logs = &state.topics[topic.name];
+        let partitions: Vec<_> = topic
+            .partitions
+            .iter()
+            .map(|asked| ListOffsetsPartitionResponse {
+                partition_index: asked.partition_index,
+                offset: if asked.timestamp == LATEST {
+                    logs[asked.partition_index as usize].end
+                } else {
+                    0
+                },
+                ..ListOffsetsPartitionResponse::default()
+            })
+            .collect();
+        let topics = [ListOffsetsTopicResponse {
+            name: topic.name,
+            partitions: Array::from(&partitions),
+        }];
+        let response = ListOffsetsResponse {
+            topics: Array::from(&topics),
+            ..ListOffsetsResponse::default()
+        };
+        response.encode(writer, version)
+    }
+
+    fn fetch(
+        &self,
+        version: i16,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), EncodeError> {
+        let request = FetchRequest::decode(reader, version).unwrap();
+        let topic = request.topics.iter().next().unwrap();
+        let state = self.state.lock().unwrap();
+        let logs = &state.topics[topic.topic];
+        let records: Vec<Vec<u8>> = topic
+            .partitions
+            .iter()
+            .map(|asked| {
+                logs[asked.partition as usize].read(asked.fetch_offset, asked.partition_max_bytes)
+            })
+            .collect();
+        let partitions: Vec<_> = topic
+            .partitions
+            .iter()
+            .zip(&records)
+            .map(|(asked, records)| PartitionData {
+                partition_index: asked.partition,
+                records: Some(Records::from_slice(records)),
+                ..PartitionData::default()
+            })
+            .collect();
+        let topics = [FetchableTopicResponse {
+            topic: topic.topic,
+            partitions: Array::from(&partitions),
+            ..FetchableTopicResponse::default()
+        }];
+        let response = FetchResponse {
+            responses: Array::from(&topics),
+            ..FetchResponse::default()
+        };
+        response.encode(writer, version)
+    }
+}
+
+impl Log {
+    /// Batches from `offset` on, the last one cut at the byte limit as Apache Kafka does, but the first one whole.
+    fn read(&self, offset: i64, bytes_max: i32) -> Vec<u8> {
+        let from = self.batches.iter().skip_while(|(base, _)| *base < offset);
+        let mut found = Vec::new();
+        let mut first_bytes = 0;
+        for (_, batch) in from {
+            if found.len() >= bytes_max as usize {
+                break;
+            }
+            first_bytes = first_bytes.max(if found.is_empty() { batch.len() } else { 0 });
+            found.extend_from_slice(batch);
+        }
+        found.truncate((bytes_max as usize).max(first_bytes));
+        found
+    }
+}
