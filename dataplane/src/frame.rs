@@ -51,34 +51,25 @@ impl Frame {
         self.parts().for_each(|part| target.extend_from_slice(part));
     }
 
-    /// Shared views of `range`, which another shard may read. Only a frame's copied head is copied again.
-    pub fn share(&self, range: std::ops::Range<usize>) -> Option<Vec<Slice>> {
-        let mut shared = Vec::with_capacity(self.pieces.len() + 1);
-        let mut skip = range.start;
-        let mut left = range.len();
-        let from_head = left.min(self.head.len().saturating_sub(skip));
-        if from_head > 0 {
-            let mut copy = Buffer::allocate(from_head)?;
-            copy.extend_from_slice(&self.head[skip..skip + from_head]);
-            shared.push(copy.slice(0..from_head));
-            left -= from_head;
+    /// Shared views of `pieces`, which are parts of this frame, for another shard to read. Only what lies in the copied head is
+    /// copied again. `None` when there is no memory for that.
+    pub fn share<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Slice>> {
+        pieces.map(|piece| self.share_one(piece)).collect()
+    }
+
+    fn share_one(&self, piece: &[u8]) -> Option<Slice> {
+        let start = piece.as_ptr().addr();
+        let holder = self.pieces.iter().find(|holder| {
+            let from = holder.as_ptr().addr();
+            from <= start && start + piece.len() <= from + holder.len()
+        });
+        if let Some(holder) = holder {
+            let offset = start - holder.as_ptr().addr();
+            return Some(holder.slice(offset..offset + piece.len()));
         }
-        skip = skip.saturating_sub(self.head.len());
-        for piece in &self.pieces {
-            if skip >= piece.len() {
-                skip -= piece.len();
-                continue;
-            }
-            let take = left.min(piece.len() - skip);
-            if take == 0 {
-                break;
-            }
-            shared.push(piece.slice(skip..skip + take));
-            left -= take;
-            skip = 0;
-        }
-        assert_eq!(left, 0, "the range lies within the frame");
-        Some(shared)
+        let mut copy = Buffer::allocate(piece.len())?;
+        copy.extend_from_slice(piece);
+        Some(copy.slice(0..piece.len()))
     }
 }
 

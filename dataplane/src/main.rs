@@ -1,1 +1,38 @@
-fn main() {}
+//! The broker's executable: settings, logging, and one clear line when it cannot go on.
+
+use clap::Parser;
+use dataplane::config::{Command, CommandLine};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    abort_on_panic();
+    let result = match command_line.command {
+        Some(Command::Check) => {
+            let settings = &command_line.settings;
+            let tail_bytes = settings.tail_mib.unwrap_or(dataplane::config::TAIL_MIB_DEFAULT) << 20;
+            dataplane::check::run(tail_bytes, settings.data.as_deref())
+        }
+        None => command_line.resolve().and_then(dataplane::broker::run),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace-broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A panic is a bug of ours. One shard going on without another would serve a part of the partitions and look healthy, so the
+/// process ends; what was acknowledged is on disk.
+fn abort_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        std::process::abort();
+    }));
+}

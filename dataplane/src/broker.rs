@@ -1,0 +1,244 @@
+//! Puts a broker together: data directory, one thread per shard, the control link, and the end of it all on SIGTERM.
+
+use crate::config::BrokerConfig;
+use crate::control::{Link, LinkParts, load_image};
+use crate::data_directory::DataDirectory;
+use crate::http::{self, Pages};
+use crate::io::Io;
+use crate::io::ring::RingIo;
+use crate::limits::*;
+use crate::mesh::{Receiver, Sender, ShardId, inbox};
+use crate::message::{ControlMessage, Message};
+use crate::metrics::Metrics;
+use crate::shard::{Shard, ShardParts};
+use anyhow::Context;
+use control_api::ids::{BrokerId, Incarnation};
+use control_api::message::BrokerRegistration;
+use ring::signals::Termination;
+use ring::{Ring, RingConfig};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use tokio::sync::watch;
+
+const LISTEN_BACKLOG: u32 = 4096;
+
+type RingMessage = Message<RingIo>;
+
+/// Runs a broker until SIGTERM or SIGINT; everything is flushed when it returns.
+pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
+    // Before any thread is started: they inherit the blocked signals.
+    let termination = ring::signals::termination().context("cannot take over signals")?;
+    ring::host::raise_open_files().context("cannot raise the limit of open files")?;
+    let _directory = DataDirectory::open(&config.data, config.id)?;
+    let stored = load_image(&config.data)?.unwrap_or_default();
+    let metrics = Metrics::new().context("cannot make the metrics")?;
+    let opening = Arc::new(AtomicUsize::new(0));
+    let in_service = Arc::new(AtomicBool::new(false));
+    let (shard_senders, shard_receivers): (Vec<Sender<RingMessage>>, Vec<_>) = (0..config.shards).map(|_| inbox()).unzip();
+    let (control_sender, control_receiver) = inbox();
+    let wants_shutdown = end_on_signal(termination)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control link")?;
+    let pages = Pages {
+        registry: metrics.registry.clone(),
+        in_service: in_service.clone(),
+        opening: opening.clone(),
+    };
+    let metrics_listener = config
+        .metrics
+        .map(|address| {
+            let bound = runtime.block_on(tokio::net::TcpListener::bind(address));
+            bound.with_context(|| format!("cannot serve metrics at {address}"))
+        })
+        .transpose()?;
+    let shards = Shards {
+        config: &config,
+        peers: shard_senders.clone(),
+        control: control_sender,
+        loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+        metrics,
+        opening,
+    };
+    let threads = shards.start(shard_receivers)?;
+    tracing::info!(id = config.id, listen = %config.listen, shards = config.shards, "broker started");
+    let link = LinkParts {
+        controllers: config.controllers.clone(),
+        registration: BrokerRegistration {
+            id: BrokerId(config.id),
+            incarnation: draw_incarnation()?,
+            host: config.advertise_host.clone(),
+            port: config.advertise_port,
+            rack: config.rack.clone(),
+            cluster_id: stored.cluster_id.clone(),
+        },
+        data: config.data.clone(),
+        stored,
+        shards: shard_senders,
+        inbox: control_receiver,
+        in_service,
+        wants_shutdown,
+    };
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        if let Some(listener) = metrics_listener {
+            tokio::task::spawn_local(http::serve(listener, pages));
+        }
+        Link::run(link).await;
+    });
+    for thread in threads {
+        // A panic on a shard has already ended the process.
+        let _ = thread.join();
+    }
+    tracing::info!("broker stopped");
+    Ok(())
+}
+
+/// Turns true at the first SIGTERM or SIGINT.
+fn end_on_signal(termination: Termination) -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let waiting = thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let signal = termination.wait();
+        tracing::info!(signal, "stopping");
+        sender.send_replace(true);
+        // A second one means that the operator does not want to wait.
+        termination.wait();
+        std::process::exit(1);
+    });
+    waiting.context("cannot start a thread")?;
+    Ok(receiver)
+}
+
+fn draw_incarnation() -> anyhow::Result<Incarnation> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    let source = std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    source.context("cannot read /dev/urandom")?;
+    Ok(Incarnation(bytes))
+}
+
+/// What the threads of all shards are started with.
+struct Shards<'a> {
+    config: &'a BrokerConfig,
+    peers: Vec<Sender<RingMessage>>,
+    control: Sender<ControlMessage>,
+    loads: Arc<[AtomicUsize]>,
+    metrics: Metrics,
+    opening: Arc<AtomicUsize>,
+}
+
+/// What a shard's thread needs to start.
+struct ShardThread {
+    id: ShardId,
+    config: BrokerConfig,
+    peers: Vec<Sender<RingMessage>>,
+    control: Sender<ControlMessage>,
+    loads: Arc<[AtomicUsize]>,
+    metrics: Metrics,
+    opening: Arc<AtomicUsize>,
+    inbox: Receiver<RingMessage>,
+}
+
+impl Shards<'_> {
+    /// Starts every shard and waits until each can serve, or the first cannot.
+    fn start(self, inboxes: Vec<Receiver<RingMessage>>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        let (started, outcomes) = mpsc::channel();
+        let mut threads = Vec::new();
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let shard = ShardThread {
+                id: ShardId(index),
+                config: self.config.clone(),
+                peers: self.peers.clone(),
+                control: self.control.clone(),
+                loads: self.loads.clone(),
+                metrics: self.metrics.clone(),
+                opening: self.opening.clone(),
+                inbox,
+            };
+            let started = started.clone();
+            let thread = thread::Builder::new().name(format!("shard-{index}"));
+            threads.push(thread.spawn(move || shard.run(&started)).context("cannot start a thread")?);
+        }
+        drop(started);
+        for _ in 0..threads.len() {
+            outcomes.recv().context("a shard ended before it served")??;
+        }
+        Ok(threads)
+    }
+}
+
+impl ShardThread {
+    fn run(self, started: &mpsc::Sender<anyhow::Result<()>>) {
+        let result = self.serve(started);
+        // Only a shard that could not start has an error to tell, and then someone still listens.
+        if let Err(error) = result {
+            let _ = started.send(Err(error));
+        }
+    }
+
+    fn serve(self, started: &mpsc::Sender<anyhow::Result<()>>) -> anyhow::Result<()> {
+        if let Err(error) = ring::host::pin_to_cpu(self.id.0) {
+            tracing::warn!(shard = self.id.0, %error, "cannot pin the shard to a core");
+        }
+        let tail_buffers = self.config.tail_bytes / self.config.shards / TAIL_BUFFER_BYTES;
+        let ring = Ring::new(RingConfig {
+            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            receive_buffers: RECEIVE_BUFFERS,
+            pool_buffer_bytes: TAIL_BUFFER_BYTES,
+            pool_buffers: tail_buffers,
+            ..RingConfig::default()
+        })?;
+        if self.id.0 == 0 && !ring.memory_is_registered() {
+            tracing::warn!("memory cannot be registered under this memlock limit; writes cost more. See `millrace-broker check`");
+        }
+        let io = RingIo::new(ring.clone());
+        let listener = match self.id.0 {
+            0 => {
+                let address = self.config.listen;
+                Some(ring.listen(address, LISTEN_BACKLOG).with_context(|| format!("cannot listen at {address}"))?)
+            }
+            _ => None,
+        };
+        let families = self.metrics.clone();
+        let shard = Shard::new(ShardParts {
+            id: self.id,
+            broker: BrokerId(self.config.id),
+            data: self.config.data,
+            io: io.clone(),
+            peers: self.peers,
+            control: self.control,
+            loads: self.loads,
+            metrics: self.metrics,
+            opening: self.opening,
+            tail_buffers,
+        });
+        // Nobody waits any more if another shard could not start.
+        let _ = started.send(Ok(()));
+        ring.spawn(report_ring(ring.clone(), io, families, self.id));
+        if let Some(listener) = listener {
+            ring.spawn(Rc::clone(&shard).accept(listener));
+        }
+        ring.block_on(shard.run(self.inbox));
+        ring.drop_tasks();
+        Ok(())
+    }
+}
+
+/// Publishes how busy the ring was, once a second.
+async fn report_ring(ring: Ring, io: RingIo, metrics: Metrics, shard: ShardId) {
+    let label = shard.0.to_string();
+    let mut before = ring.counters();
+    loop {
+        io.sleep_until(io.now().after_ms(1000)).await;
+        let now = ring.counters();
+        let total = now.total_nanos.saturating_sub(before.total_nanos).max(1);
+        let parked = now.parked_nanos.saturating_sub(before.parked_nanos);
+        let busy = 1.0 - parked as f64 / total as f64;
+        metrics.shard_busy.with_label_values(&[&label]).set(busy.clamp(0.0, 1.0));
+        metrics.ring_enters.with_label_values(&[&label]).set(now.enters as i64);
+        before = now;
+    }
+}

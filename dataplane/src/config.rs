@@ -1,0 +1,207 @@
+//! The broker's settings: a flag, else the environment, else the configuration file, else the default.
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(Parser, Debug)]
+#[command(name = "millrace-broker", version, about = "A Kafka-compatible log broker: one thread and one ring per core")]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub settings: Settings,
+    /// A TOML file with any of these settings, written with underscores.
+    #[arg(long, env = "MILLRACE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Looks at this host (kernel, io_uring, memory locks, open files, disk flushes) and says what to change.
+    Check,
+}
+
+/// Everything optional here; [`BrokerConfig`] has what is required.
+#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// This broker's id in the cluster, 1 or higher.
+    #[arg(long, env = "MILLRACE_ID")]
+    pub id: Option<i32>,
+    /// Where clients connect [default: 127.0.0.1:9092]
+    #[arg(long, env = "MILLRACE_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// What clients are told to connect to [default: the listen address]
+    #[arg(long, env = "MILLRACE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Where /metrics, /healthz and /readyz are served [default: none]
+    #[arg(long, env = "MILLRACE_METRICS", value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+    /// The controllers, separated by commas.
+    #[arg(long, env = "MILLRACE_CONTROLLERS", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub controllers: Option<Vec<String>>,
+    /// The directory of this broker's data.
+    #[arg(long, env = "MILLRACE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Shards, each a thread pinned to a core of its own [default: one per core]
+    #[arg(long, env = "MILLRACE_SHARDS")]
+    pub shards: Option<usize>,
+    /// Memory for recent records, over all shards, in MiB [default: 128]
+    #[arg(long, env = "MILLRACE_TAIL_MIB", value_name = "MIB")]
+    pub tail_mib: Option<usize>,
+    /// The rack that this broker stands in.
+    #[arg(long, env = "MILLRACE_RACK")]
+    pub rack: Option<String>,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    pub id: i32,
+    pub listen: SocketAddr,
+    pub advertise_host: String,
+    pub advertise_port: u16,
+    pub metrics: Option<SocketAddr>,
+    pub controllers: Vec<String>,
+    pub data: PathBuf,
+    pub shards: usize,
+    pub tail_bytes: usize,
+    pub rack: Option<String>,
+}
+
+const LISTEN_DEFAULT: &str = "127.0.0.1:9092";
+pub const TAIL_MIB_DEFAULT: usize = 128;
+const TAIL_MIB_MAX: usize = 1 << 20;
+const SHARDS_MAX: usize = 256;
+
+impl CommandLine {
+    /// Puts flags, environment and file together and checks the result.
+    pub fn resolve(self) -> anyhow::Result<BrokerConfig> {
+        let file = match &self.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))?
+            }
+            None => Settings::default(),
+        };
+        self.settings.over(file).checked()
+    }
+}
+
+impl Settings {
+    fn over(self, file: Settings) -> Settings {
+        Settings {
+            id: self.id.or(file.id),
+            listen: self.listen.or(file.listen),
+            advertise: self.advertise.or(file.advertise),
+            metrics: self.metrics.or(file.metrics),
+            controllers: self.controllers.or(file.controllers),
+            data: self.data.or(file.data),
+            shards: self.shards.or(file.shards),
+            tail_mib: self.tail_mib.or(file.tail_mib),
+            rack: self.rack.or(file.rack),
+        }
+    }
+
+    fn checked(self) -> anyhow::Result<BrokerConfig> {
+        let id = self.id.context("--id is missing")?;
+        if id < 1 {
+            bail!("--id must be 1 or higher, not {id}");
+        }
+        let controllers = self.controllers.context("--controllers is missing")?;
+        if controllers.is_empty() || controllers.iter().any(|address| !is_host_and_port(address)) {
+            bail!("--controllers must be host:port, separated by commas");
+        }
+        let listen = self.listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+        let advertise = self.advertise.unwrap_or_else(|| listen.clone());
+        let listen = address("--listen", &listen)?;
+        let (advertise_host, advertise_port) = advertise
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+            .filter(|(host, _)| !host.is_empty())
+            .with_context(|| format!("--advertise must be host:port, not {advertise:?}"))?;
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let shards = self.shards.unwrap_or(cores);
+        if !(1..=SHARDS_MAX).contains(&shards) {
+            bail!("--shards must be 1 to {SHARDS_MAX}, not {shards}");
+        }
+        let tail_mib = self.tail_mib.unwrap_or(TAIL_MIB_DEFAULT);
+        if !(shards * 4..=TAIL_MIB_MAX).contains(&tail_mib) {
+            bail!("--tail-mib must be at least 4 per shard and at most {TAIL_MIB_MAX}, not {tail_mib}");
+        }
+        Ok(BrokerConfig {
+            id,
+            listen,
+            advertise_host,
+            advertise_port,
+            metrics: self.metrics.map(|metrics| address("--metrics", &metrics)).transpose()?,
+            controllers,
+            data: self.data.context("--data is missing")?,
+            shards,
+            tail_bytes: tail_mib << 20,
+            rack: self.rack,
+        })
+    }
+}
+
+fn address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    let mut addresses = text.to_socket_addrs().with_context(|| format!("{flag} must be an address and a port, not {text:?}"))?;
+    addresses.next().with_context(|| format!("{flag} {text:?} names no address"))
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            id: Some(1),
+            controllers: Some(vec!["127.0.0.1:1".to_owned()]),
+            data: Some("data".into()),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file() {
+        let flags = Settings {
+            id: Some(2),
+            ..Settings::default()
+        };
+        let config = flags.over(settings()).checked().unwrap();
+        assert_eq!(config.id, 2);
+        assert_eq!(config.controllers, ["127.0.0.1:1"]);
+        assert_eq!(config.advertise_port, 9092);
+    }
+
+    #[test]
+    fn what_is_missing_or_senseless_is_named() {
+        let cases: [(fn(&mut Settings), &str); 5] = [
+            (|settings| settings.id = None, "--id"),
+            (|settings| settings.id = Some(0), "--id"),
+            (|settings| settings.shards = Some(0), "--shards"),
+            (|settings| settings.advertise = Some("nowhere".to_owned()), "--advertise"),
+            (|settings| settings.controllers = Some(vec!["x".to_owned()]), "--controllers"),
+        ];
+        for (change, named) in cases {
+            let mut settings = settings();
+            change(&mut settings);
+            let error = settings.checked().unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_file_refuses_unknown_keys() {
+        assert!(toml::from_str::<Settings>("id = 1\nidd = 2").is_err());
+    }
+}

@@ -1,0 +1,320 @@
+//! One client's connection: a reader task that begins requests in order, a writer task that answers them in the same order.
+//!
+//! ```text
+//! socket -> FrameReader -> begin -> outbox -> finish -> send -> socket
+//!           reader task             |         writer task
+//!                     Produce: appended, waiting to be written
+//!                     others:  answered
+//! ```
+//! Produce is answered in two stages, so that a client may have many in flight and their writes are grouped. Every other request
+//! is handled to its end before the next one is read, as in Kafka. Full means that the socket is not read.
+
+use crate::dispatch;
+use crate::event::Event;
+use crate::frame::{FrameError, FrameReader};
+use crate::handlers::produce::PendingProduce;
+use crate::io::{Gather, Instant, Io};
+use crate::limits::*;
+use crate::metrics::Stage;
+use crate::respond;
+use crate::shard::Shard;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use wire::ApiKey;
+
+/// What becomes an answer, in the order of the requests.
+pub enum Pending<I: Io> {
+    Answered(Gather),
+    Produce(PendingProduce<I>),
+}
+
+/// A request that the writer task will answer.
+pub struct PendingRequest<I: Io> {
+    pub api: ApiKey,
+    pub received: Instant,
+    pub pending: Pending<I>,
+    /// Bytes of log memory that the answer keeps from being used again.
+    pub pinned_bytes: usize,
+}
+
+/// Begun requests on their way from the reader to the writer.
+pub struct Outbox<I: Io> {
+    queue: RefCell<VecDeque<PendingRequest<I>>>,
+    bytes: Cell<usize>,
+    finished: Cell<bool>,
+    broken: Cell<bool>,
+    changed: Event,
+}
+
+impl<I: Io> Outbox<I> {
+    fn push(&self, request: PendingRequest<I>) {
+        if let Pending::Answered(gather) = &request.pending {
+            self.bytes.set(self.bytes.get() + gather.bytes());
+        }
+        self.queue.borrow_mut().push_back(request);
+        self.changed.notify();
+    }
+
+    /// No more requests come; the writer answers what there is.
+    fn finish(&self) {
+        self.finished.set(true);
+        self.changed.notify();
+    }
+
+    /// The socket takes nothing more; what waits is dropped.
+    fn break_off(&self) {
+        self.broken.set(true);
+        self.queue.borrow_mut().clear();
+        self.changed.notify();
+    }
+
+    /// Waits until another request may be begun; false once the connection is broken.
+    async fn room(&self) -> bool {
+        loop {
+            let seen = self.changed.generation();
+            if self.broken.get() {
+                return false;
+            }
+            if self.queue.borrow().len() < PENDING_RESPONSES_MAX && self.bytes.get() < PENDING_RESPONSE_BYTES_MAX {
+                return true;
+            }
+            self.changed.changed_since(seen).await;
+        }
+    }
+
+    /// The oldest request, or `None` at the end.
+    async fn pop(&self) -> Option<PendingRequest<I>> {
+        loop {
+            let seen = self.changed.generation();
+            if let Some(request) = self.pop_if(|_| true) {
+                return Some(request);
+            }
+            if self.finished.get() || self.broken.get() {
+                return None;
+            }
+            self.changed.changed_since(seen).await;
+        }
+    }
+
+    fn pop_if(&self, condition: impl FnOnce(&PendingRequest<I>) -> bool) -> Option<PendingRequest<I>> {
+        let mut queue = self.queue.borrow_mut();
+        queue.front().is_some_and(condition).then(|| queue.pop_front()).flatten()
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+        self.changed.notify();
+    }
+}
+
+/// The connections of a shard.
+pub struct Registry<I: Io> {
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, OpenConnection<I>>>,
+}
+
+struct OpenConnection<I: Io> {
+    socket: I::Socket,
+    /// Set while a send is under way.
+    sending_since: Rc<Cell<Option<Instant>>>,
+}
+
+impl<I: Io> Default for Registry<I> {
+    fn default() -> Self {
+        Registry {
+            next: Cell::new(0),
+            open: RefCell::default(),
+        }
+    }
+}
+
+impl<I: Io> Registry<I> {
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Ends the connections whose clients have taken nothing for [`SEND_STALL_MS_MAX`].
+    pub fn end_stalled(&self, io: &I) {
+        let now = io.now();
+        for connection in self.open.borrow().values() {
+            let stalled = connection.sending_since.get().is_some_and(|since| since.after_ms(SEND_STALL_MS_MAX) < now);
+            if stalled {
+                io.shutdown(&connection.socket);
+            }
+        }
+    }
+}
+
+/// Starts the two tasks of an accepted connection.
+pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
+    let outbox = Rc::new(Outbox {
+        queue: RefCell::default(),
+        bytes: Cell::new(0),
+        finished: Cell::new(false),
+        broken: Cell::new(false),
+        changed: Event::default(),
+    });
+    let sending_since = Rc::new(Cell::new(None));
+    let id = shard.connections.next.replace(shard.connections.next.get() + 1);
+    shard.connections.open.borrow_mut().insert(
+        id,
+        OpenConnection {
+            socket: socket.clone(),
+            sending_since: sending_since.clone(),
+        },
+    );
+    shard.io.spawn(read(shard.clone(), socket.clone(), outbox.clone()));
+    shard.io.spawn(write(shard.clone(), socket, outbox, sending_since, id));
+}
+
+async fn read<I: Io>(shard: Rc<Shard<I>>, socket: I::Socket, outbox: Rc<Outbox<I>>) {
+    let mut frames = FrameReader::new(shard.io.clone(), socket, shard.frame_memory.clone());
+    if let Err(error) = read_requests(&shard, &mut frames, &outbox).await {
+        // A client's mistake or a lost connection: nothing for an operator to act on.
+        tracing::debug!(%error, "connection ended");
+    }
+    outbox.finish();
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Request(#[from] dispatch::RequestError),
+}
+
+async fn read_requests<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frames: &mut FrameReader<I>,
+    outbox: &Outbox<I>,
+) -> Result<(), ConnectionError> {
+    while let Some(frame) = frames.next().await? {
+        let received = shard.io.now();
+        if !outbox.room().await {
+            break;
+        }
+        if let Some(request) = dispatch::begin(shard, &frame, received).await? {
+            outbox.push(request);
+        }
+        frames.recycle(frame);
+    }
+    Ok(())
+}
+
+async fn write<I: Io>(
+    shard: Rc<Shard<I>>,
+    socket: I::Socket,
+    outbox: Rc<Outbox<I>>,
+    sending_since: Rc<Cell<Option<Instant>>>,
+    id: u64,
+) {
+    let mut message = Gather::default();
+    while let Some(first) = outbox.pop().await {
+        let (result, returned) = send_answers(&shard, &socket, &outbox, &sending_since, first, message).await;
+        message = returned;
+        if result.is_err() {
+            break;
+        }
+    }
+    outbox.break_off();
+    // The reader may still wait for the client's next request.
+    shard.io.shutdown(&socket);
+    shard.connections.open.borrow_mut().remove(&id);
+    shard.count_connections();
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the answer could not be sent")]
+struct SendFailed;
+
+/// Sends the first answer and those behind it that are ready, in one go.
+async fn send_answers<I: Io>(
+    shard: &Rc<Shard<I>>,
+    socket: &I::Socket,
+    outbox: &Outbox<I>,
+    sending_since: &Cell<Option<Instant>>,
+    first: PendingRequest<I>,
+    mut message: Gather,
+) -> (Result<(), SendFailed>, Gather) {
+    message.clear();
+    let mut answered = AnsweredRequests::default();
+    let mut next = Some(first);
+    while let Some(request) = next {
+        answered.add(&request);
+        if finish(shard, request.pending, &mut message).await.is_err() {
+            return (Err(SendFailed), message);
+        }
+        if message.bytes() >= SEND_BYTES_MAX || answered.count == ANSWERS_PER_SEND_MAX {
+            break;
+        }
+        next = outbox.pop_if(|request| match &request.pending {
+            Pending::Answered(_) => true,
+            Pending::Produce(produce) => produce.is_ready(),
+        });
+    }
+    let begun = shard.io.now();
+    sending_since.set(Some(begun));
+    let (result, message) = shard.io.send(socket, message).await;
+    sending_since.set(None);
+    outbox.sent(answered.bytes);
+    shard.unpin(answered.pinned_bytes);
+    answered.observe(shard, begun);
+    (result.map_err(|_| SendFailed), message)
+}
+
+/// Turns a begun request into bytes, waiting for what it still waits for.
+async fn finish<I: Io>(shard: &Shard<I>, pending: Pending<I>, message: &mut Gather) -> Result<(), SendFailed> {
+    match pending {
+        Pending::Answered(gather) => {
+            respond::append_gather(message, gather);
+            Ok(())
+        }
+        Pending::Produce(produce) => produce.finish(shard, message).await.map_err(|_| SendFailed),
+    }
+}
+
+/// Answers that one send carries.
+const ANSWERS_PER_SEND_MAX: usize = 64;
+
+/// What went into one send, for the metrics and the budgets.
+struct AnsweredRequests {
+    received: [(Option<ApiKey>, Instant); ANSWERS_PER_SEND_MAX],
+    count: usize,
+    bytes: usize,
+    pinned_bytes: usize,
+}
+
+impl Default for AnsweredRequests {
+    fn default() -> Self {
+        AnsweredRequests {
+            received: [(None, Instant(0)); ANSWERS_PER_SEND_MAX],
+            count: 0,
+            bytes: 0,
+            pinned_bytes: 0,
+        }
+    }
+}
+
+impl AnsweredRequests {
+    fn add<I: Io>(&mut self, request: &PendingRequest<I>) {
+        self.received[self.count] = (Some(request.api), request.received);
+        self.count += 1;
+        self.pinned_bytes += request.pinned_bytes;
+        if let Pending::Answered(gather) = &request.pending {
+            self.bytes += gather.bytes();
+        }
+    }
+
+    fn observe<I: Io>(&self, shard: &Shard<I>, send_begun: Instant) {
+        let now = shard.io.now();
+        for (api, received) in &self.received[..self.count] {
+            if let Some(api) = api {
+                shard.metrics.count_request(*api);
+                shard.metrics.observe(*api, Stage::Send, now.nanos_since(send_begun));
+                shard.metrics.observe(*api, Stage::Total, now.nanos_since(*received));
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The broker's side of the control plane: one thread that registers, sends heartbeats, follows the metadata and carries the
+//! shards' requests to the controllers. To a shard it is one more inbox.
+
+mod image_file;
+mod link;
+mod registration;
+mod strays;
+
+pub use image_file::{load_image, store_image};
+pub use link::{Link, LinkParts};

@@ -1,0 +1,146 @@
+//! Takes a frame apart as far as its API and version, and calls that API's handler.
+
+use crate::connection::{Pending, PendingRequest};
+use crate::frame::Frame;
+use crate::handlers;
+use crate::io::{Gather, Instant, Io};
+use crate::limits::FRAME_PIECES_MAX;
+use crate::metrics::Stage;
+use crate::respond::{self, AnswerTo};
+use crate::shard::Shard;
+use std::rc::Rc;
+use wire::messages::*;
+use wire::{ApiKey, DecodeError, EncodeError, Reader, RequestHeader, Scratch};
+
+/// Why a request cannot be answered at all. Each ends the connection, as in Kafka.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("malformed request: {0}")]
+    Malformed(#[from] DecodeError),
+    #[error("API key {0} is not known or not served")]
+    UnknownApi(i16),
+    #[error("version {version} of {api:?} is not supported")]
+    UnsupportedVersion { api: ApiKey, version: i16 },
+    #[error("the answer could not be encoded: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("a request with acks=0 failed, and only a closed connection can tell the producer")]
+    UnacknowledgedFailed,
+}
+
+/// Begins a request. `None` when it wants no answer.
+pub async fn begin<I: Io>(shard: &Rc<Shard<I>>, frame: &Frame, received: Instant) -> Result<Option<PendingRequest<I>>, RequestError> {
+    let scratch = Scratch::new();
+    let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
+    let count = parts.iter_mut().zip(frame.parts()).map(|(slot, part)| *slot = part).count();
+    let mut reader = Reader::fragments(&parts[..count], &scratch);
+    let header = RequestHeader::decode(&mut reader)?;
+    let api = served(&header)?;
+    let begun = shard.io.now();
+    shard.metrics.observe(api, Stage::Queue, begun.nanos_since(received));
+    if api == ApiKey::Produce {
+        let to = answer_to(api, &header)?;
+        let request = produce::ProduceRequest::decode(&mut reader, header.api_version)?;
+        let pending = handlers::produce::begin(shard, frame, to, &request).await?;
+        shard.metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
+        return Ok(pending.map(|produce| PendingRequest {
+            api,
+            received,
+            pending: Pending::Produce(produce),
+            pinned_bytes: 0,
+        }));
+    }
+    // Other requests are small and may wait long: a copy lets go of the receive buffers. Their handlers live in a box of their
+    // own, so that an idle connection does not carry the largest of them.
+    let mut bytes = Vec::with_capacity(frame.bytes());
+    frame.copy_to(&mut bytes);
+    let (answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
+    shard.metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
+    Ok(Some(PendingRequest {
+        api,
+        received,
+        pending: Pending::Answered(answer),
+        pinned_bytes,
+    }))
+}
+
+/// The API of a request, if the broker serves it.
+fn served(header: &RequestHeader<'_>) -> Result<ApiKey, RequestError> {
+    ApiKey::from_i16(header.api_key)
+        .filter(|api| api.api().advertised)
+        .ok_or(RequestError::UnknownApi(header.api_key))
+}
+
+fn answer_to(api: ApiKey, header: &RequestHeader<'_>) -> Result<AnswerTo, RequestError> {
+    let version = header.api_version;
+    if !api.supports(version) {
+        return Err(RequestError::UnsupportedVersion { api, version });
+    }
+    Ok(AnswerTo {
+        api,
+        version,
+        correlation_id: header.correlation_id,
+    })
+}
+
+/// Handles any request but Produce; returns the answer and the bytes of log memory it pins.
+async fn handle<I: Io>(shard: Rc<Shard<I>>, frame: Vec<u8>) -> Result<(Gather, usize), RequestError> {
+    let mut reader = Reader::new(&frame);
+    let header = RequestHeader::decode(&mut reader)?;
+    let api = served(&header)?;
+    let mut answer = Gather::default();
+    if api == ApiKey::ApiVersions && !api.supports(header.api_version) {
+        handlers::api_versions::unsupported(header.correlation_id, &mut answer)?;
+        return Ok((answer, 0));
+    }
+    let to = answer_to(api, &header)?;
+    let version = to.version;
+    /// Decodes the request, awaits its handler and encodes the response.
+    macro_rules! answer {
+        ($message:ident :: $request:ident) => {{
+            let request = $message::$request::decode(&mut reader, version)?;
+            handlers::$message::handle(&shard, to, &request, &mut answer).await?;
+        }};
+    }
+    match api {
+        ApiKey::Fetch => {
+            let request = fetch::FetchRequest::decode(&mut reader, version)?;
+            let pinned = handlers::fetch::handle(&shard, to, &request, &mut answer).await?;
+            return Ok((answer, pinned));
+        }
+        ApiKey::ApiVersions => answer!(api_versions::ApiVersionsRequest),
+        ApiKey::Metadata => answer!(metadata::MetadataRequest),
+        ApiKey::ListOffsets => answer!(list_offsets::ListOffsetsRequest),
+        ApiKey::OffsetForLeaderEpoch => answer!(offset_for_leader_epoch::OffsetForLeaderEpochRequest),
+        ApiKey::FindCoordinator => answer!(find_coordinator::FindCoordinatorRequest),
+        ApiKey::OffsetCommit => answer!(offset_commit::OffsetCommitRequest),
+        ApiKey::OffsetFetch => answer!(offset_fetch::OffsetFetchRequest),
+        ApiKey::InitProducerId => answer!(init_producer_id::InitProducerIdRequest),
+        ApiKey::CreateTopics => answer!(create_topics::CreateTopicsRequest),
+        ApiKey::DeleteTopics => answer!(delete_topics::DeleteTopicsRequest),
+        ApiKey::CreatePartitions => answer!(create_partitions::CreatePartitionsRequest),
+        ApiKey::DescribeConfigs => answer!(describe_configs::DescribeConfigsRequest),
+        ApiKey::AlterConfigs => answer!(alter_configs::AlterConfigsRequest),
+        ApiKey::IncrementalAlterConfigs => answer!(incremental_alter_configs::IncrementalAlterConfigsRequest),
+        ApiKey::DescribeCluster => answer!(describe_cluster::DescribeClusterRequest),
+        ApiKey::Produce
+        | ApiKey::JoinGroup
+        | ApiKey::Heartbeat
+        | ApiKey::LeaveGroup
+        | ApiKey::SyncGroup
+        | ApiKey::DescribeGroups
+        | ApiKey::ListGroups
+        | ApiKey::DeleteRecords
+        | ApiKey::DeleteGroups
+        | ApiKey::OffsetDelete => return Err(RequestError::UnknownApi(header.api_key)),
+    }
+    Ok((answer, 0))
+}
+
+/// Appends a response to `answer`; the form that every handler uses.
+pub fn respond(
+    answer: &mut Gather,
+    to: AnswerTo,
+    encode: impl FnOnce(&mut wire::Writer<'_>, i16) -> Result<(), EncodeError>,
+) -> Result<(), RequestError> {
+    Ok(respond::append(answer, to, [], encode)?)
+}

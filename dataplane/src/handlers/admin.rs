@@ -1,0 +1,168 @@
+//! What the handlers of administrative requests share: refusals with a text for the client, questions to the control plane
+//! with one result per item, and letting this broker's own metadata catch up with a change.
+
+use crate::errors::control_error_code;
+use crate::io::Io;
+use crate::shard::Shard;
+use control_api::image::{MetadataImage, TopicRecord};
+use control_api::message::{ControlError, Request, Response};
+use wire::ErrorCode;
+
+/// How long a change that is made may keep its answer waiting until this broker has seen it. Answered sooner than that, a
+/// client could be told by its next request that what it created does not exist.
+const CATCH_UP_MS_MAX: u64 = 5_000;
+
+/// How long a topic that this broker does not know may take to become known: it may have been created through another
+/// broker a moment ago.
+const UNKNOWN_TOPIC_WAIT_MS: u64 = 200;
+
+/// Why one item of a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Refusal { code, message }
+    }
+
+    pub(super) fn invalid_request(message: impl Into<String>) -> Self {
+        Refusal::new(ErrorCode::InvalidRequest, message)
+    }
+
+    pub(super) fn unknown_topic() -> Self {
+        Refusal::from(ControlError::UnknownTopic)
+    }
+
+    /// For every item of a request with more than `ADMIN_ITEMS_MAX`.
+    pub(super) fn too_many_items() -> Self {
+        Refusal::new(
+            ErrorCode::PolicyViolation,
+            "Unable to perform excessively large batch operation.",
+        )
+    }
+}
+
+impl From<ControlError> for Refusal {
+    fn from(error: ControlError) -> Self {
+        let message = match &error {
+            ControlError::UnknownTopic => "This server does not host this topic-partition.".into(),
+            other => other.to_string(),
+        };
+        Refusal::new(control_error_code(&error), message)
+    }
+}
+
+/// A result's error code and text, as responses carry them.
+pub(super) fn outcome<T>(result: &Result<T, Refusal>) -> (i16, Option<&str>) {
+    match result {
+        Ok(_) => (ErrorCode::None as i16, None),
+        Err(refusal) => (refusal.code as i16, Some(&refusal.message)),
+    }
+}
+
+/// Splits the items that are to be asked for from the refusals; [`merge`] puts the answers where the items were.
+pub(super) fn split<P>(
+    planned: impl IntoIterator<Item = Result<P, Refusal>>,
+) -> (Vec<P>, Vec<Result<(), Refusal>>) {
+    let mut asked = Vec::new();
+    let verdicts = planned.into_iter();
+    let verdicts = verdicts
+        .map(|plan| plan.map(|item| asked.push(item)))
+        .collect();
+    (asked, verdicts)
+}
+
+/// One result per item of the request, in its order.
+pub(super) fn merge<T>(
+    verdicts: Vec<Result<(), Refusal>>,
+    answers: Vec<Result<T, ControlError>>,
+) -> Vec<Result<T, Refusal>> {
+    let mut answers = answers.into_iter();
+    let results = verdicts.into_iter().map(|verdict| {
+        verdict?;
+        let answer = answers.next().expect("every item asked for has an answer");
+        answer.map_err(Refusal::from)
+    });
+    results.collect()
+}
+
+/// Asks for `items` topics to be changed. What is wrong with the whole call is wrong with each of them.
+pub(super) async fn ask_topics<I: Io>(
+    shard: &Shard<I>,
+    request: Request,
+    items: usize,
+) -> Vec<Result<TopicRecord, ControlError>> {
+    if items == 0 {
+        return Vec::new();
+    }
+    let error = match shard.ask_control(request).await {
+        Ok(Response::Topics(results)) if results.len() == items => return results,
+        // Only a controller of another version answers with anything else.
+        Ok(_) => ControlError::UnsupportedVersion,
+        Err(error) => error,
+    };
+    vec![Err(error); items]
+}
+
+/// As [`ask_topics`], for changes that are answered with nothing but whether they were made.
+pub(super) async fn ask_done<I: Io>(
+    shard: &Shard<I>,
+    request: Request,
+    items: usize,
+) -> Vec<Result<(), ControlError>> {
+    if items == 0 {
+        return Vec::new();
+    }
+    let error = match shard.ask_control(request).await {
+        Ok(Response::Done(results)) if results.len() == items => return results,
+        Ok(_) => ControlError::UnsupportedVersion,
+        Err(error) => error,
+    };
+    vec![Err(error); items]
+}
+
+/// Waits until this broker has seen a change that was made, at most as long as the client waits.
+pub(super) async fn catch_up<I: Io>(
+    shard: &Shard<I>,
+    timeout_ms: i32,
+    seen: impl Fn(&MetadataImage) -> bool,
+) {
+    let timeout_ms = u64::try_from(timeout_ms).unwrap_or(0);
+    shard
+        .wait_for_image(timeout_ms.min(CATCH_UP_MS_MAX), seen)
+        .await;
+}
+
+/// Waits a moment for topics that this broker does not know yet.
+pub(super) async fn wait_for_topics<I: Io>(shard: &Shard<I>, names: &[&str]) {
+    let known = |image: &MetadataImage| {
+        let mut names = names.iter();
+        names.all(|name| image.topic_ids.contains_key(*name))
+    };
+    shard.wait_for_image(UNKNOWN_TOPIC_WAIT_MS, known).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_come_back_in_the_places_of_their_items() {
+        let refused = || Refusal::invalid_request("no");
+        let (asked, verdicts) = split([Ok('a'), Err(refused()), Ok('c')]);
+        assert_eq!(asked, ['a', 'c']);
+        let merged = merge(verdicts, vec![Ok(1), Err(ControlError::UnknownTopic)]);
+        assert_eq!(merged, [Ok(1), Err(refused()), Err(Refusal::unknown_topic())]);
+    }
+
+    #[test]
+    fn a_success_has_no_text() {
+        assert_eq!(outcome(&Ok(())), (0, None));
+        let refusal: Result<(), _> = Err(Refusal::invalid_request("why"));
+        assert_eq!(outcome(&refusal), (42, Some("why")));
+    }
+}

@@ -1,0 +1,181 @@
+//! DescribeConfigs: the configuration of topics and of this broker.
+
+use super::admin::{Refusal, outcome};
+use super::config_entries::{self, ConfigEntry};
+use super::config_resources;
+use crate::dispatch::{RequestError, respond};
+use crate::io::{Gather, Io};
+use crate::limits::ADMIN_ITEMS_MAX;
+use crate::respond::AnswerTo;
+use crate::shard::Shard;
+use control_api::ids::BrokerId;
+use control_api::image::MetadataImage;
+use control_api::message::ConfigResource;
+use std::collections::BTreeMap;
+use wire::Array;
+use wire::messages::describe_configs::{
+    DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
+    DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+
+/// A resource's entries, or why there are none.
+type Described<'a> = Result<Vec<ConfigEntry<'a>>, Refusal>;
+
+pub async fn handle<I: Io>(
+    shard: &Shard<I>,
+    to: AnswerTo,
+    request: &DescribeConfigsRequest<'_>,
+    answer: &mut Gather,
+) -> Result<(), RequestError> {
+    let image = shard.image();
+    let too_many = request.resources.len() > ADMIN_ITEMS_MAX;
+    let described: Vec<Described<'_>> = request
+        .resources
+        .iter()
+        .map(|resource| match too_many {
+            true => Err(Refusal::too_many_items()),
+            false => describe(&image, shard.broker, &resource),
+        })
+        .collect();
+    let synonyms: Vec<Vec<Vec<DescribeConfigsSynonym<'_>>>> = described
+        .iter()
+        .map(|entries| entries.iter().flatten())
+        .map(|entries| {
+            entries
+                .map(|entry| match request.include_synonyms {
+                    true => synonyms_of(entry),
+                    false => Vec::new(),
+                })
+                .collect()
+        })
+        .collect();
+    let entries: Vec<Vec<DescribeConfigsResourceResult<'_>>> = described
+        .iter()
+        .zip(&synonyms)
+        .map(|(entries, synonyms)| {
+            let entries = entries.iter().flatten().zip(synonyms);
+            entries
+                .map(|(entry, synonyms)| {
+                    entry_answer(entry, synonyms, request.include_documentation)
+                })
+                .collect()
+        })
+        .collect();
+    let results: Vec<DescribeConfigsResult<'_>> = request
+        .resources
+        .iter()
+        .zip(described.iter().zip(&entries))
+        .map(|(resource, (described, entries))| {
+            let (error_code, error_message) = outcome(described);
+            DescribeConfigsResult {
+                error_code,
+                error_message,
+                resource_type: resource.resource_type,
+                resource_name: resource.resource_name,
+                configs: Array::from(entries),
+            }
+        })
+        .collect();
+    let response = DescribeConfigsResponse {
+        results: Array::from(&results),
+        ..Default::default()
+    };
+    respond(answer, to, |writer, version| {
+        response.encode(writer, version)
+    })
+}
+
+fn describe<'a>(
+    image: &'a MetadataImage,
+    broker: BrokerId,
+    resource: &DescribeConfigsResource<'_>,
+) -> Described<'a> {
+    static NO_OVERRIDES: BTreeMap<String, String> = BTreeMap::new();
+    let (kind, name) = (resource.resource_type, resource.resource_name);
+    let mut entries = match config_resources::resource(image, broker, kind, name)? {
+        ConfigResource::Topic(id) => {
+            let overrides = image.topics.get(&id).map(|topic| &topic.configs);
+            config_entries::of_topic(image, broker, overrides.unwrap_or(&NO_OVERRIDES))
+        }
+        ConfigResource::Broker(Some(broker)) => config_entries::of_broker(image, broker),
+        ConfigResource::Broker(None) => config_entries::of_all_brokers(image),
+    };
+    if let Some(keys) = &resource.configuration_keys {
+        entries.retain(|entry| keys.iter().any(|name| name == entry.key.name));
+    }
+    Ok(entries)
+}
+
+fn synonyms_of<'a>(entry: &'a ConfigEntry<'_>) -> Vec<DescribeConfigsSynonym<'a>> {
+    let synonyms = entry.synonyms.iter().map(|synonym| DescribeConfigsSynonym {
+        name: synonym.name,
+        value: Some(synonym.value),
+        source: synonym.source as i8,
+    });
+    synonyms.collect()
+}
+
+fn entry_answer<'a>(
+    entry: &'a ConfigEntry<'_>,
+    synonyms: &'a [DescribeConfigsSynonym<'a>],
+    include_documentation: bool,
+) -> DescribeConfigsResourceResult<'a> {
+    let in_force = entry.in_force();
+    DescribeConfigsResourceResult {
+        name: entry.key.name,
+        value: Some(in_force.value),
+        read_only: false,
+        config_source: in_force.source as i8,
+        is_sensitive: false,
+        synonyms: Array::from(synonyms),
+        config_type: entry.key.kind as i8,
+        documentation: include_documentation.then_some(entry.key.documentation),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::ErrorCode;
+
+    fn names(resource: &DescribeConfigsResource<'_>) -> Result<Vec<&'static str>, ErrorCode> {
+        let image = MetadataImage::default();
+        let described = describe(&image, BrokerId(1), resource);
+        let names = described.map(|entries| entries.iter().map(|entry| entry.key.name).collect());
+        names.map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn only_the_keys_asked_for_are_described() {
+        let keys = ["num.partitions", "no.such.key"];
+        let resource = DescribeConfigsResource {
+            resource_type: config_resources::BROKER,
+            resource_name: "1",
+            configuration_keys: Some(Array::from(&keys)),
+        };
+        assert_eq!(names(&resource), Ok(vec!["num.partitions"]));
+    }
+
+    #[test]
+    fn null_asks_for_every_key() {
+        let resource = DescribeConfigsResource {
+            resource_type: config_resources::BROKER,
+            resource_name: "1",
+            configuration_keys: None,
+        };
+        assert_eq!(
+            names(&resource).unwrap().len(),
+            control_api::topic_config::BROKER_KEYS.len()
+        );
+    }
+
+    #[test]
+    fn an_unknown_topic_is_refused() {
+        let resource = DescribeConfigsResource {
+            resource_type: config_resources::TOPIC,
+            resource_name: "none",
+            configuration_keys: None,
+        };
+        assert_eq!(names(&resource), Err(ErrorCode::UnknownTopicOrPartition));
+    }
+}

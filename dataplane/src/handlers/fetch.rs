@@ -1,0 +1,325 @@
+//! Fetch: reads whole batches below the high watermark and sends them from where they lie.
+//!
+//! ```text
+//! request -> session -> targets -> read -> enough, or an error, or time is over? -> answer
+//!                                   ^                    | no
+//!                                   +--- wait for data --+
+//! ```
+
+use crate::dispatch::RequestError;
+use crate::fetch_sessions::{FetchTarget, FetchTopicName, SessionRequest, SessionUse};
+use crate::io::{Buffer, Gather, Io, Slice};
+use crate::limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX};
+use crate::log::Offset;
+use crate::mesh::ShardId;
+use crate::message::Reply;
+use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
+use crate::read::{self, PartitionRead, ReadLimit, ReadOutcome};
+use crate::respond::{self, AnswerTo};
+use crate::routes::{Place, TopicRoute};
+use crate::shard::Shard;
+use control_api::ids::TopicId;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use wire::messages::fetch::*;
+use wire::{Array, ErrorCode, Records, Uuid};
+
+/// What an answer carries when clients that do not read hold too much of the log's memory already: it is copied, so keep it small.
+const COPIED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Answers a fetch; returns the bytes of log memory that the answer pins until it is sent.
+pub async fn handle<I: Io>(shard: &Rc<Shard<I>>, to: AnswerTo, request: &FetchRequest<'_>, answer: &mut Gather) -> Result<usize, RequestError> {
+    let begun = shard.sessions.borrow_mut().begin(session_request(to.version, request));
+    let (session, targets) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            let response = FetchResponse {
+                error_code: error as i16,
+                ..Default::default()
+            };
+            respond::append(answer, to, [], |writer, version| response.encode(writer, version))?;
+            return Ok(0);
+        }
+    };
+    let (outcomes, pinned_bytes) = fetch(shard, request, &targets).await;
+    encode(shard, to, request.isolation_level, session, &targets, outcomes, answer)?;
+    shard.pin(pinned_bytes);
+    Ok(pinned_bytes)
+}
+
+fn session_request(version: i16, request: &FetchRequest<'_>) -> SessionRequest {
+    let by_id = version >= 13;
+    let name = |topic: &str, id: Uuid| match by_id {
+        true => FetchTopicName::Id(id),
+        false => FetchTopicName::Name(topic.into()),
+    };
+    let mut named = Vec::new();
+    for topic in request.topics.iter() {
+        let topic_name = name(topic.topic, topic.topic_id);
+        named.extend(topic.partitions.iter().map(|partition| FetchTarget {
+            topic: topic_name.clone(),
+            partition: partition.partition,
+            offset: partition.fetch_offset,
+            bytes_max: partition.partition_max_bytes,
+            current_leader_epoch: partition.current_leader_epoch,
+            last_fetched_epoch: partition.last_fetched_epoch,
+        }));
+    }
+    let mut forgotten = Vec::new();
+    for topic in request.forgotten_topics_data.iter() {
+        let topic_name = name(topic.topic, topic.topic_id);
+        forgotten.extend(topic.partitions.iter().map(|partition| (topic_name.clone(), partition)));
+    }
+    SessionRequest {
+        id: request.session_id,
+        epoch: request.session_epoch,
+        by_id,
+        named,
+        forgotten,
+    }
+}
+
+/// Reads until there is enough or the client's time is over.
+async fn fetch<I: Io>(shard: &Rc<Shard<I>>, request: &FetchRequest<'_>, targets: &[FetchTarget]) -> (Vec<ReadOutcome>, usize) {
+    let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
+    let deadline = shard.io.now().after_ms(wait_ms);
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
+    let mut bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
+    loop {
+        let copy = !shard.may_pin(bytes_max);
+        if copy {
+            bytes_max = bytes_max.min(COPIED_BYTES_MAX);
+        }
+        let mut outcomes = read_targets(shard, targets, bytes_max).await;
+        let bytes: usize = outcomes.iter().map(|outcome| outcome.bytes).sum();
+        let failed = outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
+        let now = shard.io.now();
+        if bytes >= bytes_min || failed || targets.is_empty() || now >= deadline || shard.stopping.get() {
+            if !copy {
+                return (outcomes, bytes);
+            }
+            outcomes.iter_mut().for_each(copy_records);
+            return (outcomes, 0);
+        }
+        let left_ms = (deadline.nanos_since(now) / 1_000_000).max(1);
+        wait_for_data(shard, targets, &outcomes, left_ms).await;
+    }
+}
+
+/// Moves an outcome's records out of the log's memory; without memory for that the partition is answered empty.
+fn copy_records(outcome: &mut ReadOutcome) {
+    if outcome.bytes == 0 {
+        return;
+    }
+    let copied = Buffer::allocate(outcome.bytes).map(|mut copy| {
+        outcome.slices.iter().for_each(|slice| copy.extend_from_slice(slice));
+        copy.slice(0..outcome.bytes)
+    });
+    outcome.bytes = copied.as_ref().map_or(0, |slice| slice.len());
+    outcome.slices = copied.into_iter().collect();
+}
+
+/// Where a target's partition is on this broker.
+fn locate<I: Io>(shard: &Shard<I>, target: &FetchTarget) -> Result<(PartitionKey, ShardId), ErrorCode> {
+    let route: Rc<TopicRoute<I>> = match &target.topic {
+        FetchTopicName::Name(name) => shard.topic_named(name).ok_or(ErrorCode::UnknownTopicOrPartition)?,
+        FetchTopicName::Id(id) => shard.topic_with_id(TopicId(id.0)).ok_or(ErrorCode::UnknownTopicId)?,
+    };
+    let key = PartitionKey {
+        topic: route.id,
+        partition: target.partition,
+    };
+    match route.leader(target.partition)? {
+        Place::Here(_) => Ok((key, shard.id)),
+        Place::There(other) => Ok((key, other)),
+    }
+}
+
+/// Reads all targets, those of one shard together, and returns their outcomes in the order of the targets.
+async fn read_targets<I: Io>(shard: &Rc<Shard<I>>, targets: &[FetchTarget], bytes_max: usize) -> Vec<ReadOutcome> {
+    let mut outcomes: Vec<Option<ReadOutcome>> = Vec::with_capacity(targets.len());
+    let mut by_shard: Vec<(ShardId, Vec<usize>, Vec<PartitionRead>)> = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        let (key, place) = match locate(shard, target) {
+            Ok(located) => located,
+            Err(error) => {
+                outcomes.push(Some(ReadOutcome::refused(error)));
+                continue;
+            }
+        };
+        outcomes.push(None);
+        let read = PartitionRead {
+            key,
+            offset: target.offset,
+            bytes_max: usize::try_from(target.bytes_max).unwrap_or(0),
+            current_leader_epoch: target.current_leader_epoch,
+            last_fetched_epoch: target.last_fetched_epoch,
+        };
+        match by_shard.iter_mut().find(|(id, _, _)| *id == place) {
+            Some((_, indices, reads)) => {
+                indices.push(index);
+                reads.push(read);
+            }
+            None => by_shard.push((place, vec![index], vec![read])),
+        }
+    }
+    let mut limit = ReadLimit {
+        bytes_max,
+        at_least_one: true,
+    };
+    for (place, indices, reads) in by_shard {
+        let read = read_on(shard, place, reads, limit).await;
+        for (index, outcome) in indices.into_iter().zip(read) {
+            limit = limit.after(outcome.bytes);
+            outcomes[index] = Some(outcome);
+        }
+    }
+    outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_or_else(|| ReadOutcome::refused(ErrorCode::RequestTimedOut)))
+        .collect()
+}
+
+async fn read_on<I: Io>(shard: &Rc<Shard<I>>, place: ShardId, reads: Vec<PartitionRead>, limit: ReadLimit) -> Vec<ReadOutcome> {
+    if place == shard.id {
+        return read::read_partitions(shard, &reads, limit).await;
+    }
+    let count = reads.len();
+    match partition_request::ask(shard, place, PartitionRequest::Read { reads, limit }).await {
+        Ok(PartitionReply::Read(outcomes)) => outcomes,
+        Ok(_) => unreachable!("a reply is of the kind of its request"),
+        Err(error) => (0..count).map(|_| ReadOutcome::refused(error)).collect(),
+    }
+}
+
+/// Waits until any target has more than what was just seen, on whichever shard, or the time is over.
+async fn wait_for_data<I: Io>(shard: &Rc<Shard<I>>, targets: &[FetchTarget], seen: &[ReadOutcome], wait_ms: u64) {
+    let mut here = Vec::new();
+    let mut elsewhere: Vec<(ShardId, Vec<(PartitionKey, Offset)>)> = Vec::new();
+    for (target, outcome) in targets.iter().zip(seen) {
+        let Ok((key, place)) = locate(shard, target) else {
+            continue;
+        };
+        let position = (key, Offset(outcome.high_watermark));
+        if place == shard.id {
+            here.push(position);
+        } else if let Some((_, positions)) = elsewhere.iter_mut().find(|(id, _)| *id == place) {
+            positions.push(position);
+        } else {
+            elsewhere.push((place, vec![position]));
+        }
+    }
+    let mut calls: Vec<_> = elsewhere
+        .into_iter()
+        .filter_map(|(place, positions)| {
+            let request = PartitionRequest::WaitForData {
+                positions,
+                wait_ms_max: wait_ms,
+            };
+            shard.ask_shard(place, request)
+        })
+        .collect();
+    let mut local = pin!(read::wait_for_data(shard, &here, wait_ms));
+    poll_fn(|context| {
+        let arrived = calls.iter_mut().any(|call| matches!(std::pin::Pin::new(call).poll(context), Poll::Ready(Reply::Partition(_) | Reply::Control(_))));
+        if arrived {
+            return Poll::Ready(());
+        }
+        local.as_mut().poll(context)
+    })
+    .await;
+}
+
+/// Encodes the outcomes, leaving out what is no news to an incremental session.
+fn encode<I: Io>(
+    shard: &Shard<I>,
+    to: AnswerTo,
+    isolation_level: i8,
+    session: SessionUse,
+    targets: &[FetchTarget],
+    outcomes: Vec<ReadOutcome>,
+    answer: &mut Gather,
+) -> Result<(), RequestError> {
+    let mut records: Vec<Slice> = Vec::new();
+    let mut partitions = Vec::with_capacity(targets.len());
+    let mut topics: Vec<(&FetchTopicName, usize)> = Vec::new();
+    for (target, mut outcome) in targets.iter().zip(outcomes) {
+        if !is_answered(shard, session, target, &outcome) {
+            continue;
+        }
+        count_bytes_out(shard, target, outcome.bytes);
+        records.append(&mut outcome.slices);
+        partitions.push(partition_data(isolation_level, target.partition, &outcome));
+        match topics.last_mut() {
+            Some((topic, count)) if *topic == &target.topic => *count += 1,
+            _ => topics.push((&target.topic, 1)),
+        }
+    }
+    let mut rest = &partitions[..];
+    let responses: Vec<FetchableTopicResponse<'_>> = topics
+        .into_iter()
+        .map(|(topic, count)| {
+            let (own, others) = rest.split_at(count);
+            rest = others;
+            let (topic, topic_id) = match topic {
+                FetchTopicName::Name(name) => (&**name, Uuid::ZERO),
+                FetchTopicName::Id(id) => ("", *id),
+            };
+            FetchableTopicResponse {
+                topic,
+                topic_id,
+                partitions: Array::from(own),
+            }
+        })
+        .collect();
+    let response = FetchResponse {
+        session_id: session.id(),
+        responses: Array::from(&responses[..]),
+        ..Default::default()
+    };
+    Ok(respond::append(answer, to, records, |writer, version| response.encode(writer, version))?)
+}
+
+fn is_answered<I: Io>(shard: &Shard<I>, session: SessionUse, target: &FetchTarget, outcome: &ReadOutcome) -> bool {
+    let failed = outcome.error != ErrorCode::None || outcome.diverging.is_some();
+    let mut sessions = shard.sessions.borrow_mut();
+    let news = sessions.is_news(session.id(), target, outcome.bytes > 0, failed, outcome.high_watermark, outcome.log_start);
+    match session {
+        SessionUse::None | SessionUse::Full(_) => true,
+        SessionUse::Incremental(_) => news,
+    }
+}
+
+fn count_bytes_out<I: Io>(shard: &Shard<I>, target: &FetchTarget, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    let route = match &target.topic {
+        FetchTopicName::Name(name) => shard.topic_named(name),
+        FetchTopicName::Id(id) => shard.topic_with_id(TopicId(id.0)),
+    };
+    if let Some(route) = route {
+        route.metrics.bytes_out.inc_by(bytes as u64);
+    }
+}
+
+fn partition_data(isolation_level: i8, partition_index: i32, outcome: &ReadOutcome) -> PartitionData<'static> {
+    let diverging_epoch = outcome.diverging.map_or_else(EpochEndOffset::default, |end| EpochEndOffset {
+        epoch: end.leader_epoch,
+        end_offset: end.end_offset,
+    });
+    PartitionData {
+        partition_index,
+        error_code: outcome.error as i16,
+        high_watermark: outcome.high_watermark,
+        // There are no transactions, so nothing below the high watermark is open.
+        last_stable_offset: outcome.high_watermark,
+        log_start_offset: outcome.log_start,
+        diverging_epoch,
+        aborted_transactions: (isolation_level == 1).then(Array::default),
+        records: Some(Records::external(outcome.bytes)),
+        ..Default::default()
+    }
+}

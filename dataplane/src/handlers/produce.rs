@@ -1,0 +1,444 @@
+//! Produce: checks each batch where it lies, appends it, and answers once it is as safe as the client asked.
+//!
+//! [`begin`] runs in the connection's reader and appends; [`PendingProduce::finish`] runs in its writer and waits. A batch for a
+//! partition of another shard makes one hop there, by pointer, and its outcome one hop back.
+
+use crate::calls::Call;
+use crate::dispatch::RequestError;
+use crate::errors;
+use crate::frame::Frame;
+use crate::io::{Gather, Instant, Io};
+use crate::limits::FRAME_PIECES_MAX;
+use crate::log::{AppendError, Appended, Level, WaitError};
+use crate::message::{Reply, SharedRecords};
+use crate::metrics::Stage;
+use crate::partition::Partition;
+use crate::partition_request::{PartitionKey, PartitionReply, PartitionRequest};
+use crate::respond::{self, AnswerTo};
+use crate::routes::{Place, TopicRoute};
+use crate::shard::Shard;
+use control_api::ids::TopicId;
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use wire::messages::produce::*;
+use wire::{ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, Scratch, Uuid};
+
+/// A produce request whose batches are appended and not yet all as safe as asked.
+pub struct PendingProduce<I: Io> {
+    to: AnswerTo,
+    begun: Instant,
+    topics: SmallVec<[PendingTopic<I>; 1]>,
+    partitions: SmallVec<[PendingPartition<I>; 1]>,
+}
+
+struct PendingTopic<I: Io> {
+    name: TopicName<I>,
+    /// How many of the request's partitions are this topic's.
+    partitions: usize,
+}
+
+enum TopicName<I: Io> {
+    Known(Rc<TopicRoute<I>>),
+    Unknown { name: String, id: Uuid },
+}
+
+struct PendingPartition<I: Io> {
+    index: i32,
+    state: PendingState<I>,
+}
+
+enum PendingState<I: Io> {
+    Done(ProduceOutcome),
+    Waiting { partition: Rc<Partition<I>>, appended: Appended, level: Level },
+    OnOtherShard(Call<Reply>),
+}
+
+/// What a producer is told of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProduceOutcome {
+    pub error: ErrorCode,
+    pub base_offset: i64,
+    pub log_append_time_ms: i64,
+    pub log_start_offset: i64,
+}
+
+impl ProduceOutcome {
+    fn refused(error: ErrorCode) -> Self {
+        ProduceOutcome {
+            error,
+            base_offset: -1,
+            log_append_time_ms: -1,
+            log_start_offset: -1,
+        }
+    }
+
+    fn accepted<I: Io>(partition: &Partition<I>, appended: &Appended) -> Self {
+        ProduceOutcome {
+            error: ErrorCode::None,
+            base_offset: appended.base_offset.0,
+            log_append_time_ms: appended.log_append_time_ms,
+            log_start_offset: partition.log_start().0,
+        }
+    }
+}
+
+/// Appends the batches of a request. `None` for `acks=0`, which wants no answer.
+pub async fn begin<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frame: &Frame,
+    to: AnswerTo,
+    request: &ProduceRequest<'_>,
+) -> Result<Option<PendingProduce<I>>, RequestError> {
+    let mut pending = PendingProduce {
+        to,
+        begun: shard.io.now(),
+        topics: SmallVec::new(),
+        partitions: SmallVec::new(),
+    };
+    let refusal = refusal_of_request(request);
+    for topic in request.topic_data.iter() {
+        let route = find_topic(shard, to.version, &topic);
+        let first = pending.partitions.len();
+        for partition in topic.partition_data.iter() {
+            let state = match (refusal, &route) {
+                (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
+                (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
+                (None, Ok(route)) => begin_partition(shard, frame, route, &partition, request.acks).await,
+            };
+            pending.partitions.push(PendingPartition {
+                index: partition.index,
+                state,
+            });
+        }
+        let name = match route {
+            Ok(route) => TopicName::Known(route),
+            Err(_) => TopicName::Unknown {
+                name: topic.name.to_owned(),
+                id: topic.topic_id,
+            },
+        };
+        pending.topics.push(PendingTopic {
+            name,
+            partitions: pending.partitions.len() - first,
+        });
+    }
+    if request.acks != 0 {
+        return Ok(Some(pending));
+    }
+    let failed = |partition: &PendingPartition<I>| matches!(&partition.state, PendingState::Done(outcome) if outcome.error != ErrorCode::None);
+    if pending.partitions.iter().any(failed) {
+        return Err(RequestError::UnacknowledgedFailed);
+    }
+    Ok(None)
+}
+
+/// What is wrong with a request as a whole.
+fn refusal_of_request(request: &ProduceRequest<'_>) -> Option<ErrorCode> {
+    if !(-1..=1).contains(&request.acks) {
+        return Some(ErrorCode::InvalidRequiredAcks);
+    }
+    // There are no transactions here, so none can be open.
+    request.transactional_id.is_some().then_some(ErrorCode::InvalidTxnState)
+}
+
+fn find_topic<I: Io>(shard: &Shard<I>, version: i16, topic: &TopicProduceData<'_>) -> Result<Rc<TopicRoute<I>>, ErrorCode> {
+    if version >= 13 {
+        return shard.topic_with_id(TopicId(topic.topic_id.0)).ok_or(ErrorCode::UnknownTopicId);
+    }
+    shard.topic_named(topic.name).ok_or(ErrorCode::UnknownTopicOrPartition)
+}
+
+async fn begin_partition<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frame: &Frame,
+    route: &Rc<TopicRoute<I>>,
+    data: &PartitionProduceData<'_>,
+    acks: i16,
+) -> PendingState<I> {
+    let place = match route.leader(data.index) {
+        Ok(place) => place,
+        Err(error) => return PendingState::Done(ProduceOutcome::refused(error)),
+    };
+    let Some(records) = data.records else {
+        return PendingState::Done(ProduceOutcome::refused(ErrorCode::InvalidRecord));
+    };
+    let partition = match place {
+        Place::Here(partition) => partition,
+        Place::There(other) => {
+            let key = PartitionKey {
+                topic: route.id,
+                partition: data.index,
+            };
+            let Some(records) = frame.share(records.pieces()) else {
+                return PendingState::Done(ProduceOutcome::refused(ErrorCode::KafkaStorageError));
+            };
+            // The call may find no room for a moment; the socket is not read meanwhile.
+            loop {
+                let request = PartitionRequest::Produce {
+                    key,
+                    records: records.clone(),
+                    acks,
+                };
+                match shard.ask_shard(other, request) {
+                    Some(_) if acks == 0 => return PendingState::Done(ProduceOutcome::refused(ErrorCode::None)),
+                    Some(call) => return PendingState::OnOtherShard(call),
+                    None => shard.io.sleep_until(shard.io.now().after_ms(1)).await,
+                }
+            }
+        }
+    };
+    loop {
+        match append(shard, route, &partition, &records) {
+            Ok(appended) => return waiting(partition, appended, acks),
+            Err(Refused::Busy) => partition.room().await,
+            Err(Refused::Code(error)) => return PendingState::Done(ProduceOutcome::refused(error)),
+        }
+    }
+}
+
+fn waiting<I: Io>(partition: Rc<Partition<I>>, appended: Appended, acks: i16) -> PendingState<I> {
+    match partition.level_for(acks) {
+        Some(level) => PendingState::Waiting {
+            partition,
+            appended,
+            level,
+        },
+        None => PendingState::Done(ProduceOutcome::accepted(&partition, &appended)),
+    }
+}
+
+/// Why a batch was not appended.
+enum Refused {
+    /// No tail buffer is free; nothing was changed.
+    Busy,
+    Code(ErrorCode),
+}
+
+/// Checks the one batch of a partition and appends it.
+fn append<I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, partition: &Partition<I>, records: &Records<'_>) -> Result<Appended, Refused> {
+    let batch = check(shard, route, records).map_err(Refused::Code)?;
+    let appended = partition.append(&batch).map_err(|error| match error {
+        AppendError::Busy => Refused::Busy,
+        other => Refused::Code(errors::append_error_code(&other)),
+    })?;
+    if !appended.duplicate {
+        route.metrics.bytes_in.inc_by(batch.bytes.len() as u64);
+        route.metrics.messages_in.inc_by(batch.header.record_count.max(0) as u64);
+    }
+    Ok(appended)
+}
+
+/// Everything that must hold of a producer's batch, in Kafka's order: exactly one, not too large, whole, and of this time.
+fn check<'a, I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, records: &Records<'a>) -> Result<Batch<'a>, ErrorCode> {
+    if records.is_empty() {
+        return Err(ErrorCode::InvalidRecord);
+    }
+    let batch = Batch::first(records).map_err(|error| error.code())?;
+    let config = &route.config;
+    if batch.bytes.len() > config.max_message_bytes as usize {
+        return Err(ErrorCode::MessageTooLarge);
+    }
+    if batch.bytes.len() != records.len() {
+        return Err(ErrorCode::InvalidRecord);
+    }
+    batch.validate().map_err(|error| error.code())?;
+    if batch.header.attributes.is_transactional() {
+        return Err(ErrorCode::InvalidTxnState);
+    }
+    check_timestamps(shard.io.wall_clock_ms(), config, &batch)?;
+    Ok(batch)
+}
+
+/// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937), by the batch's own bounds.
+fn check_timestamps(now_ms: i64, config: &control_api::topic_config::TopicConfig, batch: &Batch<'_>) -> Result<(), ErrorCode> {
+    if config.message_timestamp_type == control_api::topic_config::TimestampType::LogAppendTime {
+        return Ok(());
+    }
+    let oldest_ms = now_ms.saturating_sub_unsigned(config.message_timestamp_before_max_ms);
+    let newest_ms = now_ms.saturating_add_unsigned(config.message_timestamp_after_max_ms);
+    let unset = batch.header.base_timestamp == -1;
+    if !unset && (batch.header.base_timestamp < oldest_ms || batch.header.max_timestamp > newest_ms) {
+        return Err(ErrorCode::InvalidTimestamp);
+    }
+    Ok(())
+}
+
+impl<I: Io> PendingProduce<I> {
+    /// Whether [`PendingProduce::finish`] would not have to wait.
+    pub fn is_ready(&self) -> bool {
+        self.partitions.iter().all(|partition| match &partition.state {
+            PendingState::Done(_) => true,
+            PendingState::Waiting { partition, appended, level } => partition.has_reached(appended.next_offset, *level),
+            PendingState::OnOtherShard(call) => call.is_ready(),
+        })
+    }
+
+    /// Waits for every batch and appends the answer to `message`.
+    pub async fn finish(self, shard: &Shard<I>, message: &mut Gather) -> Result<(), EncodeError> {
+        let waited_from = shard.io.now();
+        let mut hopped = false;
+        let mut outcomes: SmallVec<[PartitionProduceResponse<'static>; 1]> = SmallVec::new();
+        for partition in self.partitions {
+            let outcome = match partition.state {
+                PendingState::Done(outcome) => outcome,
+                PendingState::Waiting { partition, appended, level } => wait(&partition, &appended, level).await,
+                PendingState::OnOtherShard(call) => {
+                    hopped = true;
+                    match call.await {
+                        Reply::Partition(PartitionReply::Produce(outcome)) => outcome,
+                        _ => unreachable!("a reply is of the kind of its request"),
+                    }
+                }
+            };
+            outcomes.push(PartitionProduceResponse {
+                index: partition.index,
+                error_code: outcome.error as i16,
+                base_offset: outcome.base_offset,
+                log_append_time_ms: outcome.log_append_time_ms,
+                log_start_offset: outcome.log_start_offset,
+                ..Default::default()
+            });
+        }
+        let now = shard.io.now();
+        shard.metrics.observe(ApiKey::Produce, Stage::Flush, now.nanos_since(waited_from));
+        if hopped {
+            shard.metrics.observe(ApiKey::Produce, Stage::Hop, now.nanos_since(self.begun));
+        }
+        let mut rest = &outcomes[..];
+        let topics: SmallVec<[TopicProduceResponse<'_>; 1]> = self
+            .topics
+            .iter()
+            .map(|topic| {
+                let (own, others) = rest.split_at(topic.partitions);
+                rest = others;
+                let (name, topic_id) = match &topic.name {
+                    TopicName::Known(route) => (route.name(), Uuid(route.id.0)),
+                    TopicName::Unknown { name, id } => (name.as_str(), *id),
+                };
+                TopicProduceResponse {
+                    name,
+                    topic_id,
+                    partition_responses: Array::from(own),
+                }
+            })
+            .collect();
+        let response = ProduceResponse {
+            responses: Array::from(&topics[..]),
+            ..Default::default()
+        };
+        respond::append(message, self.to, [], |writer, version| response.encode(writer, version))
+    }
+}
+
+async fn wait<I: Io>(partition: &Partition<I>, appended: &Appended, level: Level) -> ProduceOutcome {
+    match partition.wait(appended.next_offset, level).await {
+        Ok(()) => ProduceOutcome::accepted(partition, appended),
+        Err(WaitError::Poisoned) => ProduceOutcome::refused(ErrorCode::KafkaStorageError),
+        Err(WaitError::LeaderEpochChanged) => ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower),
+    }
+}
+
+/// Appends from other shards that found no free tail buffer, in the order in which they came.
+pub struct BlockedAppends<I: Io> {
+    queue: RefCell<VecDeque<ForeignAppend<I>>>,
+    draining: Cell<bool>,
+}
+
+impl<I: Io> Default for BlockedAppends<I> {
+    fn default() -> Self {
+        BlockedAppends {
+            queue: RefCell::default(),
+            draining: Cell::new(false),
+        }
+    }
+}
+
+type ReplyTo<I> = Box<dyn FnOnce(&Rc<Shard<I>>, ProduceOutcome)>;
+
+struct ForeignAppend<I: Io> {
+    key: PartitionKey,
+    records: SharedRecords,
+    acks: i16,
+    reply: ReplyTo<I>,
+}
+
+/// Appends a batch that came from another shard, or queues it behind those that wait for memory.
+pub fn begin_for_other_shard<I: Io>(
+    shard: &Rc<Shard<I>>,
+    key: PartitionKey,
+    records: SharedRecords,
+    acks: i16,
+    reply: impl FnOnce(&Rc<Shard<I>>, ProduceOutcome) + 'static,
+) {
+    let append = ForeignAppend {
+        key,
+        records,
+        acks,
+        reply: Box::new(reply),
+    };
+    if shard.blocked_appends.draining.get() {
+        shard.blocked_appends.queue.borrow_mut().push_back(append);
+        return;
+    }
+    if let Err((blocked, _)) = append_foreign(shard, append) {
+        shard.blocked_appends.queue.borrow_mut().push_back(blocked);
+        shard.blocked_appends.draining.set(true);
+        shard.io.spawn(drain_blocked(shard.clone()));
+    }
+}
+
+async fn drain_blocked<I: Io>(shard: Rc<Shard<I>>) {
+    loop {
+        let Some(append) = shard.blocked_appends.queue.borrow_mut().pop_front() else {
+            break;
+        };
+        if let Err((blocked, partition)) = append_foreign(&shard, append) {
+            shard.blocked_appends.queue.borrow_mut().push_front(blocked);
+            partition.room().await;
+        }
+    }
+    shard.blocked_appends.draining.set(false);
+}
+
+/// Appends and arranges for the reply; gives the append back when memory is missing.
+fn append_foreign<I: Io>(shard: &Rc<Shard<I>>, append: ForeignAppend<I>) -> Result<(), (ForeignAppend<I>, Rc<Partition<I>>)> {
+    let found = shard.topic_with_id(append.key.topic).ok_or(ErrorCode::UnknownTopicOrPartition);
+    let found = found.and_then(|route| match route.leader(append.key.partition)? {
+        Place::Here(partition) => Ok((route, partition)),
+        Place::There(_) => Err(ErrorCode::NotLeaderOrFollower),
+    });
+    let (route, partition) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            (append.reply)(shard, ProduceOutcome::refused(error));
+            return Ok(());
+        }
+    };
+    let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
+    let count = parts.iter_mut().zip(&append.records).map(|(slot, slice)| *slot = slice).count();
+    let bytes = append.records.iter().map(|slice| slice.len()).sum();
+    let scratch = Scratch::new();
+    let result = match Reader::fragments(&parts[..count], &scratch).read_records(bytes) {
+        Ok(records) => self::append(shard, &route, &partition, &records),
+        Err(_) => Err(Refused::Code(ErrorCode::CorruptMessage)),
+    };
+    match result {
+        Err(Refused::Busy) => return Err((append, partition)),
+        Err(Refused::Code(error)) => (append.reply)(shard, ProduceOutcome::refused(error)),
+        Ok(appended) => match waiting(partition, appended, append.acks) {
+            PendingState::Waiting { partition, appended, level } => {
+                let shard_then = shard.clone();
+                let reply = append.reply;
+                shard.io.spawn(async move {
+                    let outcome = wait(&partition, &appended, level).await;
+                    reply(&shard_then, outcome);
+                });
+            }
+            PendingState::Done(outcome) => (append.reply)(shard, outcome),
+            PendingState::OnOtherShard(_) => unreachable!("it was appended here"),
+        },
+    }
+    Ok(())
+}

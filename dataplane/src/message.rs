@@ -1,0 +1,43 @@
+//! What travels through the mesh.
+
+use crate::calls::CallId;
+use crate::io::{Io, Slice};
+use crate::mesh::ShardId;
+use crate::partition_request::{PartitionReply, PartitionRequest};
+use control_api::image::MetadataImage;
+use control_api::message::{ControlError, Request, Response};
+use std::sync::Arc;
+
+/// What a shard finds in its inbox.
+pub enum Message<I: Io> {
+    /// The cluster's metadata changed; from the control link.
+    Metadata(Arc<MetadataImage>),
+    /// A client's socket, from the shard that accepts.
+    Connection(I::Handoff),
+    /// Work on a partition of this shard, from the shard that has the client.
+    Request {
+        from: ShardId,
+        call: CallId,
+        request: PartitionRequest,
+    },
+    /// The answer to a call of this shard.
+    Reply { call: CallId, reply: Reply },
+    /// Flush everything, write the clean-shutdown marks, say so on the call, and stop.
+    Stop,
+}
+
+/// The answer to a call.
+pub enum Reply {
+    Partition(PartitionReply),
+    Control(Result<Response, ControlError>),
+}
+
+/// What the control link finds in its inbox.
+pub enum ControlMessage {
+    Call { from: ShardId, call: CallId, request: Request },
+    /// The shard has closed its partitions.
+    Stopped(ShardId),
+}
+
+/// Record bytes on their way to another shard, by pointer.
+pub type SharedRecords = Vec<Slice>;

@@ -1,0 +1,215 @@
+//! The broker's metrics: families registered once, counted on each shard without atomics, and flushed once a second.
+//!
+//! Names follow what Kafka dashboards already query where such a name exists; our own start with `millrace_`.
+
+use prometheus::core::{AtomicU64, GenericLocalCounter};
+use prometheus::local::LocalHistogram;
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use wire::ApiKey;
+
+/// Where a request's time goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Received whole, waiting for the connection's earlier requests.
+    Queue,
+    /// On another shard, or in the control plane.
+    Hop,
+    /// Checked, stamped and copied into the log's tail; for other requests than Produce, handled.
+    Append,
+    /// Waiting for the write, or for stable storage, as the request asked.
+    Flush,
+    /// Waiting for the socket to take the answer.
+    Send,
+    /// All of it.
+    Total,
+}
+
+impl Stage {
+    const fn label(self) -> &'static str {
+        match self {
+            Stage::Queue => "queue",
+            Stage::Hop => "hop",
+            Stage::Append => "append",
+            Stage::Flush => "flush",
+            Stage::Send => "send",
+            Stage::Total => "total",
+        }
+    }
+}
+
+/// The families. Clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Registry,
+    request_seconds: HistogramVec,
+    requests: IntCounterVec,
+    topic_bytes_in: IntCounterVec,
+    topic_bytes_out: IntCounterVec,
+    topic_messages_in: IntCounterVec,
+    pub log_end_offset: IntGaugeVec,
+    pub log_start_offset: IntGaugeVec,
+    pub high_watermark: IntGaugeVec,
+    pub log_bytes: IntGaugeVec,
+    pub connections: IntGaugeVec,
+    pub shard_busy: GaugeVec,
+    pub ring_enters: IntGaugeVec,
+    pub poisoned_partitions: IntGaugeVec,
+}
+
+const LATENCY_SECONDS: &[f64] = &[
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+impl Metrics {
+    pub fn new() -> prometheus::Result<Metrics> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let request_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "millrace_request_seconds",
+                "Time of requests by API and stage; the stage total spans from the last byte received to the last byte sent.",
+            )
+            .buckets(LATENCY_SECONDS.to_vec()),
+            &["api", "stage"],
+        )?;
+        registry.register(Box::new(request_seconds.clone()))?;
+        let shard_busy = GaugeVec::new(
+            Opts::new("millrace_shard_busy_ratio", "Share of the last second that a shard's thread was not waiting, 0 to 1."),
+            &["shard"],
+        )?;
+        registry.register(Box::new(shard_busy.clone()))?;
+        let partition = ["topic", "partition"];
+        Ok(Metrics {
+            request_seconds,
+            shard_busy,
+            requests: counters(
+                "kafka_network_requestmetrics_requests_total",
+                "Requests answered, by API and error of the whole request.",
+                &["request"],
+            )?,
+            topic_bytes_in: counters(
+                "kafka_server_brokertopicmetrics_bytesin_total",
+                "Bytes of record batches appended by producers.",
+                &["topic"],
+            )?,
+            topic_bytes_out: counters(
+                "kafka_server_brokertopicmetrics_bytesout_total",
+                "Bytes of record batches sent to consumers.",
+                &["topic"],
+            )?,
+            topic_messages_in: counters(
+                "kafka_server_brokertopicmetrics_messagesin_total",
+                "Records appended by producers.",
+                &["topic"],
+            )?,
+            log_end_offset: gauges("kafka_topic_partition_current_offset", "The offset that the next record gets.", &partition)?,
+            log_start_offset: gauges("kafka_topic_partition_oldest_offset", "The first offset still stored.", &partition)?,
+            high_watermark: gauges("millrace_partition_high_watermark", "Consumers read below this offset.", &partition)?,
+            log_bytes: gauges("kafka_log_log_size", "Bytes of record batches stored.", &partition)?,
+            connections: gauges("millrace_connections_open", "Open client connections.", &["shard"])?,
+            ring_enters: gauges("millrace_ring_enters_total", "io_uring_enter calls since the start.", &["shard"])?,
+            poisoned_partitions: gauges(
+                "millrace_partitions_poisoned",
+                "Partitions that take no more appends because a write or a flush failed.",
+                &["shard"],
+            )?,
+            registry,
+        })
+    }
+}
+
+/// A counter of one shard, flushed into the shared family by [`ShardMetrics::flush`].
+pub type LocalCounter = GenericLocalCounter<AtomicU64>;
+
+/// One topic's counters on one shard.
+pub struct TopicMetrics {
+    pub bytes_in: LocalCounter,
+    pub bytes_out: LocalCounter,
+    pub messages_in: LocalCounter,
+}
+
+/// One shard's part of the metrics.
+pub struct ShardMetrics {
+    pub families: Metrics,
+    latencies: RefCell<HashMap<(ApiKey, Stage), LocalHistogram>>,
+    requests: RefCell<HashMap<ApiKey, LocalCounter>>,
+    pub connections_open: Cell<i64>,
+}
+
+impl ShardMetrics {
+    pub fn new(families: Metrics) -> Self {
+        ShardMetrics {
+            families,
+            latencies: RefCell::default(),
+            requests: RefCell::default(),
+            connections_open: Cell::new(0),
+        }
+    }
+
+    pub fn topic(&self, name: &str) -> Rc<TopicMetrics> {
+        Rc::new(TopicMetrics {
+            bytes_in: self.families.topic_bytes_in.with_label_values(&[name]).local(),
+            bytes_out: self.families.topic_bytes_out.with_label_values(&[name]).local(),
+            messages_in: self.families.topic_messages_in.with_label_values(&[name]).local(),
+        })
+    }
+
+    /// Takes a deleted topic out of what is shown.
+    pub fn forget_topic(&self, name: &str, partitions: usize) {
+        let families = &self.families;
+        // Another shard may have removed the same labels already.
+        for family in [&families.topic_bytes_in, &families.topic_bytes_out, &families.topic_messages_in] {
+            let _ = family.remove_label_values(&[name]);
+        }
+        for partition in 0..partitions {
+            let partition = partition.to_string();
+            let gauges = [&families.log_end_offset, &families.log_start_offset, &families.high_watermark, &families.log_bytes];
+            for family in gauges {
+                let _ = family.remove_label_values(&[name, &partition]);
+            }
+        }
+    }
+
+    /// Counts one request's time in a stage.
+    pub fn observe(&self, api: ApiKey, stage: Stage, nanos: u64) {
+        let mut latencies = self.latencies.borrow_mut();
+        latencies
+            .entry((api, stage))
+            .or_insert_with(|| self.families.request_seconds.with_label_values(&[api.api().name, stage.label()]).local())
+            .observe(nanos as f64 / 1e9);
+    }
+
+    pub fn count_request(&self, api: ApiKey) {
+        let mut requests = self.requests.borrow_mut();
+        requests
+            .entry(api)
+            .or_insert_with(|| self.families.requests.with_label_values(&[api.api().name]).local())
+            .inc();
+    }
+
+    /// Makes what was counted since the last call visible.
+    pub fn flush(&self) {
+        self.latencies.borrow().values().for_each(LocalHistogram::flush);
+        self.requests.borrow().values().for_each(GenericLocalCounter::flush);
+    }
+}
+
+impl TopicMetrics {
+    pub fn flush(&self) {
+        self.bytes_in.flush();
+        self.bytes_out.flush();
+        self.messages_in.flush();
+    }
+}

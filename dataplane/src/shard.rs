@@ -1,0 +1,294 @@
+//! A shard: one thread, one ring, a fixed set of partitions, nothing shared.
+//!
+//! [`Shard::run`] serves the inbox until it is told to stop. Everything else that runs here is a task it spawned: one reader and
+//! one writer per connection, one writer per partition with something to write, and the housekeeping of `upkeep.rs`.
+
+use crate::calls::{Call, Calls};
+use crate::connection;
+use crate::event::Event;
+use crate::fetch_sessions::FetchSessions;
+use crate::frame::FrameMemory;
+use crate::handlers::init_producer_id::ProducerIdBlock;
+use crate::handlers::produce::BlockedAppends;
+use crate::io::Io;
+use crate::limits::CONNECTIONS_MAX;
+use crate::log::TailCache;
+use crate::mesh::{Receiver, Sender, ShardId};
+use crate::message::{ControlMessage, Message, Reply};
+use crate::metrics::{Metrics, ShardMetrics};
+use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
+use crate::reconcile::Held;
+use crate::routes::{Routes, TopicRoute};
+use crate::{reconcile, upkeep};
+use control_api::ids::{BrokerId, TopicId};
+use control_api::image::MetadataImage;
+use control_api::message::{ControlError, Request, Response};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What every shard of a broker is given at its start.
+pub struct ShardParts<I: Io> {
+    pub id: ShardId,
+    pub broker: BrokerId,
+    pub data: PathBuf,
+    pub io: I,
+    /// One sender per shard, this one's own included.
+    pub peers: Vec<Sender<Message<I>>>,
+    pub control: Sender<ControlMessage>,
+    /// Open connections of each shard.
+    pub loads: Arc<[AtomicUsize]>,
+    pub metrics: Metrics,
+    /// Logs that are being opened, over all shards; the broker is ready once there are none.
+    pub opening: Arc<AtomicUsize>,
+    /// Buffers that the tails of this shard's partitions may use.
+    pub tail_buffers: usize,
+}
+
+pub struct Shard<I: Io> {
+    pub id: ShardId,
+    pub broker: BrokerId,
+    pub data: PathBuf,
+    pub io: I,
+    pub metrics: ShardMetrics,
+    pub frame_memory: Rc<FrameMemory>,
+    pub tail_cache: Rc<TailCache>,
+    pub sessions: RefCell<FetchSessions>,
+    pub(crate) connections: connection::Registry<I>,
+    image: RefCell<Arc<MetadataImage>>,
+    image_changed: Event,
+    pub(crate) routes: RefCell<Routes<I>>,
+    pub(crate) held: RefCell<HashMap<PartitionKey, Held<I>>>,
+    pub(crate) opening: Arc<AtomicUsize>,
+    pub(crate) stopping: Cell<bool>,
+    pub(crate) blocked_appends: BlockedAppends<I>,
+    pub(crate) producer_ids: RefCell<ProducerIdBlock>,
+    /// Bytes of log memory that answers on their way to clients keep from being used again.
+    pinned_bytes: Cell<usize>,
+    pinned_bytes_max: usize,
+    calls: Rc<Calls<Reply>>,
+    peers: Vec<Sender<Message<I>>>,
+    control: Sender<ControlMessage>,
+    loads: Arc<[AtomicUsize]>,
+}
+
+impl<I: Io> Shard<I> {
+    pub fn new(parts: ShardParts<I>) -> Rc<Self> {
+        Rc::new(Shard {
+            id: parts.id,
+            broker: parts.broker,
+            data: parts.data,
+            metrics: ShardMetrics::new(parts.metrics),
+            frame_memory: Rc::default(),
+            tail_cache: Rc::new(TailCache::new(parts.tail_buffers)),
+            sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
+            connections: connection::Registry::default(),
+            image: RefCell::default(),
+            image_changed: Event::default(),
+            routes: RefCell::default(),
+            held: RefCell::default(),
+            opening: parts.opening,
+            stopping: Cell::new(false),
+            blocked_appends: BlockedAppends::default(),
+            producer_ids: RefCell::default(),
+            pinned_bytes: Cell::new(0),
+            pinned_bytes_max: parts.tail_buffers * parts.io.buffer_bytes() / 2,
+            calls: Rc::default(),
+            peers: parts.peers,
+            control: parts.control,
+            loads: parts.loads,
+            io: parts.io,
+        })
+    }
+
+    /// Serves the inbox until `Stop`, then closes every partition.
+    pub async fn run(self: &Rc<Self>, inbox: Receiver<Message<I>>) {
+        self.io.spawn(upkeep::run(self.clone()));
+        loop {
+            match inbox.receive().await {
+                Message::Metadata(image) => self.take_metadata(image),
+                Message::Connection(handoff) => self.take_connection(self.io.take_over(handoff)),
+                Message::Request { from, call, request } => {
+                    partition_request::serve(self, request, move |shard, reply| shard.reply(from, call, reply));
+                }
+                Message::Reply { call, reply } => self.calls.complete(call, reply),
+                Message::Stop => break,
+            }
+        }
+        self.stop().await;
+    }
+
+    /// Accepts clients and gives each to the shard with the fewest, until the listener fails.
+    pub async fn accept(self: Rc<Self>, listener: I::Listener) {
+        loop {
+            match self.io.accept(&listener).await {
+                Ok((socket, _)) => self.place_connection(socket),
+                Err(error) => {
+                    // Out of descriptors or memory: those connected go on; try again when some may have left.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    self.io.sleep_until(self.io.now().after_ms(100)).await;
+                }
+            }
+        }
+    }
+
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.image.borrow().clone()
+    }
+
+    pub fn shards(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(crate) fn topic_named(&self, name: &str) -> Option<Rc<TopicRoute<I>>> {
+        self.routes.borrow().named(name).cloned()
+    }
+
+    pub(crate) fn topic_with_id(&self, id: TopicId) -> Option<Rc<TopicRoute<I>>> {
+        self.routes.borrow().with_id(id).cloned()
+    }
+
+    /// Waits until this shard's metadata fulfils `condition`, at most `wait_ms_max`; false if it did not by then.
+    pub(crate) async fn wait_for_image(&self, wait_ms_max: u64, condition: impl Fn(&MetadataImage) -> bool) -> bool {
+        let deadline = self.io.now().after_ms(wait_ms_max);
+        loop {
+            let seen = self.image_changed.generation();
+            if condition(&self.image.borrow()) {
+                return true;
+            }
+            let timeout = self.io.sleep_until(deadline);
+            if !crate::select::first(self.image_changed.changed_since(seen), timeout).await {
+                return false;
+            }
+        }
+    }
+
+    /// Whether an answer may keep `bytes` more of the log's memory until a client has taken it.
+    pub(crate) fn may_pin(&self, bytes: usize) -> bool {
+        self.pinned_bytes.get() + bytes <= self.pinned_bytes_max
+    }
+
+    pub(crate) fn pin(&self, bytes: usize) {
+        self.pinned_bytes.set(self.pinned_bytes.get() + bytes);
+    }
+
+    pub(crate) fn unpin(&self, bytes: usize) {
+        self.pinned_bytes.set(self.pinned_bytes.get() - bytes);
+    }
+
+    /// Asks the control plane.
+    pub(crate) async fn ask_control(&self, request: Request) -> Result<Response, ControlError> {
+        let Some(call) = self.calls.open() else {
+            return Err(ControlError::Unavailable);
+        };
+        let mut message = ControlMessage::Call {
+            from: self.id,
+            call: call.id(),
+            request,
+        };
+        while let Err(back) = self.control.try_send(message) {
+            message = back;
+            self.io.sleep_until(self.io.now().after_ms(1)).await;
+        }
+        match call.await {
+            Reply::Control(Ok(Response::Error(error))) => Err(error),
+            Reply::Control(result) => result,
+            Reply::Partition(_) => unreachable!("the control link answers calls to it"),
+        }
+    }
+
+    /// Opens a call to the shard that holds a partition. `None` when that shard or this one has too much to do.
+    pub(crate) fn ask_shard(&self, shard: ShardId, request: PartitionRequest) -> Option<Call<Reply>> {
+        let call = self.calls.open()?;
+        let message = Message::Request {
+            from: self.id,
+            call: call.id(),
+            request,
+        };
+        self.peers[shard.0].try_send(message).ok()?;
+        Some(call)
+    }
+
+    /// Answers a call of another shard.
+    fn reply(self: &Rc<Self>, to: ShardId, call: crate::calls::CallId, reply: PartitionReply) {
+        let message = Message::Reply {
+            call,
+            reply: Reply::Partition(reply),
+        };
+        if let Err(mut message) = self.peers[to.0].try_send(message) {
+            let shard = self.clone();
+            self.io.spawn(async move {
+                loop {
+                    shard.io.sleep_until(shard.io.now().after_ms(1)).await;
+                    match shard.peers[to.0].try_send(message) {
+                        Ok(()) => return,
+                        Err(back) => message = back,
+                    }
+                }
+            });
+        }
+    }
+
+    fn take_metadata(self: &Rc<Self>, image: Arc<MetadataImage>) {
+        *self.image.borrow_mut() = image.clone();
+        reconcile::apply(self, &image);
+        self.image_changed.notify();
+    }
+
+    fn place_connection(self: &Rc<Self>, socket: I::Socket) {
+        let least = (0..self.loads.len()).min_by_key(|shard| self.loads[*shard].load(Ordering::Relaxed));
+        let least = least.unwrap_or(self.id.0);
+        if least == self.id.0 {
+            self.take_connection(socket);
+            return;
+        }
+        self.loads[least].fetch_add(1, Ordering::Relaxed);
+        if self.peers[least].try_send(Message::Connection(self.io.hand_off(socket))).is_err() {
+            self.loads[least].fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(shard = least, "closed a new connection because the shard's inbox is full");
+        }
+    }
+
+    fn take_connection(self: &Rc<Self>, socket: I::Socket) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            tracing::warn!(limit = CONNECTIONS_MAX, "closed a new connection because this shard has as many as it takes");
+            return;
+        }
+        connection::start(self, socket);
+        self.count_connections();
+    }
+
+    /// Makes the number of open connections visible to the accepting shard and the metrics.
+    pub(crate) fn count_connections(&self) {
+        self.loads[self.id.0].store(self.connections.len(), Ordering::Relaxed);
+        self.metrics.connections_open.set(self.connections.len() as i64);
+    }
+
+    /// The partitions whose logs are open here.
+    pub(crate) fn open_partitions(&self) -> Vec<Rc<crate::partition::Partition<I>>> {
+        let held = self.held.borrow();
+        let open = held.values().filter_map(|held| match held {
+            Held::Open(partition) => Some(partition.clone()),
+            Held::Opening | Held::Failed => None,
+        });
+        open.collect()
+    }
+
+    async fn stop(self: &Rc<Self>) {
+        self.stopping.set(true);
+        for partition in self.open_partitions() {
+            if let Err(error) = partition.close().await {
+                tracing::error!(partition = %partition.name(), %error, "cannot close the partition cleanly");
+            }
+        }
+        self.metrics.flush();
+        let mut message = ControlMessage::Stopped(self.id);
+        while let Err(back) = self.control.try_send(message) {
+            message = back;
+            self.io.sleep_until(self.io.now().after_ms(1)).await;
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a shard does by the clock: metrics, stalled connections, checkpoints and retention.
+
+use crate::io::Io;
+use crate::shard::Shard;
+use std::rc::Rc;
+
+const TICK_MS: u64 = 1000;
+/// Bounds what recovery has to read after a crash.
+const CHECKPOINT_TICKS: u64 = 5;
+const RETENTION_TICKS: u64 = 10;
+
+/// Runs until the shard stops.
+pub async fn run<I: Io>(shard: Rc<Shard<I>>) {
+    let mut tick = 0u64;
+    while !shard.stopping.get() {
+        shard.io.sleep_until(shard.io.now().after_ms(TICK_MS)).await;
+        tick += 1;
+        publish_metrics(&shard);
+        shard.connections.end_stalled(&shard.io);
+        if tick.is_multiple_of(CHECKPOINT_TICKS) {
+            checkpoint(&shard).await;
+        }
+        if tick.is_multiple_of(RETENTION_TICKS) {
+            enforce_retention(&shard).await;
+        }
+    }
+}
+
+fn publish_metrics<I: Io>(shard: &Shard<I>) {
+    let metrics = &shard.metrics;
+    let families = &metrics.families;
+    let label = shard.id.0.to_string();
+    families.connections.with_label_values(&[&label]).set(shard.connections.len() as i64);
+    let mut poisoned = 0;
+    for partition in shard.open_partitions() {
+        let identity = partition.identity();
+        let labels = [identity.topic.as_str(), &identity.partition.to_string()];
+        families.log_end_offset.with_label_values(&labels).set(partition.log_end().0);
+        families.log_start_offset.with_label_values(&labels).set(partition.log_start().0);
+        families.high_watermark.with_label_values(&labels).set(partition.high_watermark().0);
+        families.log_bytes.with_label_values(&labels).set(partition.log_bytes() as i64);
+        poisoned += i64::from(partition.is_poisoned());
+    }
+    families.poisoned_partitions.with_label_values(&[&label]).set(poisoned);
+    shard.routes.borrow().iter().for_each(|route| route.metrics.flush());
+    metrics.flush();
+}
+
+async fn checkpoint<I: Io>(shard: &Shard<I>) {
+    for partition in shard.open_partitions() {
+        if let Err(error) = partition.checkpoint().await {
+            tracing::error!(partition = %partition.name(), %error, "cannot write the checkpoint");
+        }
+    }
+}
+
+async fn enforce_retention<I: Io>(shard: &Shard<I>) {
+    let now_ms = shard.io.wall_clock_ms();
+    for partition in shard.open_partitions() {
+        if let Err(error) = partition.enforce_retention(now_ms).await {
+            tracing::error!(partition = %partition.name(), %error, "cannot delete old segments");
+        }
+    }
+}
