@@ -65,8 +65,8 @@ macro_rules! apis {
     (@advertised hidden) => { false };
 }
 
-// The versions of Apache Kafka 4.1, except that OffsetCommit and OffsetFetch end at 9 (10 names topics by id) and ListOffsets at 10:
-// a version is offered once it is proven against a second implementation.
+// The versions of Apache Kafka 4.1, except that OffsetCommit and OffsetFetch end at 9 (10 names topics by id) and InitProducerId at 5
+// (6 is for two-phase commit): a version is offered once it is proven against a second implementation.
 apis! {
     Produce                  0: 3 to 13, flexible  9, advertised;
     Fetch                    1: 4 to 18, flexible 12, advertised;

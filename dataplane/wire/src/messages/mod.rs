@@ -1,6 +1,6 @@
 //! Every message, one file per API. Types and fields are named as in Kafka's JSON schemas.
 
-use crate::{ApiKey, DecodeError, Reader};
+use crate::{ApiKey, DecodeError, EncodeError, Reader, Writer};
 
 macro_rules! requests {
     ($($module:ident: $api:ident, $request:ident $(<$life:lifetime>)?, $response:ident;)*) => {
@@ -16,10 +16,18 @@ macro_rules! requests {
         }
 
         impl<'a> AnyRequest<'a> {
-            /// Decodes the request that follows a header.
+            /// Decodes the request that follows a header. Bytes that follow the request stay in the reader and are no error: librdkafka
+            /// sends three too many when it asks for the metadata of all topics, and Kafka lets that pass.
             pub fn decode(api: ApiKey, version: i16, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
                 match api {
                     $(ApiKey::$api => $request::decode(reader, version).map(Self::$api),)*
+                }
+            }
+
+            /// Appends the request; see the messages' own `encode`.
+            pub fn encode(&self, writer: &mut Writer<'_>, version: i16) -> Result<(), EncodeError> {
+                match self {
+                    $(Self::$api(request) => request.encode(writer, version),)*
                 }
             }
 
