@@ -1,0 +1,207 @@
+//! Tasks of one ring: a table of futures and a queue of those that are ready.
+//!
+//! A wake from the ring's own thread, while it runs, pushes a key to a thread-local queue; from anywhere else it goes through the
+//! ring's [`RemoteWaker`]. A task is in a queue once at most, so queues are never longer than there are tasks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
+
+use crate::slots::{Key, Slots};
+use crate::wake::RemoteWaker;
+
+/// The future given to `block_on` has this key; no slot ever has.
+const MAIN: Key = Key(u64::MAX);
+
+/// Rounds over the ready queue before the reactor looks at the kernel again: tasks that wake each other need no system call between,
+/// and tasks that never stop waking each other cannot keep completions waiting.
+const ROUNDS_PER_TURN: usize = 4;
+
+thread_local! {
+    /// The ring that runs on this thread now, and its ready queue.
+    static RUNNING: RefCell<Option<RemoteWaker>> = const { RefCell::new(None) };
+    static READY: RefCell<VecDeque<Key>> = const { RefCell::new(VecDeque::new()) };
+}
+
+pub(crate) struct Executor {
+    /// A task is out of its slot while it is polled.
+    tasks: RefCell<Slots<Option<Task>>>,
+    /// The ready queue while the ring does not run.
+    resting: RefCell<VecDeque<Key>>,
+    woken_remotely: RefCell<Vec<Key>>,
+    main_is_ready: Cell<bool>,
+    main: Arc<Handle>,
+    remote: RemoteWaker,
+}
+
+struct Task {
+    future: Pin<Box<dyn Future<Output = ()>>>,
+    handle: Arc<Handle>,
+    waker: Waker,
+}
+
+/// What a waker points to.
+struct Handle {
+    key: Key,
+    /// Set from the wake until the poll, so that a task is queued once.
+    queued: AtomicBool,
+    remote: RemoteWaker,
+}
+
+impl Wake for Handle {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if runs_here(&self.remote) {
+            READY.with_borrow_mut(|ready| ready.push_back(self.key));
+        } else {
+            self.remote.wake_task(self.key);
+        }
+    }
+}
+
+fn runs_here(remote: &RemoteWaker) -> bool {
+    // A thread that is ending has no thread-locals left and runs no ring.
+    RUNNING
+        .try_with(|running| {
+            running
+                .borrow()
+                .as_ref()
+                .is_some_and(|running| running.is_same(remote))
+        })
+        .unwrap_or(false)
+}
+
+impl Executor {
+    pub(crate) fn new(remote: RemoteWaker) -> Executor {
+        Executor {
+            tasks: RefCell::new(Slots::new()),
+            resting: RefCell::new(VecDeque::new()),
+            woken_remotely: RefCell::new(Vec::new()),
+            main_is_ready: Cell::new(false),
+            main: Arc::new(Handle {
+                key: MAIN,
+                queued: AtomicBool::new(false),
+                remote: remote.clone(),
+            }),
+            remote,
+        }
+    }
+
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.tasks.borrow_mut();
+        let key = tasks.insert_with(|_| None);
+        let handle = Arc::new(Handle {
+            key,
+            queued: AtomicBool::new(false),
+            remote: self.remote.clone(),
+        });
+        let waker = Waker::from(Arc::clone(&handle));
+        waker.wake_by_ref();
+        *tasks.get_mut(key).expect("the place was just made") = Some(Task {
+            future: Box::pin(future),
+            handle,
+            waker,
+        });
+    }
+
+    /// Lets this thread's wakes reach the queue directly until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        RUNNING.with_borrow_mut(|running| {
+            assert!(running.is_none(), "a thread runs one ring at a time");
+            *running = Some(self.remote.clone());
+        });
+        READY.with_borrow_mut(|ready| std::mem::swap(ready, &mut self.resting.borrow_mut()));
+        Entered(self)
+    }
+
+    /// The waker of the future given to `block_on`, woken already.
+    pub(crate) fn main_waker(&self) -> Waker {
+        self.main_is_ready.set(true);
+        Waker::from(Arc::clone(&self.main))
+    }
+
+    pub(crate) fn take_main_is_ready(&self) -> bool {
+        let ready = self.main_is_ready.replace(false);
+        if ready {
+            self.main.queued.store(false, Ordering::Release);
+        }
+        ready
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        self.main_is_ready.get() || READY.with_borrow(|ready| !ready.is_empty())
+    }
+
+    /// Runs tasks that are ready; stops early when the main future is.
+    pub(crate) fn run_ready(&self) {
+        for _ in 0..ROUNDS_PER_TURN {
+            let round = READY.with_borrow(VecDeque::len);
+            for _ in 0..round {
+                let Some(key) = READY.with_borrow_mut(VecDeque::pop_front) else {
+                    break;
+                };
+                self.run(key);
+            }
+            if self.main_is_ready.get() || round == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Queues what other threads have woken.
+    pub(crate) fn collect_remote_wakes(&self) {
+        let mut woken = self.woken_remotely.take();
+        self.remote.take_woken(&mut woken);
+        READY.with_borrow_mut(|ready| ready.extend(woken.drain(..)));
+        self.woken_remotely.replace(woken);
+    }
+
+    /// Drops every task.
+    pub(crate) fn clear(&self) {
+        // A task's destructor may spawn or wake, so none is dropped while the table is borrowed. Destructors that spawn without end
+        // are not ours to survive.
+        let tasks = self.tasks.borrow_mut().drain();
+        drop(tasks);
+    }
+
+    fn run(&self, key: Key) {
+        if key == MAIN {
+            self.main_is_ready.set(true);
+            return;
+        }
+        let Some(mut task) = self.tasks.borrow_mut().get_mut(key).and_then(Option::take) else {
+            return;
+        };
+        // Before the poll: a wake during it must queue the task again.
+        task.handle.queued.store(false, Ordering::Release);
+        let ended = task
+            .future
+            .as_mut()
+            .poll(&mut Context::from_waker(&task.waker))
+            .is_ready();
+        if ended {
+            self.tasks.borrow_mut().remove(key);
+        } else if let Some(place) = self.tasks.borrow_mut().get_mut(key) {
+            *place = Some(task);
+        }
+    }
+}
+
+pub(crate) struct Entered<'a>(&'a Executor);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        READY.with_borrow_mut(|ready| std::mem::swap(ready, &mut self.0.resting.borrow_mut()));
+        RUNNING.set(None);
+    }
+}

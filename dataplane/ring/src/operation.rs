@@ -1,0 +1,139 @@
+//! Operations in flight, and the future that waits for one.
+//!
+//! ```text
+//!            start              completion               poll
+//!   Request ------> Waiting ------------------> Done ------------> (result, Request)
+//!                      | future dropped: cancel    | future dropped
+//!                      v                           v
+//!                  Abandoned --- completion ---> discarded
+//! ```
+//! Whatever the future does, the request, and with it the memory the kernel uses, stays in the table until the completion.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::RawFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::types::Fd;
+use io_uring::{opcode, squeue};
+
+use crate::reactor::Reactor;
+use crate::receive_buffers::GROUP;
+use crate::request::{Registered, Request};
+use crate::slots::Key;
+use crate::socket::{ListenerState, SocketState};
+
+/// A request that is interrupted or refused for the moment is started this many times before that is its result.
+const STARTS_MAX: usize = 64;
+
+/// What a completion belongs to.
+pub(crate) enum InFlight {
+    Single {
+        request: Request,
+        stage: Stage,
+    },
+    /// Multishot.
+    Accept(Rc<ListenerState>),
+    /// Multishot.
+    Receive(Rc<SocketState>),
+    /// The read of the eventfd that other threads write to.
+    RemoteWake {
+        eventfd: RawFd,
+        count: Box<u64>,
+    },
+}
+
+impl InFlight {
+    /// The submission, whose pointers all lead into what `self` owns on the heap.
+    pub(crate) fn entry(&mut self, registered: Option<Registered>) -> squeue::Entry {
+        match self {
+            InFlight::Single { request, .. } => request.entry(registered),
+            InFlight::Accept(listener) => opcode::AcceptMulti::new(Fd(listener.descriptor()))
+                .flags(libc::SOCK_CLOEXEC)
+                .build(),
+            InFlight::Receive(socket) => {
+                opcode::RecvMulti::new(Fd(socket.descriptor()), GROUP).build()
+            }
+            InFlight::RemoteWake { eventfd, count } => {
+                let target: *mut u64 = &mut **count;
+                opcode::Read::new(Fd(*eventfd), target.cast(), size_of::<u64>() as u32).build()
+            }
+        }
+    }
+}
+
+pub(crate) enum Stage {
+    /// The future has not been polled yet.
+    Started,
+    Waiting(Waker),
+    Done(i32),
+    Abandoned,
+}
+
+/// The completion of one request: its result as the kernel gives it, and the request back.
+pub(crate) struct Operation {
+    reactor: Rc<Reactor>,
+    key: Option<Key>,
+}
+
+impl Operation {
+    pub(crate) fn start(reactor: &Rc<Reactor>, request: Request) -> Operation {
+        let key = reactor.start(InFlight::Single {
+            request,
+            stage: Stage::Started,
+        });
+        Operation {
+            reactor: Rc::clone(reactor),
+            key: Some(key),
+        }
+    }
+}
+
+impl Future for Operation {
+    type Output = (i32, Request);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(i32, Request)> {
+        let key = self
+            .key
+            .expect("an operation is not polled after it has ended");
+        match self.reactor.poll_single(key, context.waker()) {
+            Some(outcome) => {
+                self.key = None;
+                Poll::Ready(outcome)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.reactor.abandon(key);
+        }
+    }
+}
+
+/// Runs a request to its end and returns it with its result.
+pub(crate) async fn perform(
+    reactor: &Rc<Reactor>,
+    mut request: Request,
+) -> (io::Result<usize>, Request) {
+    for _ in 0..STARTS_MAX {
+        let (result, returned) = Operation::start(reactor, request).await;
+        request = returned;
+        match result {
+            0.. => return (Ok(result as usize), request),
+            _ if is_passing(-result) => {}
+            _ => return (Err(io::Error::from_raw_os_error(-result)), request),
+        }
+    }
+    (Err(io::Error::from_raw_os_error(libc::EAGAIN)), request)
+}
+
+/// Errors that say only "try again".
+pub(crate) fn is_passing(errno: i32) -> bool {
+    errno == libc::EINTR || errno == libc::EAGAIN
+}

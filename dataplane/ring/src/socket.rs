@@ -1,0 +1,538 @@
+//! Sockets: accepting, receiving into the ring's shared buffers or straight into one of the caller's, gathering sends.
+//!
+//! ```text
+//!                     receive() with nothing queued
+//!          Idle ----------------------------------------> Armed: the kernel queues slices here
+//!           ^ ^                                           |  |  |
+//!           | |___ completion ___ Stopping <__ backlog ___|  |  | no buffer left
+//!           |                              full, or          |  v
+//!           |______________________________ receive_into ____| Starved: waits its turn for a buffer
+//!           |__________________________________________________|
+//! ```
+//! A reader that does not keep up is stopped after a few slices, so that one connection cannot hold all receive buffers; data then
+//! waits in the kernel and in the peer. One task receives and one task sends on a socket at a time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::Ring;
+use crate::memory::{Buffer, Slice};
+use crate::operation::{InFlight, is_passing, perform};
+use crate::outgoing::Outgoing;
+use crate::reactor::Reactor;
+use crate::request::Request;
+use crate::slots::Key;
+
+/// Slices, and bytes, that may wait for a reader before its socket stops receiving. A burst of completions may overshoot them once.
+const BACKLOG_SLICES_MAX: usize = 4;
+const BACKLOG_BYTES_MAX: usize = 128 << 10;
+
+/// Accepted sockets that may wait for `accept` before the listener stops.
+const ACCEPTED_MAX: usize = 128;
+
+/// A connected socket of one ring. Closes when its last handle is dropped and no operation uses it.
+#[derive(Clone)]
+pub struct Socket(Rc<SocketHandle>);
+
+impl Socket {
+    /// The plain descriptor, to hand to another thread's ring, if nothing has been received here and no other handle or operation uses
+    /// it.
+    pub fn into_descriptor(self) -> Result<OwnedFd, Socket> {
+        let state = &self.0.state;
+        let unused = Rc::strong_count(&self.0) == 1
+            && Rc::strong_count(state) == 1
+            && Rc::strong_count(&state.descriptor) == 1
+            && state.queue.borrow().is_empty()
+            && state.end.get().is_none();
+        if !unused {
+            return Err(self);
+        }
+        let descriptor = Rc::clone(&state.descriptor);
+        drop(self);
+        Ok(Rc::into_inner(descriptor).expect("the only other handle was just dropped"))
+    }
+}
+
+/// A listening socket of one ring.
+pub struct Listener {
+    state: Rc<ListenerState>,
+    reactor: Rc<Reactor>,
+}
+
+impl Listener {
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.state.listener.local_addr()
+    }
+}
+
+impl Ring {
+    /// Listens for TCP connections. Accepted sockets send small messages at once (TCP_NODELAY).
+    pub fn listen(&self, address: SocketAddr, backlog: u32) -> io::Result<Listener> {
+        let failed = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        set_backlog(&listener, backlog).map_err(failed)?;
+        send_at_once(&listener).map_err(failed)?;
+        let state = ListenerState {
+            listener,
+            queue: RefCell::default(),
+            failure: Cell::new(None),
+            accepting: Cell::new(Accepting::Idle),
+            waiter: RefCell::default(),
+        };
+        Ok(Listener {
+            state: Rc::new(state),
+            reactor: Rc::clone(&self.0),
+        })
+    }
+
+    /// The next connection. An error such as "too many open files" passes: wait a little and call again.
+    pub async fn accept(&self, listener: &Listener) -> io::Result<(Socket, SocketAddr)> {
+        loop {
+            let descriptor = poll_fn(|context| {
+                listener
+                    .state
+                    .poll_accept(&listener.reactor, context.waker())
+            })
+            .await?;
+            let stream = TcpStream::from(descriptor);
+            // A peer that is gone already has no address, and nobody waits for an answer.
+            if let Ok(address) = stream.peer_addr() {
+                return Ok((self.adopt(stream.into()), address));
+            }
+        }
+    }
+
+    /// Takes over a connected socket, perhaps accepted by another thread's ring.
+    pub fn adopt(&self, descriptor: OwnedFd) -> Socket {
+        let state = SocketState {
+            descriptor: Rc::new(descriptor),
+            queue: RefCell::default(),
+            queued_bytes: Cell::new(0),
+            end: Cell::new(None),
+            receiving: Cell::new(Receiving::Idle),
+            waiter: RefCell::default(),
+            listed_full: Cell::new(false),
+            listed_starved: Cell::new(false),
+        };
+        Socket(Rc::new(SocketHandle {
+            state: Rc::new(state),
+            reactor: Rc::clone(&self.0),
+        }))
+    }
+
+    /// The next bytes that arrived; empty at the end of the stream. Dropping the future loses nothing. A slice holds one of the ring's
+    /// receive buffers however short it is: copy what must be kept while waiting for more.
+    pub async fn receive(&self, socket: &Socket) -> io::Result<Slice> {
+        poll_fn(|context| {
+            socket
+                .0
+                .state
+                .poll_receive(&socket.0.reactor, context.waker())
+        })
+        .await
+    }
+
+    /// Appends exactly `bytes` bytes of the stream to `buffer`, fewer only at its end, without an intermediate copy once what is queued
+    /// is used up. A dropped future loses bytes of the stream: close the socket then.
+    pub async fn receive_into(
+        &self,
+        socket: &Socket,
+        mut buffer: Buffer,
+        bytes: usize,
+    ) -> (io::Result<usize>, Buffer) {
+        assert!(
+            bytes <= buffer.remaining(),
+            "the caller has room for what it asks"
+        );
+        let state = &socket.0.state;
+        let mut received = state.copy_queued(&mut buffer, bytes);
+        if received < bytes {
+            poll_fn(|context| state.poll_idle(&socket.0.reactor, context.waker())).await;
+            received += state.copy_queued(&mut buffer, bytes - received);
+        }
+        while received < bytes {
+            match state.end.get() {
+                Some(END_OF_STREAM) => break,
+                Some(errno) => return (Err(io::Error::from_raw_os_error(errno)), buffer),
+                None => {}
+            }
+            let request = Request::Receive {
+                socket: Rc::clone(&state.descriptor),
+                buffer,
+                bytes: bytes - received,
+            };
+            let (result, request) = perform(&self.0, request).await;
+            let Request::Receive {
+                buffer: returned, ..
+            } = request
+            else {
+                unreachable!("a request comes back as it went");
+            };
+            buffer = returned;
+            match result {
+                Ok(0) => state.end.set(Some(END_OF_STREAM)),
+                Ok(more) => {
+                    buffer.advance(more);
+                    received += more;
+                }
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(received), buffer)
+    }
+
+    /// An empty message with these inline bytes, to be filled with pieces and sent.
+    pub fn message(&self, inline: Vec<u8>) -> Box<Outgoing> {
+        let mut message = self.0.spare_message();
+        message.start(inline);
+        message
+    }
+
+    /// Sends all pieces in order and gives the inline bytes back.
+    pub async fn send(
+        &self,
+        socket: &Socket,
+        mut message: Box<Outgoing>,
+    ) -> (io::Result<()>, Vec<u8>) {
+        let mut outcome = Ok(());
+        while outcome.is_ok() && !message.is_sent() {
+            let descriptor = Rc::clone(&socket.0.state.descriptor);
+            let (result, request) = perform(
+                &self.0,
+                Request::Send {
+                    socket: descriptor,
+                    message,
+                },
+            )
+            .await;
+            let Request::Send {
+                message: returned, ..
+            } = request
+            else {
+                unreachable!("a request comes back as it went");
+            };
+            message = returned;
+            match result {
+                Ok(0) => outcome = Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => message.advance(bytes),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        let inline = message.finish();
+        self.0.keep_message(message);
+        (outcome, inline)
+    }
+
+    /// Ends both directions; pending operations complete with an error or the end of the stream.
+    pub fn shutdown(&self, socket: &Socket) {
+        shutdown(&socket.0.state.descriptor);
+    }
+}
+
+/// `SocketState::end` when the peer has finished, and not an error.
+const END_OF_STREAM: i32 = 0;
+
+struct SocketHandle {
+    state: Rc<SocketState>,
+    reactor: Rc<Reactor>,
+}
+
+impl Drop for SocketHandle {
+    fn drop(&mut self) {
+        if let Receiving::Armed(key) = self.state.receiving.replace(Receiving::Closed) {
+            self.reactor.cancel(key);
+        }
+        drop((self.state.waiter.take(), self.state.queue.take()));
+    }
+}
+
+/// What the completions of a socket's receive work on.
+pub(crate) struct SocketState {
+    descriptor: Rc<OwnedFd>,
+    queue: RefCell<VecDeque<Slice>>,
+    queued_bytes: Cell<usize>,
+    /// `END_OF_STREAM` or an error number, once the stream is over.
+    end: Cell<Option<i32>>,
+    receiving: Cell<Receiving>,
+    waiter: RefCell<Option<Waker>>,
+    /// In the reactor's list of full sockets.
+    listed_full: Cell<bool>,
+    /// In the reactor's queue of starved sockets.
+    listed_starved: Cell<bool>,
+}
+
+#[derive(Clone, Copy)]
+enum Receiving {
+    Idle,
+    Armed(Key),
+    Stopping,
+    Starved,
+    Closed,
+}
+
+impl SocketState {
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+
+    /// A completion of the multishot receive.
+    pub(crate) fn received(
+        self: &Rc<Self>,
+        reactor: &Reactor,
+        result: i32,
+        bytes: Option<Slice>,
+        ended: bool,
+    ) {
+        if matches!(self.receiving.get(), Receiving::Closed) {
+            return;
+        }
+        if ended {
+            self.receiving.set(Receiving::Idle);
+        }
+        match (result, bytes) {
+            (1.., Some(bytes)) => self.enqueue(reactor, bytes),
+            (END_OF_STREAM.., _) => self.end.set(Some(END_OF_STREAM)),
+            (errno, _) if errno == -libc::ENOBUFS => self.starve(reactor),
+            (errno, _) if errno == -libc::ECANCELED || is_passing(-errno) => {}
+            (errno, _) => self.end.set(Some(-errno)),
+        }
+        wake(&self.waiter);
+    }
+
+    /// Stops receiving if the reader, who has had its turn, still has a full backlog.
+    pub(crate) fn rest_if_full(&self, reactor: &Reactor) {
+        self.listed_full.set(false);
+        if self.is_full()
+            && let Receiving::Armed(key) = self.receiving.get()
+        {
+            reactor.cancel(key);
+            self.receiving.set(Receiving::Stopping);
+        }
+    }
+
+    /// There may be a buffer for this socket now.
+    pub(crate) fn restart(self: &Rc<Self>, reactor: &Reactor) {
+        self.listed_starved.set(false);
+        if let Receiving::Starved = self.receiving.get() {
+            self.receiving.set(Receiving::Idle);
+            if self.waiter.borrow().is_some() {
+                self.arm(reactor);
+            }
+        }
+    }
+
+    fn poll_receive(self: &Rc<Self>, reactor: &Reactor, waker: &Waker) -> Poll<io::Result<Slice>> {
+        if let Some(slice) = self.queue.borrow_mut().pop_front() {
+            self.queued_bytes.set(self.queued_bytes.get() - slice.len());
+            return Poll::Ready(Ok(slice));
+        }
+        match self.end.get() {
+            Some(END_OF_STREAM) => return Poll::Ready(Ok(Slice::default())),
+            Some(errno) => return Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
+            None => {}
+        }
+        if let Receiving::Idle = self.receiving.get() {
+            self.arm(reactor);
+        }
+        remember(&self.waiter, waker);
+        Poll::Pending
+    }
+
+    /// Ready once the kernel has stopped receiving into shared buffers.
+    fn poll_idle(&self, reactor: &Reactor, waker: &Waker) -> Poll<()> {
+        match self.receiving.get() {
+            Receiving::Idle | Receiving::Starved => {
+                // Whoever waited before has given up, and must not be the reason to start again.
+                self.receiving.set(Receiving::Idle);
+                self.waiter.take();
+                return Poll::Ready(());
+            }
+            Receiving::Armed(key) => {
+                reactor.cancel(key);
+                self.receiving.set(Receiving::Stopping);
+            }
+            Receiving::Stopping => {}
+            Receiving::Closed => unreachable!("a socket is closed by its last handle"),
+        }
+        remember(&self.waiter, waker);
+        Poll::Pending
+    }
+
+    /// Copies up to `bytes` queued bytes and keeps what is left over.
+    fn copy_queued(&self, buffer: &mut Buffer, bytes: usize) -> usize {
+        let mut queue = self.queue.borrow_mut();
+        let mut copied = 0;
+        while copied < bytes
+            && let Some(slice) = queue.pop_front()
+        {
+            let part = slice.len().min(bytes - copied);
+            buffer.extend_from_slice(&slice[..part]);
+            copied += part;
+            if part < slice.len() {
+                queue.push_front(slice.slice(part..slice.len()));
+            }
+        }
+        self.queued_bytes.set(self.queued_bytes.get() - copied);
+        copied
+    }
+
+    fn arm(self: &Rc<Self>, reactor: &Reactor) {
+        self.receiving.set(Receiving::Armed(
+            reactor.start(InFlight::Receive(Rc::clone(self))),
+        ));
+    }
+
+    fn enqueue(self: &Rc<Self>, reactor: &Reactor, bytes: Slice) {
+        self.queued_bytes.set(self.queued_bytes.get() + bytes.len());
+        self.queue.borrow_mut().push_back(bytes);
+        if self.is_full() && !self.listed_full.replace(true) {
+            reactor.look_at_backlog(Rc::clone(self));
+        }
+    }
+
+    fn starve(self: &Rc<Self>, reactor: &Reactor) {
+        self.receiving.set(Receiving::Starved);
+        if !self.listed_starved.replace(true) {
+            reactor.wait_for_receive_buffer(Rc::clone(self));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.borrow().len() >= BACKLOG_SLICES_MAX
+            || self.queued_bytes.get() >= BACKLOG_BYTES_MAX
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Accepting::Armed(key) = self.state.accepting.replace(Accepting::Closed) {
+            self.reactor.cancel(key);
+        }
+        drop((self.state.waiter.take(), self.state.queue.take()));
+    }
+}
+
+/// What the completions of a listener's accept work on.
+pub(crate) struct ListenerState {
+    listener: TcpListener,
+    queue: RefCell<VecDeque<OwnedFd>>,
+    /// An error number for the next `accept`.
+    failure: Cell<Option<i32>>,
+    accepting: Cell<Accepting>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy)]
+enum Accepting {
+    Idle,
+    Armed(Key),
+    Stopping,
+    Closed,
+}
+
+impl ListenerState {
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
+
+    /// A completion of the multishot accept.
+    pub(crate) fn accepted(&self, reactor: &Reactor, result: Result<OwnedFd, i32>, ended: bool) {
+        if matches!(self.accepting.get(), Accepting::Closed) {
+            return;
+        }
+        if ended {
+            self.accepting.set(Accepting::Idle);
+        }
+        match result {
+            Ok(descriptor) => {
+                self.queue.borrow_mut().push_back(descriptor);
+                if self.queue.borrow().len() >= ACCEPTED_MAX
+                    && let Accepting::Armed(key) = self.accepting.get()
+                {
+                    reactor.cancel(key);
+                    self.accepting.set(Accepting::Stopping);
+                }
+            }
+            Err(errno)
+                if errno == libc::ECANCELED || errno == libc::ECONNABORTED || is_passing(errno) => {
+            }
+            Err(errno) => self.failure.set(Some(errno)),
+        }
+        wake(&self.waiter);
+    }
+
+    fn poll_accept(self: &Rc<Self>, reactor: &Reactor, waker: &Waker) -> Poll<io::Result<OwnedFd>> {
+        if let Some(descriptor) = self.queue.borrow_mut().pop_front() {
+            return Poll::Ready(Ok(descriptor));
+        }
+        if let Some(errno) = self.failure.take() {
+            return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
+        }
+        if let Accepting::Idle = self.accepting.get() {
+            self.accepting.set(Accepting::Armed(
+                reactor.start(InFlight::Accept(Rc::clone(self))),
+            ));
+        }
+        remember(&self.waiter, waker);
+        Poll::Pending
+    }
+}
+
+fn remember(waiter: &RefCell<Option<Waker>>, waker: &Waker) {
+    let mut waiter = waiter.borrow_mut();
+    match &mut *waiter {
+        Some(known) => known.clone_from(waker),
+        None => *waiter = Some(waker.clone()),
+    }
+}
+
+fn wake(waiter: &RefCell<Option<Waker>>) {
+    let waker = waiter.borrow_mut().take();
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn shutdown(descriptor: &OwnedFd) {
+    // SAFETY: a plain system call on a descriptor that we own. A socket that is not connected any more is shut down already.
+    let _ = unsafe { libc::shutdown(descriptor.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
+fn set_backlog(listener: &TcpListener, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: a plain system call on a descriptor that we own; on a socket that listens it changes the backlog.
+    let result = unsafe { libc::listen(listener.as_raw_fd(), backlog) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// TCP_NODELAY on a listener is inherited by what it accepts.
+fn send_at_once(listener: &TcpListener) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one integer, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
