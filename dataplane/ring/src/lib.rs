@@ -45,7 +45,7 @@ use timer::now_nanos;
 /// Sizes of a ring. All memory is mapped when the ring is made and becomes resident with use, or at once if it is registered.
 #[derive(Clone, Debug)]
 pub struct RingConfig {
-    /// Submissions per turn; more wait for the next one.
+    /// Submissions per turn; more wait for the next one. The kernel rounds up to a power of two.
     pub entries: u32,
     pub completions: u32,
     pub receive_buffer_bytes: usize,
@@ -78,7 +78,7 @@ pub struct Counters {
     pub enters: u64,
     pub submissions: u64,
     pub completions: u64,
-    /// Time asleep in the kernel; the rest of `total_nanos` the thread was busy.
+    /// Time in which the thread did not run, asleep or waiting for a CPU. The rest of `total_nanos` it was busy.
     pub parked_nanos: u64,
     pub total_nanos: u64,
     /// Receives that ended because no receive buffer was free.
