@@ -10,6 +10,8 @@ use wire::ErrorCode;
 
 /// How long a change that is made may keep its answer waiting until this broker has seen it. Answered sooner than that, a
 /// client could be told by its next request that what it created does not exist.
+/// A client that says that it does not want to wait is made to wait the minimum, which is far more than it usually takes.
+const CATCH_UP_MS_MIN: u64 = 500;
 const CATCH_UP_MS_MAX: u64 = 5_000;
 
 /// How long a topic that this broker does not know may take to become known: it may have been created through another
@@ -125,16 +127,15 @@ pub(super) async fn ask_done<I: Io>(
     vec![Err(error); items]
 }
 
-/// Waits until this broker has seen a change that was made, at most as long as the client waits.
+/// Waits until this broker has seen a change that was made, at most about as long as the client waits.
 pub(super) async fn catch_up<I: Io>(
     shard: &Shard<I>,
     timeout_ms: i32,
     seen: impl Fn(&MetadataImage) -> bool,
 ) {
     let timeout_ms = u64::try_from(timeout_ms).unwrap_or(0);
-    shard
-        .wait_for_image(timeout_ms.min(CATCH_UP_MS_MAX), seen)
-        .await;
+    let timeout_ms = timeout_ms.clamp(CATCH_UP_MS_MIN, CATCH_UP_MS_MAX);
+    shard.wait_for_image(timeout_ms, seen).await;
 }
 
 /// Waits a moment for topics that this broker does not know yet.
@@ -156,7 +157,10 @@ mod tests {
         let (asked, verdicts) = split([Ok('a'), Err(refused()), Ok('c')]);
         assert_eq!(asked, ['a', 'c']);
         let merged = merge(verdicts, vec![Ok(1), Err(ControlError::UnknownTopic)]);
-        assert_eq!(merged, [Ok(1), Err(refused()), Err(Refusal::unknown_topic())]);
+        assert_eq!(
+            merged,
+            [Ok(1), Err(refused()), Err(Refusal::unknown_topic())]
+        );
     }
 
     #[test]
