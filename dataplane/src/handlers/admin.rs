@@ -18,6 +18,9 @@ const CATCH_UP_MS_MAX: u64 = 5_000;
 /// broker a moment ago.
 const UNKNOWN_TOPIC_WAIT_MS: u64 = 200;
 
+/// Texts often quote the client, whose names may be longer than a response's strings can be.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// Why one item of a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -27,7 +30,8 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         Refusal { code, message }
     }
 
@@ -161,6 +165,14 @@ mod tests {
             merged,
             [Ok(1), Err(refused()), Err(Refusal::unknown_topic())]
         );
+    }
+
+    #[test]
+    fn a_text_that_quotes_a_long_name_is_cut_between_characters() {
+        let refusal = Refusal::invalid_request("é".repeat(40_000) + "x");
+        assert_eq!(refusal.message, "é".repeat(MESSAGE_BYTES_MAX / 2));
+        let odd = Refusal::invalid_request("x".to_owned() + &"é".repeat(40_000));
+        assert_eq!(odd.message.len(), MESSAGE_BYTES_MAX - 1);
     }
 
     #[test]

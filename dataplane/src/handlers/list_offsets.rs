@@ -73,7 +73,7 @@ async fn list<I: Io>(
     partition: &ListOffsetsPartition,
     version: i16,
 ) -> Result<ListedOffset, ErrorCode> {
-    let timestamp = question(partition.timestamp, version)?;
+    check_timestamp(partition.timestamp, version)?;
     let route = shard
         .topic_named(topic)
         .ok_or(ErrorCode::UnknownTopicOrPartition)?;
@@ -82,29 +82,31 @@ async fn list<I: Io>(
         partition: partition.partition_index,
     };
     let query = OffsetQuery {
-        // Asked all the same, so that a stale leader epoch or another leader is told.
-        timestamp: timestamp.unwrap_or(EARLIEST),
+        timestamp: partition.timestamp,
         current_leader_epoch: partition.current_leader_epoch,
     };
     let listed = list_offset_anywhere(shard, key, query).await;
-    let listed = listed.map_err(|error| match error {
+    listed.map_err(|error| match error {
         // A topic that was deleted meanwhile, which the client knows by name only.
         ErrorCode::UnknownTopicId => ErrorCode::UnknownTopicOrPartition,
         error => error,
-    })?;
-    Ok(timestamp.map_or(NOTHING, |_| listed))
+    })
 }
 
-/// What to ask the partition for; `None` where the answer is always that there is nothing. Everything here is local, so the
-/// earliest local offset (KIP-405) is the earliest of all, and nothing is ever tiered (KIP-1005).
-fn question(timestamp: i64, version: i16) -> Result<Option<i64>, ErrorCode> {
-    match timestamp {
-        0.. | LATEST | EARLIEST => Ok(Some(timestamp)),
-        LARGEST_TIMESTAMP if version >= 7 => Ok(Some(LARGEST_TIMESTAMP)),
-        EARLIEST_LOCAL if version >= 8 => Ok(Some(EARLIEST)),
-        LATEST_TIERED if version >= 9 => Ok(None),
-        _ => Err(ErrorCode::UnsupportedVersion),
+/// Each question below zero came with a version: the largest timestamp with KIP-734, the local log's start with KIP-405, the
+/// end of what is tiered with KIP-1005.
+fn check_timestamp(timestamp: i64, version: i16) -> Result<(), ErrorCode> {
+    let version_min = match timestamp {
+        0.. | LATEST | EARLIEST => 1,
+        LARGEST_TIMESTAMP => 7,
+        EARLIEST_LOCAL => 8,
+        LATEST_TIERED => 9,
+        _ => return Err(ErrorCode::UnsupportedVersion),
+    };
+    if version < version_min {
+        return Err(ErrorCode::UnsupportedVersion);
     }
+    Ok(())
 }
 
 /// The partitions that a request names more than once.
@@ -147,16 +149,21 @@ mod tests {
     #[test]
     fn each_question_has_its_first_version() {
         let unsupported = Err(ErrorCode::UnsupportedVersion);
-        assert_eq!(question(0, 1), Ok(Some(0)));
-        assert_eq!(question(LATEST, 1), Ok(Some(LATEST)));
-        assert_eq!(question(LARGEST_TIMESTAMP, 6), unsupported);
-        assert_eq!(question(LARGEST_TIMESTAMP, 7), Ok(Some(LARGEST_TIMESTAMP)));
-        assert_eq!(question(EARLIEST_LOCAL, 7), unsupported);
-        assert_eq!(question(EARLIEST_LOCAL, 8), Ok(Some(EARLIEST)));
-        assert_eq!(question(LATEST_TIERED, 8), unsupported);
-        assert_eq!(question(LATEST_TIERED, 9), Ok(None));
-        assert_eq!(question(-6, 10), unsupported);
-        assert_eq!(question(i64::MIN, 10), unsupported);
+        let first_versions = [
+            (0, 1),
+            (LATEST, 1),
+            (EARLIEST, 1),
+            (LARGEST_TIMESTAMP, 7),
+            (EARLIEST_LOCAL, 8),
+            (LATEST_TIERED, 9),
+        ];
+        for (timestamp, first) in first_versions {
+            assert_eq!(check_timestamp(timestamp, first), Ok(()), "{timestamp}");
+            let before = check_timestamp(timestamp, first - 1);
+            assert_eq!(before, unsupported, "{timestamp}");
+        }
+        assert_eq!(check_timestamp(-6, 10), unsupported);
+        assert_eq!(check_timestamp(i64::MIN, 10), unsupported);
     }
 
     #[test]

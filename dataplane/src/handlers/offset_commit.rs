@@ -22,7 +22,7 @@ use wire::{Array, ErrorCode};
 const METADATA_BYTES_MAX: usize = 4096;
 
 /// Bytes of commits that one question to the control plane carries; a larger request becomes several.
-const QUESTION_BYTES_MAX: usize = 256 * 1024;
+const QUESTION_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a commit takes beside its names and metadata, generously.
 const COMMIT_BYTES: usize = 64;

@@ -1,0 +1,246 @@
+//! One partition as its shard knows it: its log, and whether this broker leads it.
+//!
+//! Handlers append to it and read from it; `reconcile.rs` tells it of leaders and settings. It never answers a client itself.
+
+use crate::event::Event;
+use crate::io::Io;
+use crate::log::{
+    AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
+    Offset, Read, ReadError, TailCache, WaitError,
+};
+use crate::partition_request::{EpochEnd, ListedOffset, OffsetQuery};
+use control_api::ids::LeaderEpoch;
+use std::cell::Cell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use wire::Batch;
+
+/// Which partition it is, as clients and logs name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionIdentity {
+    pub topic: String,
+    pub partition: i32,
+}
+
+impl fmt::Display for PartitionIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+pub struct Partition<I: Io> {
+    identity: PartitionIdentity,
+    directory: PathBuf,
+    log: Log<I>,
+    leads: Cell<bool>,
+}
+
+/// ListOffsetsRequest's markers in place of a time.
+mod marker {
+    pub(super) const LATEST: i64 = -1;
+    pub(super) const EARLIEST: i64 = -2;
+    pub(super) const MAX_TIMESTAMP: i64 = -3;
+    pub(super) const EARLIEST_LOCAL: i64 = -4;
+    pub(super) const LATEST_TIERED: i64 = -5;
+}
+
+const NONE_LISTED: ListedOffset = ListedOffset {
+    offset: -1,
+    timestamp: -1,
+    leader_epoch: -1,
+};
+
+impl<I: Io> Partition<I> {
+    /// Opens or creates the partition in `directory`. It leads nothing until [`Partition::lead`].
+    pub async fn open(
+        io: I,
+        directory: PathBuf,
+        identity: PartitionIdentity,
+        config: LogConfig,
+        cache: Rc<TailCache>,
+    ) -> Result<Rc<Partition<I>>, LogError> {
+        let log = Log::open(io, cache, &directory, config, None).await?;
+        Ok(Rc::new(Partition {
+            identity,
+            directory,
+            log,
+            leads: Cell::new(false),
+        }))
+    }
+
+    pub fn identity(&self) -> &PartitionIdentity {
+        &self.identity
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn set_config(&self, config: LogConfig) {
+        self.log.set_config(config);
+    }
+
+    /// This broker leads from `epoch` on. An epoch older than the known one changes nothing.
+    pub fn lead(&self, epoch: LeaderEpoch) {
+        if epoch >= self.log.leader_epoch() {
+            self.log.set_leader_epoch(epoch);
+            self.leads.set(true);
+        }
+    }
+
+    /// Another broker, or none, leads from `epoch` on: answers still open end with an error.
+    pub fn resign(&self, epoch: LeaderEpoch) {
+        if epoch >= self.log.leader_epoch() {
+            self.leads.set(false);
+            self.log.set_leader_epoch(epoch);
+        }
+    }
+
+    pub fn leader_epoch(&self) -> i32 {
+        self.log.leader_epoch().0
+    }
+
+    /// Appends a batch that was checked. After [`AppendError::Busy`], await [`Partition::room`] and try again.
+    pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
+        if !self.leads.get() {
+            return Err(AppendError::Closed);
+        }
+        self.log.append(batch)
+    }
+
+    /// Waits until there may be memory for a batch of `bytes` bytes.
+    pub async fn room(&self, bytes: usize) {
+        self.log.room(bytes).await;
+    }
+
+    /// How safe a batch must be before it is acknowledged; `None` when `acks` asks for no answer.
+    pub fn level_for(&self, acks: i16) -> Option<Level> {
+        match acks {
+            0 => None,
+            -1 if !self.log.config().write_caching => Some(Level::Flushed),
+            _ => Some(Level::Written),
+        }
+    }
+
+    /// Waits until everything before `end` has reached `level`.
+    pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
+        self.log.wait(end, level).await
+    }
+
+    /// Whether [`Partition::wait`] would return at once with success.
+    pub fn has_reached(&self, end: Offset, level: Level) -> bool {
+        let reached = match level {
+            Level::Written => self.log.written(),
+            Level::Flushed => self.log.flushed(),
+        };
+        end <= reached
+    }
+
+    /// Whole batches from `from` on, up to `bound`.
+    pub async fn read(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+        bound: Bound,
+    ) -> Result<Read, ReadError> {
+        self.log.read(from, bytes_max, at_least_one, bound).await
+    }
+
+    /// Notifies `event` when the high watermark moves past `beyond`, and when the partition stops, until the waiter is dropped.
+    pub fn watch(&self, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
+        self.log.register_fetch_waiter(beyond, event)
+    }
+
+    /// Answers one partition of ListOffsets.
+    pub async fn list_offset(&self, query: OffsetQuery) -> Result<ListedOffset, ReadError> {
+        let end = |offset: Offset| ListedOffset {
+            offset: offset.0,
+            timestamp: -1,
+            leader_epoch: self.leader_epoch(),
+        };
+        let found = match query.timestamp {
+            // Nothing is tiered, so all there is is local and nothing is tiered.
+            marker::EARLIEST | marker::EARLIEST_LOCAL => return Ok(self.earliest()),
+            marker::LATEST => return Ok(end(self.high_watermark())),
+            marker::LATEST_TIERED => return Ok(NONE_LISTED),
+            marker::MAX_TIMESTAMP => self.log.max_timestamp().await?,
+            timestamp => self.log.offset_for_timestamp(timestamp).await?,
+        };
+        Ok(found.map_or(NONE_LISTED, listed))
+    }
+
+    fn earliest(&self) -> ListedOffset {
+        ListedOffset {
+            offset: self.log_start().0,
+            timestamp: -1,
+            leader_epoch: self.log.epoch_at(self.log_start()).map_or(-1, |epoch| epoch.0),
+        }
+    }
+
+    /// Where the largest epoch up to `epoch` ends (KIP-101); -1 in both fields when none is known.
+    pub fn epoch_end(&self, epoch: i32) -> EpochEnd {
+        let found = self.log.offset_for_leader_epoch(LeaderEpoch(epoch));
+        found.map_or(
+            EpochEnd {
+                leader_epoch: -1,
+                end_offset: -1,
+            },
+            |(epoch, end)| EpochEnd {
+                leader_epoch: epoch.0,
+                end_offset: end.0,
+            },
+        )
+    }
+
+    pub fn high_watermark(&self) -> Offset {
+        self.log.high_watermark()
+    }
+
+    pub fn log_start(&self) -> Offset {
+        self.log.log_start()
+    }
+
+    pub fn log_end(&self) -> Offset {
+        self.log.log_end()
+    }
+
+    pub fn log_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.log.is_poisoned()
+    }
+
+    /// Writes down how far recovery need not read.
+    pub async fn checkpoint(&self) -> Result<(), LogError> {
+        self.log.checkpoint().await
+    }
+
+    /// Deletes closed segments that are too old or too many; returns how many.
+    pub async fn enforce_retention(&self, now_ms: i64) -> Result<usize, LogError> {
+        self.log.enforce_retention(now_ms).await
+    }
+
+    /// Takes no more, flushes, and marks the log as closed in order.
+    pub async fn close(&self) -> Result<(), LogError> {
+        self.leads.set(false);
+        self.log.close().await
+    }
+
+    /// Removes the partition's files.
+    pub async fn delete(&self) -> Result<(), LogError> {
+        self.leads.set(false);
+        self.log.delete().await
+    }
+}
+
+fn listed(found: FoundRecord) -> ListedOffset {
+    ListedOffset {
+        offset: found.offset.0,
+        timestamp: found.timestamp,
+        leader_epoch: found.leader_epoch.0,
+    }
+}
