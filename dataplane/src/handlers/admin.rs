@@ -31,7 +31,9 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        while message.len() > MESSAGE_BYTES_MAX {
+            message.pop();
+        }
         Refusal { code, message }
     }
 
