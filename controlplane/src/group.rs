@@ -205,6 +205,8 @@ fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
         // The node asks for snapshots itself, by bytes of log: a count says little about their cost.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,
+        // A node whose disk was replaced comes back empty; without this its return would stop the leader.
+        allow_log_reversion: Some(true),
         install_snapshot_timeout: SNAPSHOT_TIME_MAX_MS,
         ..openraft::Config::default()
     }

@@ -3,18 +3,21 @@
 use control_api::frame::FRAME_BYTES_MAX;
 use std::time::Duration;
 
-pub const TOPICS_MAX: usize = 50_000;
+pub const TOPICS_MAX: usize = 20_000;
 pub const PARTITIONS_PER_TOPIC_MAX: usize = 10_000;
 pub const PARTITIONS_MAX: usize = 100_000;
 pub const BROKERS_MAX: usize = 1_000;
 pub const HOST_BYTES_MAX: usize = 255;
-pub const CONFIG_VALUE_BYTES_MAX: usize = 256;
+/// Values are numbers and words.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 32;
 
 pub const OFFSETS_MAX: usize = 2_000_000;
 pub const GROUPS_MAX: usize = 200_000;
 pub const GROUP_NAME_BYTES_MAX: usize = 1_024;
 /// Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4_096;
+/// Over all offsets.
+pub const OFFSET_METADATA_BYTES_TOTAL_MAX: usize = 256 << 20;
 
 /// How many producer ids a broker is given at a time.
 pub const PRODUCER_IDS_PER_BLOCK: i32 = 1_000;

@@ -81,7 +81,12 @@ struct AskArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no errors.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => return fail(&error.to_string().lines().take(1).collect::<String>()),
+    };
     let filter = EnvFilter::try_from_env("MILLRACE_LOG");
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -98,13 +103,15 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(run(cli.command)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // One line, whatever the causes' own texts look like.
-            let text = format!("{error:#}").replace('\n', " ");
-            eprintln!("millrace-controller: {text}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("{error:#}")),
     }
+}
+
+/// One line for the operator, whatever the causes' own texts look like.
+fn fail(text: &str) -> ExitCode {
+    let text = text.trim_start_matches("error: ").replace('\n', " ");
+    eprintln!("millrace-controller: {text}");
+    ExitCode::FAILURE
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {

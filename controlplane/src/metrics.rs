@@ -28,6 +28,7 @@ struct RaftGauges {
     last_log: IntGaugeVec,
     applied: IntGaugeVec,
     snapshot: IntGaugeVec,
+    purged: IntGaugeVec,
     follower_lag: IntGaugeVec,
 }
 
@@ -99,6 +100,10 @@ impl Metrics {
                     "millrace_raft_snapshot_index",
                     "Index that the last snapshot covers",
                 )?,
+                purged: by_group(
+                    "millrace_raft_purged_index",
+                    "Index up to which the log was deleted",
+                )?,
                 follower_lag,
             },
             cluster: ClusterGauges {
@@ -162,6 +167,10 @@ impl RaftGauges {
         set(
             &self.snapshot,
             metrics.snapshot.as_ref().map_or(0, |id| id.index),
+        );
+        set(
+            &self.purged,
+            metrics.purged.as_ref().map_or(0, |id| id.index),
         );
         let lag = follower_lag(&metrics);
         for member in metrics.membership_config.voter_ids() {

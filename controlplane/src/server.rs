@@ -10,10 +10,10 @@ use crate::raft::peer;
 use crate::raft::wire::Hello;
 use crate::{group, requests, watch};
 use control_api::frame::{
-    self, Frame, FrameError, FrameReader, KIND_REQUEST, KIND_RESPONSE, META_GROUP, OFFSETS_GROUP,
-    REQUEST_BYTES_MAX,
+    self, FRAME_BYTES_MAX, Frame, FrameError, FrameReader, KIND_REQUEST, KIND_RESPONSE, META_GROUP,
+    OFFSETS_GROUP, REQUEST_BYTES_MAX,
 };
-use control_api::message::Request;
+use control_api::message::{ControlError, Request, Response};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,12 @@ async fn connection(node: &Arc<Node>, stream: TcpStream) -> Result<(), FrameErro
             }
             request => {
                 let response = requests::answer(node, request).await;
-                let bytes = frame::encode(KIND_RESPONSE, frame.group, &response);
+                let mut bytes = frame::encode(KIND_RESPONSE, frame.group, &response);
+                if bytes.len() > FRAME_BYTES_MAX {
+                    let text = "the answer is too long: ask for less at a time".to_owned();
+                    let refusal = Response::Error(ControlError::InvalidRequest(text));
+                    bytes = frame::encode(KIND_RESPONSE, frame.group, &refusal);
+                }
                 write(&mut link, &bytes).await?;
             }
         }

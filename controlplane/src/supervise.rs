@@ -15,7 +15,7 @@ use tracing::{info, warn};
 /// How often the leader looks for silent brokers.
 const SESSION_LOOK: Duration = Duration::from_millis(50);
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
-const CLEAR_UP_LOOK: Duration = Duration::from_secs(5);
+const CLEAR_UP_LOOK: Duration = Duration::from_secs(2);
 const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(500);
 /// After a failed proposal; the next look would only fail again.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);

@@ -4,7 +4,10 @@
 //! committed and refuses lower ones, so a coordinator that was replaced without noticing can do no harm.
 
 use crate::command::{Commit, GroupClaim, OffsetsCommand};
-use crate::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX, OFFSET_METADATA_BYTES_MAX, OFFSETS_MAX};
+use crate::limits::{
+    GROUP_NAME_BYTES_MAX, GROUPS_MAX, OFFSET_METADATA_BYTES_MAX, OFFSET_METADATA_BYTES_TOTAL_MAX,
+    OFFSETS_MAX,
+};
 use control_api::ids::TopicId;
 use control_api::message::{CommittedOffset, ControlError, OffsetSelection, Response};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -15,8 +18,14 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OffsetsState {
     groups: BTreeMap<Arc<str>, Arc<Group>>,
-    /// Over all groups.
-    offset_count: usize,
+    size: Size,
+}
+
+/// What some offsets come to, which is bounded over all groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
+    offsets: usize,
+    metadata_bytes: usize,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -91,7 +100,7 @@ impl OffsetsState {
     }
 
     pub fn offset_count(&self) -> usize {
-        self.offset_count
+        self.size.offsets
     }
 
     /// The topics that any offset is for.
@@ -108,14 +117,17 @@ impl OffsetsState {
     }
 
     pub fn from_image(image: OffsetsImage) -> Self {
-        let offset_count = image.iter().map(|(_, group)| group.0.offsets.len()).sum();
         let groups = image
             .into_iter()
             .map(|(name, group)| (name.into(), Arc::new(group.0)));
-        OffsetsState {
+        let mut state = OffsetsState {
             groups: groups.collect(),
-            offset_count,
+            size: Size::default(),
+        };
+        for group in state.groups.values() {
+            state.size.add(group.size());
         }
+        state
     }
 
     /// Checks the claim and remembers it.
@@ -165,37 +177,43 @@ impl OffsetsState {
             .get_mut(group)
             .ok_or(ControlError::FencedCommit)?;
         let key = (commit.topic, commit.partition);
-        let new = !group.offsets.contains_key(&key);
-        if new && self.offset_count >= OFFSETS_MAX {
-            return Err(invalid("there are too many committed offsets"));
-        }
+        let replaced = group
+            .offsets
+            .get(&key)
+            .map_or(Size::default(), Committed::size);
         let committed = Committed {
             offset: commit.offset,
             leader_epoch: commit.leader_epoch,
             metadata: commit.metadata.clone(),
             timestamp_ms: commit.timestamp_ms,
         };
+        let mut size = self.size;
+        size.take(replaced);
+        size.add(committed.size());
+        if size.offsets > OFFSETS_MAX || size.metadata_bytes > OFFSET_METADATA_BYTES_TOTAL_MAX {
+            return Err(invalid("there are too many committed offsets"));
+        }
         Arc::make_mut(group).offsets.insert(key, committed);
-        self.offset_count += usize::from(new);
+        self.size = size;
         Ok(())
     }
 
     fn delete(&mut self, name: &str, partitions: Option<&[(TopicId, u32)]>) {
-        let Some(group) = self.groups.get_mut(name) else {
-            return;
-        };
-        let before = group.offsets.len();
         match partitions {
             Some(partitions) => {
-                let group = Arc::make_mut(group);
-                partitions
-                    .iter()
-                    .for_each(|key| drop(group.offsets.remove(key)));
-                self.offset_count -= before - group.offsets.len();
+                let Some(group) = self.groups.get_mut(name) else {
+                    return;
+                };
+                for key in partitions {
+                    let removed = Arc::make_mut(group).offsets.remove(key);
+                    self.size
+                        .take(removed.map_or(Size::default(), |removed| removed.size()));
+                }
             }
             None => {
-                self.groups.remove(name);
-                self.offset_count -= before;
+                let removed = self.groups.remove(name);
+                self.size
+                    .take(removed.map_or(Size::default(), |removed| removed.size()));
             }
         }
     }
@@ -209,13 +227,44 @@ impl OffsetsState {
             {
                 continue;
             }
+            self.size.take(group.size());
             let group = Arc::make_mut(group);
-            let before = group.offsets.len();
             group
                 .offsets
                 .retain(|(topic, _), _| !topics.contains(topic));
-            self.offset_count -= before - group.offsets.len();
+            self.size.add(group.size());
         }
+    }
+}
+
+impl Group {
+    fn size(&self) -> Size {
+        let mut size = Size::default();
+        self.offsets
+            .values()
+            .for_each(|committed| size.add(committed.size()));
+        size
+    }
+}
+
+impl Committed {
+    fn size(&self) -> Size {
+        Size {
+            offsets: 1,
+            metadata_bytes: self.metadata.len(),
+        }
+    }
+}
+
+impl Size {
+    fn add(&mut self, other: Size) {
+        self.offsets += other.offsets;
+        self.metadata_bytes += other.metadata_bytes;
+    }
+
+    fn take(&mut self, other: Size) {
+        self.offsets -= other.offsets;
+        self.metadata_bytes -= other.metadata_bytes;
     }
 }
 
@@ -259,13 +308,15 @@ mod tests {
                 partition: 3,
                 offset,
                 leader_epoch: -1,
-                metadata: String::new(),
+                metadata: format!("at {offset}"),
                 timestamp_ms: 9,
             }],
         }
     }
 
+    /// Checks on the way that the sizes kept are those of what is there.
     fn offsets(state: &OffsetsState) -> Vec<i64> {
+        assert_eq!(&OffsetsState::from_image(state.to_image()), state);
         let all = state.fetch("g", &OffsetSelection::All);
         all.iter().map(|committed| committed.offset).collect()
     }

@@ -6,6 +6,8 @@ mod machines;
 pub(crate) mod network;
 pub(crate) mod peer;
 pub(crate) mod snapshot;
+#[cfg(test)]
+mod store_tests;
 pub(crate) mod wire;
 
 use bytes::Bytes;
