@@ -4,7 +4,7 @@
 //! descriptors until its completion has been seen, whatever happens to the future that waits for it.
 //!
 //! ```text
-//!   Ring -- socket.rs, file.rs: what can be asked
+//!   Ring -- socket.rs, listener.rs, file.rs: what can be asked
 //!     |
 //!   reactor.rs -- the turn: tasks (executor.rs), sleeps (timer.rs), other threads (wake.rs), receive_buffers.rs
 //!     |
@@ -16,11 +16,13 @@ mod error;
 mod executor;
 mod file;
 pub mod host;
+mod listener;
 pub mod memory;
 mod operation;
 mod outgoing;
 mod reactor;
 mod receive_buffers;
+mod registered;
 mod request;
 pub mod signals;
 mod slots;
@@ -34,8 +36,9 @@ use std::task::Poll;
 
 pub use error::RingError;
 pub use file::File;
+pub use listener::Listener;
 pub use outgoing::Outgoing;
-pub use socket::{Listener, Socket};
+pub use socket::Socket;
 pub use wake::RemoteWaker;
 
 use memory::{Buffer, Pool};

@@ -26,7 +26,8 @@ use crate::memory::{Buffer, Pool};
 use crate::operation::{InFlight, Stage};
 use crate::outgoing::Outgoing;
 use crate::receive_buffers::ReceiveBuffers;
-use crate::request::{Registered, Request};
+use crate::registered::{PIECE_BYTES_MAX, Registered};
+use crate::request::Request;
 use crate::slots::{Key, Slots};
 use crate::socket::SocketState;
 use crate::timer::{Alarm, Timers, cpu_nanos, now_nanos};
@@ -35,9 +36,6 @@ use crate::{Counters, RingConfig};
 
 /// Completions that nobody waits for: those of cancellations.
 const NOBODY: u64 = u64::MAX;
-
-/// Most that one fixed buffer may span.
-const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
 
 /// Messages kept for reuse, so that a send does not allocate.
 const SPARE_MESSAGES_MAX: usize = 256;
@@ -119,7 +117,7 @@ impl Reactor {
         let pool =
             Pool::new(config.pool_buffer_bytes, config.pool_buffers).map_err(memory_error)?;
         let registered = if config.register_memory {
-            register(&uring, &pool)?
+            Registered::register(&uring, &pool)?
         } else {
             None
         };
@@ -558,38 +556,10 @@ fn check(config: &RingConfig) -> Result<(), RingError> {
             "a ring needs submissions and at least as many completions",
         ));
     }
-    if config.receive_buffer_bytes > FIXED_BUFFER_BYTES_MAX
-        || config.pool_buffer_bytes > FIXED_BUFFER_BYTES_MAX
-    {
+    if config.receive_buffer_bytes > PIECE_BYTES_MAX || config.pool_buffer_bytes > PIECE_BYTES_MAX {
         return Err(RingError::Configuration("a buffer may have at most 1 GiB"));
     }
     Ok(())
-}
-
-/// Pins the pool for the kernel in pieces. `None` when the memlock limit forbids it.
-fn register(uring: &IoUring, pool: &Pool) -> Result<Option<Registered>, RingError> {
-    let piece_bytes = FIXED_BUFFER_BYTES_MAX / pool.buffer_bytes() * pool.buffer_bytes();
-    let (start, bytes) = pool.mapped();
-    let pieces: Vec<libc::iovec> = (0..bytes)
-        .step_by(piece_bytes)
-        .map(|offset| libc::iovec {
-            iov_base: start.wrapping_add(offset).cast(),
-            iov_len: piece_bytes.min(bytes - offset),
-        })
-        .collect();
-    // SAFETY: the pieces cover the pool's mapping, which the reactor keeps until the ring is gone.
-    match unsafe { uring.submitter().register_buffers(&pieces) } {
-        Ok(()) => Ok(Some(Registered {
-            start: start.addr(),
-            bytes,
-            piece_bytes,
-        })),
-        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(None),
-        Err(source) => Err(RingError::Other {
-            action: "registering buffers",
-            source,
-        }),
-    }
 }
 
 fn discard(removed: Option<InFlight>, result: i32) {
