@@ -407,6 +407,36 @@ fn an_accepted_socket_moves_to_the_ring_of_another_thread() {
 }
 
 #[test]
+fn a_ring_that_is_dropped_closes_every_socket_that_its_tasks_held() {
+    let ring = small_ring();
+    let (listener, address) = listen(&ring);
+    let mut clients: Vec<TcpStream> = Vec::new();
+    ring.block_on(async {
+        for _ in 0..100 {
+            clients.push(TcpStream::connect(address).unwrap());
+            let (socket, _) = ring.accept(&listener).await.unwrap();
+            let task_ring = ring.clone();
+            ring.spawn(async move {
+                let buffer = Buffer::allocate(100).unwrap();
+                task_ring
+                    .receive_into(&socket, buffer, 100)
+                    .await
+                    .0
+                    .unwrap();
+            });
+        }
+        sleep_ms(&ring, 5).await;
+    });
+    ring.drop_tasks();
+    drop(listener);
+    drop(ring);
+    for mut client in clients {
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
 fn more_operations_than_the_queue_has_entries_all_complete() {
     let ring = Ring::new(RingConfig {
         entries: 2,
