@@ -314,6 +314,26 @@ fn memory_of_a_dropped_receive_is_kept_until_the_kernel_lets_go() {
 }
 
 #[test]
+fn memory_of_a_dropped_send_is_kept_until_the_kernel_lets_go() {
+    let ring = small_ring();
+    let (socket, _client_that_reads_nothing) = connect(&ring);
+    ring.block_on(async {
+        let mut log = Buffer::allocate(64 << 20).unwrap();
+        log.append(64 << 20, |_| ());
+        let mut message = ring.message(Vec::new());
+        message.push_shared(log.slice(0..log.len()));
+        poll_once(ring.send(&socket, message));
+        assert!(
+            !log.clear(),
+            "the operation holds the slice of the future that was dropped"
+        );
+        while !log.clear() {
+            sleep_ms(&ring, 1).await;
+        }
+    });
+}
+
+#[test]
 fn a_dropped_receive_or_accept_loses_nothing() {
     let ring = small_ring();
     let (listener, address) = listen(&ring);
