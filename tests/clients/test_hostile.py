@@ -89,7 +89,9 @@ def test_a_frame_that_ends_early_is_dropped(cluster, kept):
 
 def test_an_unknown_version_of_api_versions_is_answered_in_version_0(cluster):
     with Connection(cluster) as connection:
-        answer = connection.exchange(header(wire.API_VERSIONS, 999))
+        # As a client of the future would: no tags, its software's name and version as compact strings, no tags.
+        body = b"\0" + b"\x07future" + b"\x0499x" + b"\0"
+        answer = connection.exchange(header(wire.API_VERSIONS, 999) + body)
         assert answer.take("h") == wire.UNSUPPORTED_VERSION
         versions = {answer.take("h"): (answer.take("h"), answer.take("h")) for _ in range(answer.take("i"))}
         assert wire.API_VERSIONS in versions

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 
 import crc32c
 
@@ -73,9 +74,11 @@ def record(value, offset_delta=0):
 def batch(values, **wrong):
     """A record batch v2, right but for the fields that are named."""
     records = b"".join(record(value, delta) for delta, value in enumerate(values))
+    # Records of long ago would be deleted by retention.
+    now = time.time_ns() // 1_000_000
     fields = {
         "base_offset": 0, "leader_epoch": -1, "magic": 2, "attributes": 0, "last_offset_delta": len(values) - 1,
-        "base_timestamp": 1_700_000_000_000, "max_timestamp": 1_700_000_000_000, "producer_id": -1,
+        "base_timestamp": now, "max_timestamp": now, "producer_id": -1,
         "producer_epoch": -1, "base_sequence": -1, "count": len(values), "crc": None, "length": None, **wrong,
     }
     summed = (
