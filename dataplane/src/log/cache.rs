@@ -1,0 +1,85 @@
+//! The tail buffers of all logs of a shard, in the order in which they were begun, so that the oldest makes room first.
+//!
+//! Appends take room here when the pool is dry; reads of old data never do, so a scan cannot push out recent data. A buffer whose
+//! bytes are not yet written is never given up.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use super::gate::Gate;
+use super::limits::ZERO_BYTES;
+use crate::io::{Buffer, WriteLease};
+
+/// A log as the cache knows it.
+pub(super) trait TailOwner {
+    /// Gives up the oldest buffer, if all of its bytes are written.
+    fn evict_oldest(&self) -> Eviction;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eviction {
+    Evicted,
+    /// There is none.
+    Empty,
+    /// It waits for its write.
+    Unwritten,
+}
+
+/// Shared by the logs of one shard.
+#[derive(Default)]
+pub struct TailCache {
+    /// An entry per tail buffer.
+    queue: RefCell<VecDeque<Weak<dyn TailOwner>>>,
+    /// Held by the one append that waits for several buffers: two that each held some would wait for each other.
+    pub(super) gathering: Rc<Gate>,
+    zeros: RefCell<Option<Buffer>>,
+}
+
+impl TailCache {
+    pub fn new() -> Rc<TailCache> {
+        Rc::new(TailCache::default())
+    }
+
+    pub(super) fn note(&self, owner: Weak<dyn TailOwner>) {
+        self.queue.borrow_mut().push_back(owner);
+    }
+
+    /// Gives up one buffer, the oldest that can be. Its memory returns once no reader holds a slice of it.
+    pub(super) fn evict(&self) -> bool {
+        let entries = self.queue.borrow().len();
+        for _ in 0..entries {
+            let Some(owner) = self.queue.borrow_mut().pop_front() else { return false };
+            let Some(log) = owner.upgrade() else { continue };
+            match log.evict_oldest() {
+                Eviction::Evicted => return true,
+                Eviction::Empty => {}
+                Eviction::Unwritten => self.queue.borrow_mut().push_back(owner),
+            }
+        }
+        false
+    }
+
+    /// A written buffer may now be given up: do so at once if an append waits for memory.
+    pub(super) fn written(&self) {
+        if self.gathering.is_held() {
+            self.evict();
+        }
+    }
+
+    /// Zeros to write over new space; `None` when memory cannot be had.
+    pub(super) fn zeros(&self, bytes: usize) -> Option<WriteLease> {
+        let zeros = self.zeros.borrow_mut();
+        let mut zeros = RefMut::filter_map(zeros, |zeros| {
+            if zeros.is_none() {
+                *zeros = Buffer::allocate(ZERO_BYTES).map(|mut buffer| {
+                    buffer.append(ZERO_BYTES, |fresh| fresh.fill(0));
+                    buffer
+                });
+            }
+            zeros.as_mut()
+        })
+        .ok()?;
+        Some(zeros.write_lease(0..bytes))
+    }
+}

@@ -1,0 +1,169 @@
+//! When data counts as flushed, and the small files that make reopening quick.
+//!
+//! Which writes are durable by themselves and when a flush is due is decided here and nowhere else.
+
+use std::io;
+use std::rc::Rc;
+
+use super::checkpoint::{Checkpoint, RecoveryPoint};
+use super::limits::{INDEX_WRITE_BYTES, SEGMENTS_MAX};
+use super::segment::{Segment, ignore_missing};
+use super::types::{Level, Offset};
+use super::{Log, LogError};
+use crate::io::{Io, WriteDurability};
+
+/// The checkpoint's name in the partition's directory.
+pub(super) const CHECKPOINT_FILE: &str = "checkpoint";
+
+impl<I: Io> Log<I> {
+    /// Makes everything appended so far safe from the loss of power.
+    pub async fn flush(&self) -> Result<(), LogError> {
+        self.flush_until(self.log_end()).await
+    }
+
+    /// Stores what recovery would otherwise have to read; worth calling every few seconds. Does nothing if nothing changed.
+    pub async fn checkpoint(&self) -> Result<(), LogError> {
+        if self.0.checkpointed.get() == (self.log_start(), self.log_end()) {
+            return Ok(());
+        }
+        self.store_checkpoint(false).await
+    }
+
+    /// Takes no more, flushes, and marks the log as closed in order.
+    pub async fn close(&self) -> Result<(), LogError> {
+        self.0.closed.set(true);
+        self.0.changed.notify();
+        let flushed = self.flush().await;
+        self.quiet().await;
+        flushed?;
+        self.poisoned()?;
+        let active = self.0.active();
+        if active.allocated.get() > 0 {
+            let file = active.open(&self.0.io).await?;
+            self.0.io.truncate(&file, active.bytes.get()).await?;
+            self.0.io.sync(&file).await?;
+            active.file.replace(None);
+        }
+        self.store_checkpoint(true).await
+    }
+
+    /// Takes no more and removes every file of the partition.
+    pub async fn delete(&self) -> Result<(), LogError> {
+        self.0.closed.set(true);
+        self.0.changed.notify();
+        self.quiet().await;
+        let io = &self.0.io;
+        for name in io.list(&self.0.directory).await? {
+            ignore_missing(io.remove_file(&self.0.directory.join(name)).await)?;
+        }
+        Ok(ignore_missing(io.remove_directory(&self.0.directory).await)?)
+    }
+
+    pub(super) fn write_durability(&self) -> WriteDurability {
+        if self.0.config.get().write_caching { WriteDurability::Written } else { WriteDurability::Synced }
+    }
+
+    /// After writes completed or settings changed: moves the flushed offset or sees to it that a flush will.
+    pub(super) fn settle_durability(&self) {
+        let log = &*self.0;
+        let config = log.config.get();
+        let written = log.progress.written();
+        if !log.segments.borrow().iter().any(|segment| segment.dirty.get()) && !log.flush_runs.get() {
+            log.progress.advance_flushed(written);
+        }
+        log.progress.publish(config.write_caching);
+        let unflushed = written.0 - log.progress.flushed().0;
+        if unflushed == 0 {
+            return;
+        }
+        if !config.write_caching || unflushed as u64 >= config.flush_messages {
+            self.start_flush();
+        } else if !log.flush_timer_runs.replace(true) {
+            let deadline = log.io.now().after_ms(config.flush_ms);
+            let log = self.clone();
+            self.0.io.spawn(async move {
+                log.0.io.sleep_until(deadline).await;
+                log.0.flush_timer_runs.set(false);
+                if log.flushed() < log.written() {
+                    log.start_flush();
+                }
+            });
+        }
+    }
+
+    pub(super) async fn flush_until(&self, end: Offset) -> Result<(), LogError> {
+        self.0.progress.wait(end, Level::Written).await.or_else(|_| self.poisoned())?;
+        while self.flushed() < end {
+            self.poisoned()?;
+            let generation = self.0.changed.generation();
+            self.start_flush();
+            self.0.changed.changed_since(generation).await;
+        }
+        Ok(())
+    }
+
+    /// One flush runs at a time; one that is wanted meanwhile follows it and covers what was written until then.
+    fn start_flush(&self) {
+        self.0.flush_wanted.set(true);
+        if self.0.flush_runs.replace(true) {
+            return;
+        }
+        let log = self.clone();
+        self.0.io.spawn(async move {
+            while log.0.flush_wanted.replace(false) && !log.0.progress.is_poisoned() {
+                let written = log.written();
+                match log.sync_dirty_segments().await {
+                    Ok(()) => log.0.progress.advance_flushed(written),
+                    Err(error) => log.poison("a flush", &error),
+                }
+            }
+            log.0.flush_runs.set(false);
+            log.settle_durability();
+            log.0.changed.notify();
+        });
+    }
+
+    async fn sync_dirty_segments(&self) -> io::Result<()> {
+        let dirty: Vec<Rc<Segment<I>>> =
+            self.0.segments.borrow().iter().filter(|segment| segment.dirty.get()).map(Rc::clone).collect();
+        for segment in dirty {
+            // Writes that complete from here on need the next flush.
+            segment.dirty.set(false);
+            let file = segment.open(&self.0.io).await?;
+            self.0.io.sync(&file).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn store_checkpoint(&self, clean: bool) -> Result<(), LogError> {
+        let _pass = self.0.checkpointing.enter().await;
+        let active = self.0.active();
+        // State and index are taken together, before the flush that makes them true on disk.
+        let checkpoint = self.snapshot(&active, clean);
+        let grown = active.bytes.get() - active.index_stored_bytes.get();
+        let index = (clean && grown > 0 || grown >= INDEX_WRITE_BYTES)
+            .then(|| active.index.borrow().as_ref().map(|index| (index.encode(), index.covered_bytes())))
+            .flatten();
+        self.flush_until(checkpoint.recovery.offset).await?;
+        if let Some((bytes, covered)) = index {
+            self.0.io.replace_file(&active.index_path(), bytes).await?;
+            active.index_stored_bytes.set(covered);
+        }
+        self.0.io.replace_file(&self.0.directory.join(CHECKPOINT_FILE), checkpoint.encode()).await?;
+        self.0.checkpointed.set((checkpoint.log_start, checkpoint.recovery.offset));
+        Ok(())
+    }
+
+    fn snapshot(&self, active: &Segment<I>, clean: bool) -> Checkpoint {
+        let segments = self.0.segments.borrow();
+        let closed = segments.len() - 1;
+        Checkpoint {
+            clean,
+            log_start: self.log_start(),
+            recovery: RecoveryPoint { offset: self.log_end(), segment: active.base, position: active.bytes.get() },
+            epochs: self.0.epochs.borrow().clone(),
+            segments: segments.iter().take(closed.min(SEGMENTS_MAX)).map(|segment| segment.summary()).collect(),
+            producers: self.0.producers.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Every limit of the log, and how they relate.
+
+use crate::io::BLOCK_BYTES;
+
+/// The largest batch that a log takes, whatever `max.message.bytes` says; also the largest that recovery believes.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The smallest batch: the 61 bytes of a header.
+pub const BATCH_BYTES_MIN: usize = 61;
+
+/// Bytes of zeros that follow the newest batch in its file: where a next batch's offset and length would stand.
+pub const TERMINATOR_BYTES: usize = 12;
+
+/// Tail buffers of one partition that may wait for their write; more is answered with `Busy`.
+pub const UNWRITTEN_BUFFERS_MAX: usize = 128;
+
+/// Writes of one partition that are in flight at once: four doubled DSYNC throughput of 64 KiB frames over one.
+pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+
+/// A second write is begun beside one in flight only for this many bytes of whole blocks: smaller ones are better coalesced.
+pub const PIPELINED_WRITE_BYTES_MIN: usize = 64 * 1024;
+
+/// Space that is prepared ahead of the writes grows from the first to the second of these.
+pub const EXTENT_BYTES_MIN: u64 = 64 * 1024;
+pub const EXTENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Bytes that one zeroing write covers.
+pub const ZERO_BYTES: usize = 256 * 1024;
+
+/// Largest segment: positions in the index are 32-bit.
+pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+
+/// Bytes that one read answers at most, unless a single batch is larger.
+pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes read at once to find a batch, and to recover a segment.
+pub const LOOKUP_BYTES: usize = 32 * 1024;
+pub const SCAN_BYTES: usize = 1024 * 1024;
+
+/// Closed segments of one partition that keep an open file and a loaded index.
+pub const WARM_SEGMENTS_MAX: usize = 4;
+
+/// Places of sequential readers that one partition remembers.
+pub const READ_PLACES: usize = 8;
+
+/// Segment bytes that may pass before a checkpoint writes the active segment's index again.
+pub const INDEX_WRITE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Entries of one index file, and its bytes.
+pub const INDEX_ENTRIES_MAX: usize = 4 * 1024 * 1024;
+pub const INDEX_FILE_BYTES_MAX: usize = INDEX_ENTRIES_MAX * 16 + 4096;
+
+/// Producers whose state one partition keeps; the longest silent one makes room.
+pub const PRODUCERS_MAX: usize = 10_000;
+
+/// Batches per producer by which a repeated one is recognised (KIP-98).
+pub const PRODUCER_BATCHES: usize = 5;
+
+/// Leader epochs whose start one partition remembers; the oldest make room.
+pub const EPOCHS_MAX: usize = 10_000;
+
+/// Segments that a checkpoint can list, and the bytes of its file.
+pub const SEGMENTS_MAX: usize = 100_000;
+pub const CHECKPOINT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of decompressed records that a lookup by timestamp looks through in one batch.
+pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(BATCH_BYTES_MAX <= SEGMENT_BYTES_MAX as usize, "a batch fits a segment");
+const _: () = assert!(TERMINATOR_BYTES <= BLOCK_BYTES, "one more block always holds the terminator");
+const _: () = assert!(ZERO_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(EXTENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64));
+const _: () = assert!(PIPELINED_WRITE_BYTES_MIN >= BLOCK_BYTES);
+const _: () = assert!(SCAN_BYTES >= BATCH_BYTES_MIN && LOOKUP_BYTES >= BATCH_BYTES_MIN);

@@ -1,0 +1,424 @@
+//! The log of one partition: a directory of segment files, the newest bytes in memory, and what recovery needs.
+//!
+//! A [`Partition`](crate::partition::Partition) owns one and lives on one shard. Nothing here talks Kafka's protocol, decides who
+//! leads, or looks into records, except to find one by its timestamp.
+//!
+//! ```text
+//! append ──> tail.rs ──> writer.rs ──> segment file ──> progress.rs ──> whoever waits
+//!  (copies once)  (group commit)   space.rs keeps zeros ahead     (written, flushed)
+//! read ────> tail.rs, else the file through the page cache        (read.rs, lookup.rs)
+//! open ────> checkpoint.rs, index.rs, then the bytes past them    (recovery.rs, scan.rs)
+//! ```
+//! Invariants:
+//! - What an answer names as written is in the file; what it names as flushed was synced. A failed write or sync ends both for good.
+//! - In a segment file, zeros follow the newest batch. No file is used again without having been cut and allocated anew.
+//! - No borrow of the state is held across an await; state is reserved before one.
+
+mod cache;
+mod checkpoint;
+mod codec;
+mod epochs;
+mod flush;
+mod gate;
+mod index;
+pub mod limits;
+mod lookup;
+mod producers;
+mod progress;
+mod read;
+mod records;
+mod recovery;
+mod retention;
+mod scan;
+mod segment;
+mod space;
+mod tail;
+mod types;
+mod writer;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+
+use control_api::ids::LeaderEpoch;
+use wire::{BATCH_HEADER_BYTES, Batch, BatchAttributes};
+
+use self::cache::{Eviction, TailOwner};
+use self::epochs::Epochs;
+use self::gate::Gate;
+use self::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MAX, UNWRITTEN_BUFFERS_MAX};
+use self::producers::{Producers, Sequenced};
+use self::progress::Progress;
+use self::read::Places;
+use self::segment::Segment;
+use self::tail::Tail;
+use crate::event::Event;
+use crate::io::{Buffer, Io};
+
+pub use self::cache::TailCache;
+pub use self::lookup::FoundRecord;
+pub use self::progress::FetchWaiter;
+pub use self::read::Read;
+pub use self::types::{AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError};
+
+/// A handle; clones are the same log.
+pub struct Log<I: Io>(Rc<Inner<I>>);
+
+impl<I: Io> Clone for Log<I> {
+    fn clone(&self) -> Log<I> {
+        Log(Rc::clone(&self.0))
+    }
+}
+
+struct Inner<I: Io> {
+    io: I,
+    cache: Rc<TailCache>,
+    directory: PathBuf,
+    config: Cell<LogConfig>,
+    opened_clean: bool,
+    progress: Rc<Progress>,
+    /// By base offset, without gaps; the last one is active. Never empty.
+    segments: RefCell<VecDeque<Rc<Segment<I>>>>,
+    tail: RefCell<Tail<I>>,
+    /// Buffers that were gathered for the next append.
+    spare: RefCell<Vec<Buffer>>,
+    producers: RefCell<Producers>,
+    epochs: RefCell<Epochs>,
+    places: RefCell<Places>,
+    /// Closed segments that keep an open file or a loaded index, the one used last at the back.
+    warm: RefCell<VecDeque<Rc<Segment<I>>>>,
+    /// Closed segments that are not sealed yet, oldest first.
+    unsealed: RefCell<VecDeque<Rc<Segment<I>>>>,
+    closed: Cell<bool>,
+    writer_scheduled: Cell<bool>,
+    preparing: Cell<bool>,
+    flush_timer_runs: Cell<bool>,
+    flush_runs: Cell<bool>,
+    flush_wanted: Cell<bool>,
+    sealing: Cell<usize>,
+    /// Something was completed; for the rare waits that have no offset.
+    changed: Event,
+    checkpointing: Rc<Gate>,
+    /// What the last checkpoint covered.
+    checkpointed: Cell<(Offset, Offset)>,
+}
+
+impl<I: Io> Log<I> {
+    /// Opens or creates the log in `directory` and recovers what a crash left. `newest_epoch`, when the control plane's answer is at
+    /// hand, is the newest leader epoch there can be: a batch of a later one is not ours.
+    pub async fn open(
+        io: I,
+        cache: Rc<TailCache>,
+        directory: &Path,
+        config: LogConfig,
+        newest_epoch: Option<LeaderEpoch>,
+    ) -> Result<Log<I>, LogError> {
+        let recovered = recovery::recover(&io, directory, newest_epoch).await?;
+        let epoch = recovered.epochs.latest().unwrap_or(LeaderEpoch(0));
+        let log = Log(Rc::new(Inner {
+            cache,
+            directory: directory.to_path_buf(),
+            config: Cell::new(config),
+            opened_clean: recovered.clean,
+            progress: Rc::new(Progress::new(recovered.log_start, recovered.log_end, epoch)),
+            segments: RefCell::new(recovered.segments),
+            tail: RefCell::new(Tail::new(recovered.partial)),
+            spare: RefCell::default(),
+            producers: RefCell::new(recovered.producers),
+            epochs: RefCell::new(recovered.epochs),
+            places: RefCell::default(),
+            warm: RefCell::default(),
+            unsealed: RefCell::default(),
+            closed: Cell::new(false),
+            writer_scheduled: Cell::new(false),
+            preparing: Cell::new(false),
+            flush_timer_runs: Cell::new(false),
+            flush_runs: Cell::new(false),
+            flush_wanted: Cell::new(false),
+            sealing: Cell::new(0),
+            changed: Event::default(),
+            checkpointing: Rc::default(),
+            checkpointed: Cell::new(recovered.checkpointed),
+            io,
+        }));
+        Ok(log)
+    }
+
+    /// Takes a batch that was validated, gives it the next offsets and copies it once. Nothing changes on an error; after
+    /// [`AppendError::Busy`], await [`Log::room`] and try again.
+    pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
+        let log = &*self.0;
+        log.may_append()?;
+        let header = &batch.header;
+        let bytes = batch.bytes.len();
+        if bytes > BATCH_BYTES_MAX {
+            return Err(AppendError::TooLarge);
+        }
+        if bytes < BATCH_HEADER_BYTES || header.last_offset_delta < 0 {
+            return Err(AppendError::Invalid);
+        }
+        let sequenced = sequenced(batch);
+        if let Some(known) = sequenced.map_or(Ok(None), |batch| log.producers.borrow().check(&batch))? {
+            return Ok(Appended {
+                base_offset: known.base_offset,
+                next_offset: Offset(known.last_offset.0 + 1),
+                log_append_time_ms: known.log_append_time_ms,
+                duplicate: true,
+            });
+        }
+        let now_ms = log.io.wall_clock_ms();
+        let base_offset = log.progress.log_end();
+        let next_offset = base_offset.0.checked_add(i64::from(header.last_offset_delta) + 1);
+        let next_offset = Offset(next_offset.ok_or(AppendError::Invalid)?);
+        let log_append_time = log.config.get().log_append_time.then_some(now_ms);
+        let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
+        let rolls = log.must_roll(bytes, next_offset, max_timestamp);
+        log.gather_or_give_back(bytes, rolls)?;
+
+        // Nothing below can fail.
+        let segment = if rolls { log.roll() } else { log.active() };
+        let stamped = stamped_header(batch, base_offset, log.progress.leader_epoch(), log_append_time);
+        let parts = std::iter::once(&stamped[..]).chain(batch.records.pieces());
+        let mut spare = log.spare.borrow_mut();
+        let begun = log.tail.borrow_mut().append(&segment, parts, next_offset, &mut spare);
+        spare.clear();
+        for _ in 0..begun {
+            log.cache.note(self.as_owner());
+        }
+        log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
+        let log_append_time_ms = log_append_time.unwrap_or(-1);
+        if let Some(batch) = sequenced {
+            log.producers.borrow_mut().append(&batch, base_offset, log_append_time_ms, now_ms);
+        }
+        log.progress.appended(next_offset);
+        self.schedule_writer();
+        Ok(Appended { base_offset, next_offset, log_append_time_ms, duplicate: false })
+    }
+
+    /// Waits until there may be memory for a batch of `bytes` bytes, or until waiting is of no use because the log stopped.
+    pub async fn room(&self, bytes: usize) {
+        let log = &*self.0;
+        let bytes = bytes.min(BATCH_BYTES_MAX);
+        loop {
+            let generation = log.changed.generation();
+            if log.may_append().is_err() || !log.is_backlogged(bytes) {
+                break;
+            }
+            log.changed.changed_since(generation).await;
+        }
+        let _pass = log.cache.gathering.enter().await;
+        // A roll may need one buffer more than the rest of the active one saves.
+        while log.may_append().is_ok() && !log.gather(bytes, true) {
+            let buffer = log.io.wait_buffer().await;
+            log.spare.borrow_mut().push(buffer);
+        }
+    }
+
+    /// Resolves once everything before `end` has reached `level`.
+    pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
+        self.0.progress.wait(end, level).await
+    }
+
+    /// Notifies `event` each time the high watermark moves past `beyond`, and when the log stops or the leader epoch changes, until
+    /// the waiter is dropped. A fetch that is parked on several partitions registers one event with each.
+    pub fn register_fetch_waiter(&self, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
+        self.0.progress.register_fetch(beyond, event)
+    }
+
+    pub fn log_start(&self) -> Offset {
+        self.0.progress.log_start()
+    }
+
+    /// One past the last appended offset.
+    pub fn log_end(&self) -> Offset {
+        self.0.progress.log_end()
+    }
+
+    pub fn written(&self) -> Offset {
+        self.0.progress.written()
+    }
+
+    pub fn flushed(&self) -> Offset {
+        self.0.progress.flushed()
+    }
+
+    pub fn high_watermark(&self) -> Offset {
+        self.0.progress.high_watermark()
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.0.progress.is_poisoned()
+    }
+
+    /// Whether the previous process closed this log in order.
+    pub fn opened_clean(&self) -> bool {
+        self.0.opened_clean
+    }
+
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.0.progress.leader_epoch()
+    }
+
+    /// From now on batches carry `epoch`, which begins at the log's end. Waits of an older epoch end with an error.
+    pub fn set_leader_epoch(&self, epoch: LeaderEpoch) {
+        if epoch > self.leader_epoch() || self.0.epochs.borrow().latest().is_none() {
+            self.0.epochs.borrow_mut().begin(epoch, self.log_end());
+        }
+        self.0.progress.set_leader_epoch(epoch);
+    }
+
+    /// The largest known epoch up to `epoch` and its end, for OffsetForLeaderEpoch (KIP-101, KIP-279).
+    pub fn offset_for_leader_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.0.epochs.borrow().end_of(epoch, self.log_end())
+    }
+
+    pub fn config(&self) -> LogConfig {
+        self.0.config.get()
+    }
+
+    /// What is already on its way is finished under the old settings.
+    pub fn set_config(&self, config: LogConfig) {
+        self.0.config.set(config);
+        self.settle_durability();
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.0.segments.borrow().iter().map(|segment| segment.bytes.get()).sum()
+    }
+
+    pub fn segments(&self) -> usize {
+        self.0.segments.borrow().len()
+    }
+
+    fn as_owner(&self) -> Weak<dyn TailOwner> {
+        let weak: Weak<Inner<I>> = Rc::downgrade(&self.0);
+        weak
+    }
+}
+
+impl<I: Io> Inner<I> {
+    fn may_append(&self) -> Result<(), AppendError> {
+        if self.progress.is_poisoned() {
+            return Err(AppendError::Poisoned);
+        }
+        if self.closed.get() { Err(AppendError::Closed) } else { Ok(()) }
+    }
+
+    fn active(&self) -> Rc<Segment<I>> {
+        Rc::clone(self.segments.borrow().back().expect("a log always has an active segment"))
+    }
+
+    fn must_roll(&self, bytes: usize, next_offset: Offset, max_timestamp: i64) -> bool {
+        let config = self.config.get();
+        let active = self.active();
+        if active.bytes.get() == 0 {
+            return false;
+        }
+        let aged = active
+            .first_timestamp
+            .get()
+            .is_some_and(|first| max_timestamp.saturating_sub(first) > config.segment_ms);
+        active.bytes.get() + bytes as u64 > config.segment_bytes.min(SEGMENT_BYTES_MAX)
+            || next_offset.0 - active.base.0 > i64::from(i32::MAX)
+            || aged
+    }
+
+    /// Begins a new segment at the log's end. Its file is made before its first write.
+    fn roll(&self) -> Rc<Segment<I>> {
+        let fresh = Rc::new(Segment::new(&self.directory, self.progress.log_end()));
+        let mut segments = self.segments.borrow_mut();
+        let full = Rc::clone(segments.back().expect("a log always has an active segment"));
+        self.unsealed.borrow_mut().push_back(full);
+        segments.push_back(Rc::clone(&fresh));
+        fresh
+    }
+
+    fn is_backlogged(&self, bytes: usize) -> bool {
+        let unwritten = self.tail.borrow().unwritten_buffers();
+        unwritten > 0 && unwritten + bytes.div_ceil(self.io.buffer_bytes()) > UNWRITTEN_BUFFERS_MAX
+    }
+
+    /// Takes what buffers a batch needs, the oldest cached ones if the pool is dry. Keeps what it got when that is not enough.
+    fn gather(&self, bytes: usize, rolls: bool) -> bool {
+        loop {
+            // Eviction may take our own active buffer, so the need is counted anew each time.
+            let active = self.active();
+            let target = (!rolls).then_some(&active);
+            let needed = self.tail.borrow().buffers_needed(bytes, self.io.buffer_bytes(), target);
+            if self.spare.borrow().len() >= needed {
+                return true;
+            }
+            match self.io.take_buffer() {
+                Some(buffer) => self.spare.borrow_mut().push(buffer),
+                None if self.cache.evict() => {}
+                None => return false,
+            }
+        }
+    }
+
+    fn gather_or_give_back(&self, bytes: usize, rolls: bool) -> Result<(), AppendError> {
+        if !self.is_backlogged(bytes) && self.gather(bytes, rolls) {
+            return Ok(());
+        }
+        self.spare.borrow_mut().clear();
+        Err(AppendError::Busy)
+    }
+
+    fn note_batch(&self, segment: &Segment<I>, base_offset: Offset, next_offset: Offset, bytes: usize, max_timestamp: i64) {
+        let mut index = segment.index.borrow_mut();
+        let index = index.as_mut().expect("the active segment's index is loaded");
+        index.append(base_offset, next_offset, bytes, max_timestamp, self.config.get().index_interval_bytes);
+        segment.next.set(next_offset);
+        segment.max_timestamp.set(index.max_timestamp());
+        if segment.first_timestamp.get().is_none() {
+            segment.first_timestamp.set(Some(max_timestamp));
+        }
+    }
+}
+
+impl<I: Io> TailOwner for Inner<I> {
+    fn evict_oldest(&self) -> Eviction {
+        match self.tail.borrow_mut().evict_oldest() {
+            None => Eviction::Empty,
+            Some(true) => Eviction::Evicted,
+            Some(false) => Eviction::Unwritten,
+        }
+    }
+}
+
+fn sequenced(batch: &Batch<'_>) -> Option<Sequenced> {
+    sequenced_header(&batch.header)
+}
+
+/// What an idempotent producer's batch says of itself; control batches carry no sequence.
+fn sequenced_header(header: &wire::BatchHeader) -> Option<Sequenced> {
+    (header.producer_id >= 0 && header.base_sequence >= 0).then_some(Sequenced {
+        producer_id: header.producer_id,
+        epoch: header.producer_epoch,
+        first_sequence: header.base_sequence,
+        last_offset_delta: header.last_offset_delta,
+    })
+}
+
+/// The batch's header with what the leader assigns. Offset and epoch lie outside what the CRC covers; the time does not.
+fn stamped_header(
+    batch: &Batch<'_>,
+    base_offset: Offset,
+    epoch: LeaderEpoch,
+    log_append_time: Option<i64>,
+) -> [u8; BATCH_HEADER_BYTES] {
+    const LOG_APPEND_TIME: i16 = 0x08;
+    const CRC: std::ops::Range<usize> = 17..21;
+    let mut header = batch.header;
+    header.base_offset = base_offset.0;
+    header.partition_leader_epoch = epoch.0;
+    let Some(now_ms) = log_append_time else { return header.to_bytes() };
+    header.attributes = BatchAttributes(header.attributes.0 | LOG_APPEND_TIME);
+    header.max_timestamp = now_ms;
+    let mut bytes = header.to_bytes();
+    let crc = batch.records.pieces().fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
+    bytes[CRC].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}

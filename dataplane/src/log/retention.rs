@@ -1,0 +1,83 @@
+//! Deletes whole closed segments by age and by size, never single records (`retention.ms`, `retention.bytes`).
+
+use std::rc::Rc;
+
+use super::segment::Segment;
+use super::types::Offset;
+use super::{Log, LogError};
+use crate::io::Io;
+
+impl<I: Io> Log<I> {
+    /// Deletes what is due and forgets silent producers; returns how many segments went. The new log start is stored before any file
+    /// is removed.
+    pub async fn enforce_retention(&self, now_ms: i64) -> Result<usize, LogError> {
+        self.poisoned()?;
+        let config = self.config();
+        self.0.producers.borrow_mut().expire(now_ms, config.producer_expiration_ms);
+        if self.0.closed.get() {
+            return Ok(0);
+        }
+        self.roll_if_aged(now_ms);
+        let due = self.count_due(now_ms);
+        if due == 0 {
+            return Ok(0);
+        }
+        let log_start = self.0.segments.borrow()[due].base;
+        self.0.progress.advance_log_start(log_start);
+        self.0.epochs.borrow_mut().forget_before(log_start);
+        self.store_checkpoint(false).await?;
+        for _ in 0..due {
+            let Some(segment) = self.take_first_below(log_start) else { break };
+            segment.remove(&self.0.io).await?;
+        }
+        Ok(due)
+    }
+
+    /// An active segment whose newest record is too old is closed first, so that it can go with the others, as in Kafka.
+    fn roll_if_aged(&self, now_ms: i64) {
+        let active = self.0.active();
+        let seen = active.next.get() <= self.high_watermark();
+        if active.bytes.get() > 0 && seen && self.is_aged(&active, now_ms) {
+            self.0.roll();
+            // With its last write completed long ago, nothing else would seal it.
+            self.seal_what_is_complete();
+        }
+    }
+
+    fn is_aged(&self, segment: &Segment<I>, now_ms: i64) -> bool {
+        let retention_ms = self.config().retention_ms;
+        let (newest, _) = segment.max_timestamp.get();
+        retention_ms >= 0 && now_ms.saturating_sub(newest) > retention_ms
+    }
+
+    /// How many of the oldest segments are due; only closed ones whose records consumers could read.
+    fn count_due(&self, now_ms: i64) -> usize {
+        let retention_bytes = self.config().retention_bytes;
+        let segments = self.0.segments.borrow();
+        let mut excess = match u64::try_from(retention_bytes) {
+            Ok(kept) => self.bytes().saturating_sub(kept),
+            Err(_) => 0,
+        };
+        let closed = segments.len() - 1;
+        segments
+            .iter()
+            .take(closed)
+            .take_while(|segment| {
+                let bytes = segment.bytes.get();
+                let too_large = excess >= bytes && bytes > 0;
+                excess = excess.saturating_sub(bytes);
+                segment.next.get() <= self.high_watermark() && (too_large || self.is_aged(segment, now_ms))
+            })
+            .count()
+    }
+
+    fn take_first_below(&self, log_start: Offset) -> Option<Rc<Segment<I>>> {
+        let mut segments = self.0.segments.borrow_mut();
+        if segments.len() < 2 || segments[0].next.get() > log_start {
+            return None;
+        }
+        let segment = segments.pop_front()?;
+        self.0.warm.borrow_mut().retain(|warm| !Rc::ptr_eq(warm, &segment));
+        Some(segment)
+    }
+}

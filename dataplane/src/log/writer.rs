@@ -1,0 +1,143 @@
+//! Brings the tail to the file: group commit with up to four writes in flight.
+//!
+//! An append only schedules the writer; it runs after the other tasks that are ready now, so whatever they append goes into the same
+//! write. Each completion looks for the next write. There is no task while there is nothing to do.
+
+use std::io;
+use std::rc::Rc;
+
+use super::segment::Segment;
+use super::tail::{Next, Write};
+use super::types::Offset;
+use super::{Log, LogError};
+use crate::io::{FilePosition, Io, WriteDurability};
+
+impl<I: Io> Log<I> {
+    pub(super) fn schedule_writer(&self) {
+        if self.0.writer_scheduled.replace(true) {
+            return;
+        }
+        let log = self.clone();
+        self.0.io.spawn(async move {
+            log.0.writer_scheduled.set(false);
+            log.write_what_is_ready();
+        });
+    }
+
+    pub(super) fn write_what_is_ready(&self) {
+        while !self.0.progress.is_poisoned() {
+            let next = self.0.tail.borrow_mut().next_write(|segment, blocks| segment.may_write(blocks));
+            match next {
+                Next::Write(write) => self.begin_write(write),
+                Next::NoSpace(segment, blocks) => return self.prepare(segment, blocks.end),
+                Next::Nothing => return,
+            }
+        }
+    }
+
+    fn begin_write(&self, write: Write<I>) {
+        let Write { piece, segment, at, lease } = write;
+        let end = at.0 + lease.len() as u64;
+        let durability = self.write_durability();
+        let file = segment.file.borrow().clone().expect("the file was open when the write was chosen");
+        self.prepare_ahead(&segment, end);
+        let log = self.clone();
+        self.0.io.spawn(async move {
+            let result = log.write_once(&file, at, lease, durability).await;
+            log.end_write(piece, &segment, durability, result);
+        });
+    }
+
+    async fn write_once(
+        &self,
+        file: &I::File,
+        at: FilePosition,
+        lease: crate::io::WriteLease,
+        durability: WriteDurability,
+    ) -> io::Result<()> {
+        self.0.io.write(file, at, lease, durability).await
+    }
+
+    fn end_write(&self, piece: u64, segment: &Rc<Segment<I>>, durability: WriteDurability, result: io::Result<()>) {
+        if let Err(error) = result {
+            return self.poison("a write", &error);
+        }
+        if durability == WriteDurability::Written {
+            segment.dirty.set(true);
+        }
+        let written = self.0.tail.borrow_mut().complete(piece);
+        if let Some(written) = written {
+            self.note_written(written);
+        }
+        self.0.cache.written();
+        self.seal_what_is_complete();
+        self.0.changed.notify();
+        self.write_what_is_ready();
+    }
+
+    fn note_written(&self, written: Offset) {
+        self.0.progress.advance_written(written);
+        self.settle_durability();
+    }
+
+    /// The log takes nothing more. Said once: what follows is answered with an error.
+    pub(super) fn poison(&self, what: &str, error: &io::Error) {
+        if self.0.progress.is_poisoned() {
+            return;
+        }
+        let directory = self.0.directory.display();
+        tracing::error!(%directory, %error, "{what} failed: the partition takes no more records");
+        self.0.progress.poison();
+        self.0.changed.notify();
+    }
+
+    /// Closed segments whose last write has completed are cut to their data, synced and indexed, off the append path.
+    pub(super) fn seal_what_is_complete(&self) {
+        loop {
+            let Some(segment) = self.0.unsealed.borrow().front().cloned() else { return };
+            if self.0.tail.borrow().has_unwritten(&segment) {
+                return;
+            }
+            self.0.unsealed.borrow_mut().pop_front();
+            self.0.sealing.set(self.0.sealing.get() + 1);
+            let log = self.clone();
+            self.0.io.spawn(async move {
+                if let Err(error) = log.seal(&segment).await {
+                    log.poison("closing a segment", &error);
+                }
+                log.0.sealing.set(log.0.sealing.get() - 1);
+                log.0.changed.notify();
+            });
+        }
+    }
+
+    async fn seal(&self, segment: &Rc<Segment<I>>) -> io::Result<()> {
+        self.zeroing_ended(segment).await;
+        let file = segment.open(&self.0.io).await?;
+        self.0.io.truncate(&file, segment.bytes.get()).await?;
+        self.0.io.sync(&file).await?;
+        segment.store_index(&self.0.io).await?;
+        segment.file.replace(None);
+        // From here the index is loaded again when a reader needs it.
+        segment.index.replace(None);
+        Ok(())
+    }
+
+    /// Waits until nothing of this log is on its way to its files.
+    pub(super) async fn quiet(&self) {
+        let log = &*self.0;
+        loop {
+            let generation = log.changed.generation();
+            let zeroes = log.segments.borrow().iter().any(|segment| segment.zeroing_runs.get());
+            let writes = log.tail.borrow().writes_in_flight() > 0 || log.writer_scheduled.get();
+            if !writes && !zeroes && !log.preparing.get() && !log.flush_runs.get() && log.sealing.get() == 0 {
+                return;
+            }
+            log.changed.changed_since(generation).await;
+        }
+    }
+
+    pub(super) fn poisoned(&self) -> Result<(), LogError> {
+        if self.0.progress.is_poisoned() { Err(LogError::Poisoned) } else { Ok(()) }
+    }
+}
