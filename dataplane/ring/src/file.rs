@@ -175,8 +175,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Names in a directory, sorted.
-    pub async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+    /// Names in a directory, sorted. A plain read that waits, as io_uring has none.
+    pub fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(path)? {
             let name = entry?.file_name().into_string();

@@ -152,12 +152,12 @@ fn names_are_made_listed_renamed_and_removed() {
         ring.create_directories(&deep).await.unwrap();
         ring.open_direct(&deep.join("two")).await.unwrap();
         ring.open_direct(&deep.join("one")).await.unwrap();
-        assert_eq!(ring.list(&deep).await.unwrap(), ["one", "two"]);
+        assert_eq!(ring.list(&deep).unwrap(), ["one", "two"]);
         ring.rename(&deep.join("one"), &deep.join("three"))
             .await
             .unwrap();
         ring.sync_directory(&deep).await.unwrap();
-        assert_eq!(ring.list(&deep).await.unwrap(), ["three", "two"]);
+        assert_eq!(ring.list(&deep).unwrap(), ["three", "two"]);
         let error = ring
             .create_directories(&deep.join("two"))
             .await
@@ -172,7 +172,7 @@ fn names_are_made_listed_renamed_and_removed() {
         ring.remove_file(&deep.join("three")).await.unwrap();
         ring.remove_directory(&deep).await.unwrap();
         assert_eq!(
-            ring.list(&deep).await.unwrap_err().kind(),
+            ring.list(&deep).unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
         assert_eq!(
@@ -205,7 +205,7 @@ fn a_small_file_is_replaced_as_one_step_and_read_up_to_a_limit() {
             io::ErrorKind::InvalidData
         );
         assert_eq!(
-            ring.list(&root).await.unwrap(),
+            ring.list(&root).unwrap(),
             ["checkpoint"],
             "no temporary file stays"
         );

@@ -1,6 +1,6 @@
 //! Builds record batches as a producer does: for the load generator and for tests. The broker itself writes none.
 
-use crate::batch::{BATCH_HEADER_BYTES, BatchAttributes, BatchHeader, Compression};
+use crate::batch_header::{BATCH_HEADER_BYTES, BatchAttributes, BatchHeader, Compression};
 use crate::record::write_varlong;
 
 /// Collects records into one batch.

@@ -6,13 +6,14 @@
 //! ```text
 //! frame   = length i32 | header | message          frame.rs, header.rs
 //! message = fields in the order of its schema      schema.rs, field.rs, array.rs, messages/
-//! records = batches back to back, never copied     records.rs, batch.rs, record.rs
+//! records = batches back to back, never copied     records.rs, batch.rs, batch_header.rs, record.rs
 //! ```
 
 mod api;
 mod array;
 mod batch;
 mod batch_builder;
+mod batch_header;
 mod error;
 mod field;
 mod frame;
@@ -29,11 +30,11 @@ mod writer;
 
 pub use api::{APIS, Api, ApiKey};
 pub use array::{Array, Iter};
-pub use batch::{
-    BATCH_HEADER_BYTES, Batch, BatchAttributes, BatchError, BatchHeader, Batches, Compression,
-    TimestampType, stamp_log_append_time, stamp_offset_and_epoch,
-};
+pub use batch::{Batch, BatchError, Batches, stamp_log_append_time, stamp_offset_and_epoch};
 pub use batch_builder::BatchBuilder;
+pub use batch_header::{
+    BATCH_HEADER_BYTES, BatchAttributes, BatchHeader, Compression, TimestampType,
+};
 pub use error::ErrorCode;
 pub use frame::{FRAME_LENGTH_BYTES, FrameError, frame_length};
 pub use header::{RequestHeader, ResponseHeader};

@@ -45,7 +45,7 @@ pub enum DecodeError {
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// One place for each piece of the frame, because at most one value can start in a piece and end in a later one. Lazy arrays
-    /// decode the same value many times and find the first copy again, which bounds all copies together by the frame.
+    /// decode the same value many times and find the first copy again, so all copies together are no longer than the frame.
     places: OnceCell<Box<[Place]>>,
 }
 

@@ -219,3 +219,117 @@ macro_rules! refuse_unless_default {
 }
 
 pub(crate) use {carried, default, message, messages, refuse_unless_default, structs};
+
+#[cfg(test)]
+mod tests {
+    use crate::messages::produce::{
+        LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
+    };
+    use crate::messages::{FetchRequest, MetadataRequest, ProduceResponse};
+    use crate::{DecodeError, EncodeError, Reader, Writer};
+
+    /// A Fetch request of version 12 with nothing in it but these tagged fields.
+    fn fetch_with_tags(tags: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        FetchRequest::default()
+            .encode(&mut Writer::new(&mut bytes), 12)
+            .unwrap();
+        assert_eq!(bytes.pop(), Some(0), "no tagged field");
+        bytes.extend_from_slice(tags);
+        bytes
+    }
+
+    #[test]
+    fn unknown_tags_are_passed_over_and_known_ones_read() {
+        let bytes = fetch_with_tags(&[3, 0, 3, 3, b'i', b'd', 1, 2, 9, 9, 77, 0]);
+        let mut reader = Reader::new(&bytes);
+        // Tag 1 exists from version 15 on and is unknown in 12.
+        let request = FetchRequest::decode(&mut reader, 12).unwrap();
+        assert_eq!(
+            request,
+            FetchRequest {
+                cluster_id: Some("id"),
+                ..Default::default()
+            }
+        );
+        assert_eq!(reader.remaining(), 0);
+    }
+
+    #[test]
+    fn a_tagged_field_must_fill_its_size_and_not_more() {
+        let decode =
+            |tags| FetchRequest::decode(&mut Reader::new(&fetch_with_tags(tags)), 12).map(|_| ());
+        assert_eq!(
+            decode(&[1, 0, 4, 3, b'i', b'd', 0]),
+            Err(DecodeError::TaggedFieldSize { tag: 0 })
+        );
+        assert_eq!(
+            decode(&[1, 0, 2, 3, b'i', b'd']),
+            Err(DecodeError::Truncated { wanted: 2, left: 1 })
+        );
+        assert_eq!(
+            decode(&[1, 0, 9, 3, b'i', b'd']),
+            Err(DecodeError::Truncated { wanted: 9, left: 3 })
+        );
+        assert!(decode(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
+    }
+
+    #[test]
+    fn null_is_refused_where_the_version_has_none() {
+        let null = [0xff; 4];
+        assert_eq!(
+            MetadataRequest::decode(&mut Reader::new(&null), 1).map(|request| request.topics),
+            Ok(None)
+        );
+        assert_eq!(
+            MetadataRequest::decode(&mut Reader::new(&null), 0),
+            Err(DecodeError::UnexpectedNull("topics"))
+        );
+        let request = MetadataRequest {
+            topics: None,
+            ..Default::default()
+        };
+        let encoded = request.encode(&mut Writer::new(&mut Vec::new()), 0);
+        assert_eq!(encoded, Err(EncodeError::UnexpectedNull("topics")));
+    }
+
+    #[test]
+    fn what_a_version_cannot_carry_is_dropped_only_if_it_may_be() {
+        let encode = |partition: PartitionProduceResponse<'_>, version| {
+            let partitions = [partition];
+            let topics = [TopicProduceResponse {
+                partition_responses: (&partitions).into(),
+                ..Default::default()
+            }];
+            let response = ProduceResponse {
+                responses: (&topics).into(),
+                ..Default::default()
+            };
+            let mut bytes = Vec::new();
+            response
+                .encode(&mut Writer::new(&mut bytes), version)
+                .map(|()| bytes)
+        };
+        let ignorable = PartitionProduceResponse {
+            log_start_offset: 5,
+            ..Default::default()
+        };
+        assert_eq!(
+            encode(ignorable, 4),
+            encode(PartitionProduceResponse::default(), 4)
+        );
+        let leader = LeaderIdAndEpoch {
+            leader_id: 1,
+            leader_epoch: 1,
+        };
+        let needed = PartitionProduceResponse {
+            current_leader: leader,
+            ..Default::default()
+        };
+        assert!(encode(needed.clone(), 10).is_ok());
+        assert_eq!(
+            encode(needed, 9),
+            Err(EncodeError::FieldNotCarried("current_leader"))
+        );
+    }
+}

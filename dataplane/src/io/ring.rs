@@ -1,0 +1,207 @@
+//! [`Io`] on io_uring: a thin, safe layer over the `ring` crate, one per shard thread.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::ring::{File, Listener, Ring, Socket};
+
+use super::{
+    Buffer, FilePosition, Gather, GatherPart, Instant, Io, OpenMode, Slice, WriteDurability,
+    WriteLease,
+};
+
+/// The world as a shard's ring gives it. Clones are handles to the same ring.
+#[derive(Clone)]
+pub struct RingIo {
+    ring: Ring,
+    random_state: Rc<Cell<u64>>,
+}
+
+impl RingIo {
+    /// On the thread that made the ring.
+    pub fn new(ring: Ring) -> RingIo {
+        // The standard library's hasher takes its keys from the operating system's randomness.
+        let seed = RandomState::new().hash_one(std::process::id());
+        RingIo {
+            ring,
+            random_state: Rc::new(Cell::new(seed)),
+        }
+    }
+}
+
+impl Io for RingIo {
+    type File = File;
+    type Socket = Socket;
+    type Listener = Listener;
+    type Handoff = OwnedFd;
+
+    fn now(&self) -> Instant {
+        Instant(self.ring.now())
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place where time comes from"
+    )]
+    fn wall_clock_ms(&self) -> i64 {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        since_1970.map_or(0, |elapsed| {
+            i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+        })
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014): well spread, and not for secrets.
+    fn random_u64(&self) -> u64 {
+        let state = self.random_state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.random_state.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.ring.spawn(task);
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        self.ring.sleep_until(deadline.0).await;
+    }
+
+    fn take_buffer(&self) -> Option<Buffer> {
+        self.ring.pool().take()
+    }
+
+    async fn wait_buffer(&self) -> Buffer {
+        self.ring.wait_buffer().await
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.ring.pool().buffer_bytes()
+    }
+
+    async fn accept(&self, listener: &Listener) -> io::Result<(Socket, SocketAddr)> {
+        self.ring.accept(listener).await
+    }
+
+    async fn receive(&self, socket: &Socket) -> io::Result<Slice> {
+        self.ring.receive(socket).await
+    }
+
+    async fn receive_into(
+        &self,
+        socket: &Socket,
+        buffer: Buffer,
+        bytes: usize,
+    ) -> (io::Result<usize>, Buffer) {
+        self.ring.receive_into(socket, buffer, bytes).await
+    }
+
+    async fn send(&self, socket: &Socket, mut message: Gather) -> (io::Result<()>, Gather) {
+        let mut outgoing = self.ring.message(std::mem::take(&mut message.inline));
+        for part in &message.parts {
+            match part {
+                GatherPart::Inline(range) => outgoing.push_inline(range.clone()),
+                GatherPart::Shared(slice) => outgoing.push_shared(slice.clone()),
+            }
+        }
+        let (result, inline) = self.ring.send(socket, outgoing).await;
+        message.inline = inline;
+        (result, message)
+    }
+
+    fn hand_off(&self, socket: Socket) -> OwnedFd {
+        let descriptor = socket.into_descriptor().ok();
+        descriptor.expect("a socket is handed off by its only holder, before it is used")
+    }
+
+    fn take_over(&self, socket: OwnedFd) -> Socket {
+        self.ring.adopt(socket)
+    }
+
+    fn shutdown(&self, socket: &Socket) {
+        self.ring.shutdown(socket);
+    }
+
+    async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<File> {
+        match mode {
+            OpenMode::Direct => self.ring.open_direct(path).await,
+            OpenMode::ReadCached => self.ring.open_cached(path).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        file: &File,
+        at: FilePosition,
+        lease: WriteLease,
+        durability: WriteDurability,
+    ) -> io::Result<()> {
+        let synced = durability == WriteDurability::Synced;
+        self.ring.write(file, at.0, lease, synced).await
+    }
+
+    async fn read(
+        &self,
+        file: &File,
+        at: FilePosition,
+        buffer: Buffer,
+        bytes: usize,
+    ) -> (io::Result<usize>, Buffer) {
+        self.ring.read(file, at.0, buffer, bytes).await
+    }
+
+    async fn sync(&self, file: &File) -> io::Result<()> {
+        self.ring.sync(file).await
+    }
+
+    async fn allocate(&self, file: &File, at: FilePosition, bytes: u64) -> io::Result<()> {
+        self.ring.allocate(file, at.0, bytes).await
+    }
+
+    async fn truncate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.ring.truncate(file, bytes).await
+    }
+
+    async fn file_bytes(&self, file: &File) -> io::Result<u64> {
+        self.ring.file_bytes(file).await
+    }
+
+    async fn create_directories(&self, path: &Path) -> io::Result<()> {
+        self.ring.create_directories(path).await
+    }
+
+    async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.ring.list(path)
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ring.rename(from, to).await
+    }
+
+    async fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.ring.remove_file(path).await
+    }
+
+    async fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        self.ring.remove_directory(path).await
+    }
+
+    async fn read_file(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+        self.ring.read_file(path, bytes_max).await
+    }
+
+    async fn replace_file(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+        self.ring.replace_file(path, bytes).await
+    }
+
+    async fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.ring.sync_directory(path).await
+    }
+}
