@@ -1,12 +1,14 @@
-//! One partition as its shard knows it: its log, who leads it, and what has gone in and out.
+//! One partition as its shard knows it: its log, and whether this broker leads it.
 //!
-//! Handlers append to it and read from it; the control link tells it of leaders and settings. It never answers a client itself.
+//! Handlers append to it and read from it; the metadata tells it of leaders and settings. It answers no client and knows no error
+//! codes.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use control_api::ids::{LeaderEpoch, TopicId};
+use control_api::ids::LeaderEpoch;
 use wire::Batch;
 
 use crate::event::Event;
@@ -16,24 +18,24 @@ use crate::log::{
     TailCache, WaitError,
 };
 
-#[derive(Debug, thiserror::Error)]
-pub enum PartitionError {
-    #[error("this broker does not lead the partition")]
-    NotLeader,
-    #[error("the client knows a leader epoch older than {current:?}")]
-    FencedLeaderEpoch { current: LeaderEpoch },
-    #[error("the client knows a leader epoch newer than {current:?}")]
-    UnknownLeaderEpoch { current: LeaderEpoch },
-    #[error("a batch of {bytes} bytes where {bytes_max} are allowed")]
-    MessageTooLarge { bytes: usize, bytes_max: usize },
-    #[error(transparent)]
-    Append(#[from] AppendError),
-    #[error(transparent)]
-    Wait(#[from] WaitError),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Log(#[from] LogError),
+/// Which partition it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionIdentity {
+    pub topic: String,
+    pub partition: i32,
+}
+
+impl fmt::Display for PartitionIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// Where a leader epoch ends (KIP-101); both -1 when that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    pub leader_epoch: i32,
+    pub end_offset: i64,
 }
 
 /// What has gone through a partition since it was opened.
@@ -44,23 +46,9 @@ pub struct Traffic {
     pub bytes_out: u64,
 }
 
-/// Which partition it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionName {
-    pub topic_id: TopicId,
-    pub topic: Rc<str>,
-    pub index: i32,
-}
-
-/// What a producer asks for with `acks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acks {
-    Leader,
-    All,
-}
-
 pub struct Partition<I: Io> {
-    name: PartitionName,
+    identity: PartitionIdentity,
+    directory: PathBuf,
     log: Log<I>,
     leads: Cell<bool>,
     traffic: Cell<Traffic>,
@@ -72,29 +60,148 @@ impl<I: Io> Partition<I> {
     /// Opens or creates the partition in `directory`. It leads nothing until [`Partition::lead`].
     pub async fn open(
         io: I,
-        cache: Rc<TailCache>,
-        directory: &Path,
-        name: PartitionName,
+        directory: PathBuf,
+        identity: PartitionIdentity,
         config: LogConfig,
-    ) -> Result<Partition<I>, LogError> {
-        let log = Log::open(io, cache, directory, config, None).await?;
-        Ok(Partition { name, log, leads: Cell::new(false), traffic: Cell::default(), data: RefCell::default() })
+        cache: Rc<TailCache>,
+    ) -> Result<Rc<Partition<I>>, LogError> {
+        let log = Log::open(io, cache, &directory, config, None).await?;
+        Ok(Rc::new(Partition {
+            identity,
+            directory,
+            log,
+            leads: Cell::new(false),
+            traffic: Cell::default(),
+            data: RefCell::default(),
+        }))
     }
 
-    pub fn name(&self) -> &PartitionName {
-        &self.name
+    pub fn identity(&self) -> &PartitionIdentity {
+        &self.identity
+    }
+
+    /// For log lines: topic and number.
+    pub fn name(&self) -> impl fmt::Display + '_ {
+        &self.identity
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn log(&self) -> &Log<I> {
         &self.log
     }
 
+    /// This broker leads from `epoch` on. An epoch older than the known one changes nothing.
+    pub fn lead(&self, epoch: i32) {
+        if epoch >= self.leader_epoch() {
+            self.log.set_leader_epoch(LeaderEpoch(epoch));
+            self.leads.set(true);
+        }
+    }
+
+    /// Another broker leads, or none: nothing is appended, and answers that are open end with an error.
+    pub fn resign(&self) {
+        if self.leads.replace(false) {
+            self.log.end_reign();
+        }
+    }
+
     pub fn leads(&self) -> bool {
         self.leads.get()
     }
 
-    pub fn leader_epoch(&self) -> LeaderEpoch {
-        self.log.leader_epoch()
+    pub fn leader_epoch(&self) -> i32 {
+        self.log.leader_epoch().0
+    }
+
+    /// Appends a batch that was validated. After [`AppendError::Busy`], await [`Partition::room`] and try again.
+    pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
+        if !self.leads.get() {
+            return Err(AppendError::Closed);
+        }
+        let bytes = batch.bytes.len();
+        if bytes > self.log.config().max_message_bytes {
+            return Err(AppendError::TooLarge);
+        }
+        let appended = self.log.append(batch)?;
+        if !appended.duplicate {
+            let mut traffic = self.traffic.get();
+            traffic.bytes_in += bytes as u64;
+            traffic.messages_in += (appended.next_offset.0 - appended.base_offset.0) as u64;
+            self.traffic.set(traffic);
+        }
+        Ok(appended)
+    }
+
+    /// Waits until there may be memory for the batch that was refused last.
+    pub async fn room(&self) {
+        self.log.room().await;
+    }
+
+    /// What a producer's `acks` waits for; nothing for 0. `acks=all` asks for the flush as well, unless the topic says
+    /// `write.caching`.
+    pub fn level_for(&self, acks: i16) -> Option<Level> {
+        match acks {
+            0 => None,
+            -1 if !self.log.config().write_caching => Some(Level::Flushed),
+            _ => Some(Level::Written),
+        }
+    }
+
+    /// Waits until everything before `end` has reached `level`.
+    pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
+        self.log.wait(end, level).await
+    }
+
+    pub fn has_reached(&self, end: Offset, level: Level) -> bool {
+        self.log.has_reached(end, level)
+    }
+
+    /// Whole batches, see [`Log::read`].
+    pub async fn read(&self, from: Offset, bytes_max: usize, at_least_one: bool, bound: Bound) -> Result<Read, ReadError> {
+        let read = self.log.read(from, bytes_max, at_least_one, bound).await?;
+        let mut traffic = self.traffic.get();
+        traffic.bytes_out += read.bytes as u64;
+        self.traffic.set(traffic);
+        Ok(read)
+    }
+
+    /// Notifies `event` each time the high watermark moves, and when the log stops or changes hands, until the waiter is dropped.
+    pub fn watch(&self, event: &Rc<Event>) -> FetchWaiter {
+        self.log.register_fetch_waiter(self.high_watermark(), event)
+    }
+
+    /// Waits until the high watermark is past `beyond`, or until waiting is of no use.
+    pub async fn wait_for_data(&self, beyond: Offset) {
+        let event = Rc::clone(self.data.borrow_mut().get_or_insert_default());
+        let _waiter = self.log.register_fetch_waiter(beyond, &event);
+        loop {
+            let generation = event.generation();
+            if self.high_watermark() > beyond || self.is_poisoned() || !self.leads.get() {
+                return;
+            }
+            event.changed_since(generation).await;
+        }
+    }
+
+    /// The first record below the high watermark with a timestamp of at least `timestamp`.
+    pub async fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<FoundRecord>, ReadError> {
+        self.log.offset_for_timestamp(timestamp).await
+    }
+
+    /// The first record with the largest timestamp (KIP-734).
+    pub async fn max_timestamp(&self) -> Result<Option<FoundRecord>, ReadError> {
+        self.log.max_timestamp().await
+    }
+
+    /// The largest known epoch up to `epoch`, and where it ends.
+    pub fn epoch_end(&self, epoch: i32) -> EpochEnd {
+        match self.log.offset_for_leader_epoch(LeaderEpoch(epoch)) {
+            Some((epoch, end)) => EpochEnd { leader_epoch: epoch.0, end_offset: end.0 },
+            None => EpochEnd { leader_epoch: -1, end_offset: -1 },
+        }
     }
 
     pub fn high_watermark(&self) -> Offset {
@@ -109,103 +216,43 @@ impl<I: Io> Partition<I> {
         self.log.log_end()
     }
 
+    pub fn log_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.log.is_poisoned()
+    }
+
     pub fn traffic(&self) -> Traffic {
         self.traffic.get()
     }
 
-    /// This broker leads from `epoch` on. An epoch older than the known one changes nothing.
-    pub fn lead(&self, epoch: LeaderEpoch) {
-        if epoch >= self.leader_epoch() {
-            self.log.set_leader_epoch(epoch);
-            self.leads.set(true);
+    pub fn set_config(&self, config: LogConfig) {
+        if config != self.log.config() {
+            self.log.set_config(config);
         }
     }
 
-    /// Another broker leads from `epoch` on: open answers end with an error.
-    pub fn follow(&self, epoch: LeaderEpoch) {
-        if epoch >= self.leader_epoch() {
-            self.leads.set(false);
-            self.log.set_leader_epoch(epoch);
-        }
+    /// Stores what recovery would otherwise have to read.
+    pub async fn checkpoint(&self) -> Result<(), LogError> {
+        self.log.checkpoint().await
     }
 
-    /// Whether this broker leads under the epoch that a client names, -1 for any (KIP-320).
-    pub fn check_leader(&self, epoch: i32) -> Result<(), PartitionError> {
-        let current = self.leader_epoch();
-        if epoch >= 0 && epoch < current.0 {
-            return Err(PartitionError::FencedLeaderEpoch { current });
-        }
-        if epoch > current.0 {
-            return Err(PartitionError::UnknownLeaderEpoch { current });
-        }
-        if self.leads.get() { Ok(()) } else { Err(PartitionError::NotLeader) }
+    /// Deletes old segments; returns how many.
+    pub async fn enforce_retention(&self, now_ms: i64) -> Result<usize, LogError> {
+        self.log.enforce_retention(now_ms).await
     }
 
-    /// Appends a batch that was validated. After [`AppendError::Busy`], await [`Log::room`] and try again.
-    pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, PartitionError> {
-        if !self.leads.get() {
-            return Err(PartitionError::NotLeader);
-        }
-        let (bytes, bytes_max) = (batch.bytes.len(), self.log.config().max_message_bytes);
-        if bytes > bytes_max {
-            return Err(PartitionError::MessageTooLarge { bytes, bytes_max });
-        }
-        let appended = self.log.append(batch)?;
-        if !appended.duplicate {
-            let mut traffic = self.traffic.get();
-            traffic.bytes_in += bytes as u64;
-            traffic.messages_in += (appended.next_offset.0 - appended.base_offset.0) as u64;
-            self.traffic.set(traffic);
-        }
-        Ok(appended)
+    /// Flushes and marks the log as closed in order.
+    pub async fn close(&self) -> Result<(), LogError> {
+        self.resign();
+        self.log.close().await
     }
 
-    /// Waits until everything before `end` may be acknowledged.
-    pub async fn wait_acknowledged(&self, end: Offset, acks: Acks) -> Result<(), PartitionError> {
-        Ok(self.log.wait(end, self.level(acks)).await?)
-    }
-
-    /// Batches below the high watermark, see [`Log::read`].
-    pub async fn fetch(&self, from: Offset, bytes_max: usize, at_least_one: bool) -> Result<Read, PartitionError> {
-        let read = self.log.read(from, bytes_max, at_least_one, Bound::HighWatermark).await?;
-        let mut traffic = self.traffic.get();
-        traffic.bytes_out += read.bytes as u64;
-        self.traffic.set(traffic);
-        Ok(read)
-    }
-
-    /// Waits until the high watermark has moved past `beyond`, or until waiting is of no use.
-    pub async fn wait_for_data(&self, beyond: Offset) {
-        let event = Rc::clone(self.data.borrow_mut().get_or_insert_default());
-        let _waiter = self.log.register_fetch_waiter(beyond, &event);
-        loop {
-            let generation = event.generation();
-            if self.high_watermark() > beyond || self.log.is_poisoned() || !self.leads.get() {
-                return;
-            }
-            event.changed_since(generation).await;
-        }
-    }
-
-    /// See [`Log::register_fetch_waiter`].
-    pub fn register_fetch_waiter(&self, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
-        self.log.register_fetch_waiter(beyond, event)
-    }
-
-    pub async fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<FoundRecord>, PartitionError> {
-        Ok(self.log.offset_for_timestamp(timestamp).await?)
-    }
-
-    pub async fn max_timestamp(&self) -> Result<Option<FoundRecord>, PartitionError> {
-        Ok(self.log.max_timestamp().await?)
-    }
-
-    /// `acks=all` asks for the flush as well, unless the topic says `write.caching`.
-    fn level(&self, acks: Acks) -> Level {
-        match acks {
-            Acks::Leader => Level::Written,
-            Acks::All if self.log.config().write_caching => Level::Written,
-            Acks::All => Level::Flushed,
-        }
+    /// Removes the partition's files.
+    pub async fn delete(&self) -> Result<(), LogError> {
+        self.resign();
+        self.log.delete().await
     }
 }

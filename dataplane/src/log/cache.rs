@@ -27,8 +27,9 @@ pub(super) enum Eviction {
 }
 
 /// Shared by the logs of one shard.
-#[derive(Default)]
 pub struct TailCache {
+    /// Buffers that the tails may hold together; the rest of the pool is for reads.
+    buffers_max: usize,
     /// An entry per tail buffer.
     queue: RefCell<VecDeque<Weak<dyn TailOwner>>>,
     /// Held by the one append that waits for several buffers: two that each held some would wait for each other.
@@ -37,12 +38,17 @@ pub struct TailCache {
 }
 
 impl TailCache {
-    pub fn new() -> Rc<TailCache> {
-        Rc::new(TailCache::default())
+    /// The tails of a shard may hold `buffers_max` buffers together while all of them are written.
+    pub fn new(buffers_max: usize) -> TailCache {
+        TailCache { buffers_max, queue: RefCell::default(), gathering: Rc::default(), zeros: RefCell::default() }
     }
 
+    /// A buffer was begun.
     pub(super) fn note(&self, owner: Weak<dyn TailOwner>) {
         self.queue.borrow_mut().push_back(owner);
+        if self.queue.borrow().len() > self.buffers_max {
+            self.evict();
+        }
     }
 
     /// Gives up one buffer, the oldest that can be. Its memory returns once no reader holds a slice of it.

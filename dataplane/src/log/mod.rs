@@ -81,6 +81,8 @@ struct Inner<I: Io> {
     /// By base offset, without gaps; the last one is active. Never empty.
     segments: RefCell<VecDeque<Rc<Segment<I>>>>,
     tail: RefCell<Tail<I>>,
+    /// The size of the batch that was last answered with `Busy`.
+    refused_bytes: Cell<usize>,
     /// Buffers that were gathered for the next append.
     spare: RefCell<Vec<Buffer>>,
     producers: RefCell<Producers>,
@@ -124,6 +126,7 @@ impl<I: Io> Log<I> {
             progress: Rc::new(Progress::new(recovered.log_start, recovered.log_end, epoch)),
             segments: RefCell::new(recovered.segments),
             tail: RefCell::new(Tail::new(recovered.partial)),
+            refused_bytes: Cell::new(0),
             spare: RefCell::default(),
             producers: RefCell::new(recovered.producers),
             epochs: RefCell::new(recovered.epochs),
@@ -183,6 +186,7 @@ impl<I: Io> Log<I> {
         let mut spare = log.spare.borrow_mut();
         let begun = log.tail.borrow_mut().append(&segment, parts, next_offset, &mut spare);
         spare.clear();
+        drop(spare);
         for _ in 0..begun {
             log.cache.note(self.as_owner());
         }
@@ -196,10 +200,10 @@ impl<I: Io> Log<I> {
         Ok(Appended { base_offset, next_offset, log_append_time_ms, duplicate: false })
     }
 
-    /// Waits until there may be memory for a batch of `bytes` bytes, or until waiting is of no use because the log stopped.
-    pub async fn room(&self, bytes: usize) {
+    /// Waits until there may be memory for the batch that was refused last, or until waiting is of no use because the log stopped.
+    pub async fn room(&self) {
         let log = &*self.0;
-        let bytes = bytes.min(BATCH_BYTES_MAX);
+        let bytes = log.refused_bytes.get();
         loop {
             let generation = log.changed.generation();
             if log.may_append().is_err() || !log.is_backlogged(bytes) {
@@ -218,6 +222,11 @@ impl<I: Io> Log<I> {
     /// Resolves once everything before `end` has reached `level`.
     pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
         self.0.progress.wait(end, level).await
+    }
+
+    /// Whether [`Log::wait`] would resolve at once.
+    pub fn has_reached(&self, end: Offset, level: Level) -> bool {
+        self.0.progress.has_reached(end, level)
     }
 
     /// Notifies `event` each time the high watermark moves past `beyond`, and when the log stops or the leader epoch changes, until
@@ -266,6 +275,11 @@ impl<I: Io> Log<I> {
             self.0.epochs.borrow_mut().begin(epoch, self.log_end());
         }
         self.0.progress.set_leader_epoch(epoch);
+    }
+
+    /// Another broker leads: waits that are open end with an error.
+    pub fn end_reign(&self) {
+        self.0.progress.end_reign();
     }
 
     /// The largest known epoch up to `epoch` and its end, for OffsetForLeaderEpoch (KIP-101, KIP-279).
@@ -363,6 +377,7 @@ impl<I: Io> Inner<I> {
             return Ok(());
         }
         self.spare.borrow_mut().clear();
+        self.refused_bytes.set(bytes);
         Err(AppendError::Busy)
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Progress {
     flushed: Cell<Offset>,
     high_watermark: Cell<Offset>,
     leader_epoch: Cell<LeaderEpoch>,
+    /// Counts changes of leader; an answer belongs to the reign in which it was asked for.
+    reign: Cell<u64>,
     poisoned: Cell<bool>,
     answers: RefCell<Vec<(Offset, Level, Waker)>>,
     fetches: RefCell<Vec<FetchEntry>>,
@@ -51,6 +53,7 @@ impl Progress {
             flushed: Cell::new(log_end),
             high_watermark: Cell::new(log_end),
             leader_epoch: Cell::new(leader_epoch),
+            reign: Cell::new(0),
             poisoned: Cell::new(false),
             answers: RefCell::default(),
             fetches: RefCell::default(),
@@ -111,13 +114,8 @@ impl Progress {
         let visible = if write_caching { self.written.get() } else { self.flushed.get() };
         let moved = visible > self.high_watermark.get();
         self.high_watermark.set(self.high_watermark.get().max(visible));
-        let (written, flushed) = (self.written.get(), self.flushed.get());
         let mut answers = self.answers.borrow_mut();
-        let reached = |end: &Offset, level: &Level| match level {
-            Level::Written => *end <= written,
-            Level::Flushed => *end <= flushed,
-        };
-        for (_, _, waker) in answers.extract_if(.., |(end, level, _)| reached(end, level)) {
+        for (_, _, waker) in answers.extract_if(.., |(end, level, _)| self.has_reached(*end, *level)) {
             waker.wake();
         }
         drop(answers);
@@ -138,8 +136,13 @@ impl Progress {
 
     pub(super) fn set_leader_epoch(&self, epoch: LeaderEpoch) {
         if self.leader_epoch.replace(epoch) != epoch {
-            self.wake_all();
+            self.end_reign();
         }
+    }
+
+    pub(super) fn end_reign(&self) {
+        self.reign.set(self.reign.get() + 1);
+        self.wake_all();
     }
 
     fn wake_all(&self) {
@@ -147,20 +150,23 @@ impl Progress {
         self.fetches.borrow().iter().for_each(|entry| entry.event.notify());
     }
 
+    pub(super) fn has_reached(&self, end: Offset, level: Level) -> bool {
+        match level {
+            Level::Written => end <= self.written.get(),
+            Level::Flushed => end <= self.flushed.get(),
+        }
+    }
+
     pub(super) async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
-        let epoch = self.leader_epoch.get();
+        let reign = self.reign.get();
         poll_fn(|context| {
-            let reached = match level {
-                Level::Written => self.written.get(),
-                Level::Flushed => self.flushed.get(),
-            };
-            if reached >= end {
+            if self.has_reached(end, level) {
                 return Poll::Ready(Ok(()));
             }
             if self.poisoned.get() {
                 return Poll::Ready(Err(WaitError::Poisoned));
             }
-            if self.leader_epoch.get() != epoch {
+            if self.reign.get() != reign {
                 return Poll::Ready(Err(WaitError::LeaderEpochChanged));
             }
             let mut answers = self.answers.borrow_mut();

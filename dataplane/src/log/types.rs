@@ -87,7 +87,7 @@ pub enum AppendError {
     Busy,
     #[error("the log took no more after a failed write")]
     Poisoned,
-    #[error("the log is closed")]
+    #[error("the log is closed, or led elsewhere")]
     Closed,
     #[error("the batch is larger than a log takes")]
     TooLarge,
