@@ -38,8 +38,11 @@ mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 
 use control_api::ids::LeaderEpoch;
 use wire::{BATCH_HEADER_BYTES, Batch, BatchAttributes};
@@ -213,9 +216,13 @@ impl<I: Io> Log<I> {
         }
         let _pass = log.cache.gathering.enter().await;
         // A roll may need one buffer more than the rest of the active one saves.
-        while log.may_append().is_ok() && !log.gather(bytes, true) {
-            let buffer = log.io.wait_buffer().await;
-            log.spare.borrow_mut().push(buffer);
+        loop {
+            let generation = log.changed.generation();
+            if log.may_append().is_err() || log.gather(bytes, true) {
+                return;
+            }
+            let buffer = log.buffer_or_change(generation).await;
+            log.spare.borrow_mut().extend(buffer);
         }
     }
 
@@ -370,6 +377,17 @@ impl<I: Io> Inner<I> {
                 None => return false,
             }
         }
+    }
+
+    /// A buffer as soon as one is free, or nothing as soon as something was completed.
+    async fn buffer_or_change(&self, generation: u64) -> Option<Buffer> {
+        let mut buffer = pin!(self.io.wait_buffer());
+        let mut change = pin!(self.changed.changed_since(generation));
+        poll_fn(|context| match buffer.as_mut().poll(context) {
+            Poll::Ready(buffer) => Poll::Ready(Some(buffer)),
+            Poll::Pending => change.as_mut().poll(context).map(|()| None),
+        })
+        .await
     }
 
     fn gather_or_give_back(&self, bytes: usize, rolls: bool) -> Result<(), AppendError> {

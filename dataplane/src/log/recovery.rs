@@ -42,6 +42,9 @@ pub(super) struct Recovered<I: Io> {
 pub(super) async fn recover<I: Io>(io: &I, directory: &Path, newest_epoch: Option<LeaderEpoch>) -> io::Result<Recovered<I>> {
     io.create_directories(directory).await?;
     let names = io.list(directory).await?;
+    if names.is_empty() {
+        make_directory_last(io, directory).await?;
+    }
     let mut bases: Vec<Offset> = names.iter().filter_map(|name| base_of(name)).collect();
     bases.sort_unstable();
     let checkpoint = read_checkpoint(io, directory).await?;
@@ -56,6 +59,18 @@ pub(super) async fn recover<I: Io>(io: &I, directory: &Path, newest_epoch: Optio
     let recovery = Recovery::new(io, directory, newest_epoch, None);
     let recovered = recovery.run(&bases).await?;
     Ok(recovered.expect("only a checkpoint can be contradicted"))
+}
+
+/// A new directory's name, and those of the directories around it, survive the loss of power from here on.
+async fn make_directory_last<I: Io>(io: &I, directory: &Path) -> io::Result<()> {
+    for parent in directory.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+        match io.sync_directory(parent).await {
+            // One that we may not open is not one that we made a name in.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 async fn read_checkpoint<I: Io>(io: &I, directory: &Path) -> io::Result<Option<Checkpoint>> {

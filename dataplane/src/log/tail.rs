@@ -29,6 +29,7 @@ pub(super) struct Tail<I: Io> {
     first_buffer: u64,
     /// The bytes of the last, partial block while no buffer holds them.
     partial: Vec<u8>,
+    abandoned: bool,
 }
 
 struct TailBuffer<I: Io> {
@@ -87,6 +88,7 @@ impl<I: Io> Tail<I> {
             in_flight: 0,
             first_buffer: 0,
             partial,
+            abandoned: false,
         }
     }
 
@@ -189,6 +191,9 @@ impl<I: Io> Tail<I> {
     /// A write has completed. Returns one past the last offset that is now in the file, if that moved.
     pub(super) fn complete(&mut self, piece: u64) -> Option<Offset> {
         self.in_flight -= 1;
+        if self.abandoned {
+            return None;
+        }
         let index = (piece - self.first_piece) as usize;
         self.pieces[index].state = PieceState::Done;
         let mut written = None;
@@ -197,6 +202,13 @@ impl<I: Io> Tail<I> {
             self.first_piece += 1;
         }
         written
+    }
+
+    /// After a failed write nothing more is written, so no buffer is worth keeping for it.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+        self.pieces.clear();
+        self.buffers.iter_mut().for_each(|buffer| buffer.submitted = buffer.buffer.len());
     }
 
     /// Whether some bytes of the segment are not in the file.

@@ -10,7 +10,7 @@ use super::segment::Segment;
 use super::tail::{Next, Write};
 use super::types::Offset;
 use super::{Log, LogError};
-use crate::io::{FilePosition, Io, WriteDurability};
+use crate::io::{Io, WriteDurability};
 
 impl<I: Io> Log<I> {
     pub(super) fn schedule_writer(&self) {
@@ -43,24 +43,14 @@ impl<I: Io> Log<I> {
         self.prepare_ahead(&segment, end);
         let log = self.clone();
         self.0.io.spawn(async move {
-            let result = log.write_once(&file, at, lease, durability).await;
+            let result = log.0.io.write(&file, at, lease, durability).await;
             log.end_write(piece, &segment, durability, result);
         });
     }
 
-    async fn write_once(
-        &self,
-        file: &I::File,
-        at: FilePosition,
-        lease: crate::io::WriteLease,
-        durability: WriteDurability,
-    ) -> io::Result<()> {
-        self.0.io.write(file, at, lease, durability).await
-    }
-
     fn end_write(&self, piece: u64, segment: &Rc<Segment<I>>, durability: WriteDurability, result: io::Result<()>) {
         if let Err(error) = result {
-            return self.poison("a write", &error);
+            self.poison("a write", &error);
         }
         if durability == WriteDurability::Written {
             segment.dirty.set(true);
@@ -87,7 +77,9 @@ impl<I: Io> Log<I> {
         }
         let directory = self.0.directory.display();
         tracing::error!(%directory, %error, "{what} failed: the partition takes no more records");
+        self.0.tail.borrow_mut().abandon();
         self.0.progress.poison();
+        self.0.cache.written();
         self.0.changed.notify();
     }
 
@@ -95,7 +87,7 @@ impl<I: Io> Log<I> {
     pub(super) fn seal_what_is_complete(&self) {
         loop {
             let Some(segment) = self.0.unsealed.borrow().front().cloned() else { return };
-            if self.0.tail.borrow().has_unwritten(&segment) {
+            if self.0.progress.is_poisoned() || self.0.tail.borrow().has_unwritten(&segment) {
                 return;
             }
             self.0.unsealed.borrow_mut().pop_front();
