@@ -68,7 +68,7 @@ impl<I: Io> Log<I> {
         let log = &*self.0;
         let config = log.config.get();
         let written = log.progress.written();
-        if !log.segments.borrow().iter().any(|segment| segment.dirty.get()) && !log.flush_runs.get() {
+        if log.dirty.borrow().is_empty() && !log.flush_runs.get() {
             log.progress.advance_flushed(written);
         }
         log.progress.publish(config.write_caching);
@@ -123,14 +123,22 @@ impl<I: Io> Log<I> {
         });
     }
 
+    /// A write that is not durable by itself has completed.
+    pub(super) fn note_dirty(&self, segment: &Rc<Segment<I>>) {
+        let mut dirty = self.0.dirty.borrow_mut();
+        if !dirty.iter().any(|known| Rc::ptr_eq(known, segment)) {
+            dirty.push(Rc::clone(segment));
+        }
+    }
+
     async fn sync_dirty_segments(&self) -> io::Result<()> {
-        let dirty: Vec<Rc<Segment<I>>> =
-            self.0.segments.borrow().iter().filter(|segment| segment.dirty.get()).map(Rc::clone).collect();
-        for segment in dirty {
-            // Writes that complete from here on need the next flush.
-            segment.dirty.set(false);
+        // Writes that complete from here on need the next flush.
+        for segment in self.0.dirty.take() {
             let file = segment.open(&self.0.io).await?;
             self.0.io.sync(&file).await?;
+            if segment.sealed.get() {
+                segment.file.replace(None);
+            }
         }
         Ok(())
     }

@@ -95,6 +95,8 @@ struct Inner<I: Io> {
     warm: RefCell<VecDeque<Rc<Segment<I>>>>,
     /// Closed segments that are not sealed yet, oldest first.
     unsealed: RefCell<VecDeque<Rc<Segment<I>>>>,
+    /// Segments with completed writes that no flush has covered.
+    dirty: RefCell<Vec<Rc<Segment<I>>>>,
     closed: Cell<bool>,
     writer_scheduled: Cell<bool>,
     preparing: Cell<bool>,
@@ -136,6 +138,7 @@ impl<I: Io> Log<I> {
             places: RefCell::default(),
             warm: RefCell::default(),
             unsealed: RefCell::default(),
+            dirty: RefCell::default(),
             closed: Cell::new(false),
             writer_scheduled: Cell::new(false),
             preparing: Cell::new(false),

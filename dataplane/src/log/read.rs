@@ -196,8 +196,6 @@ impl<I: Io> Inner<I> {
         warm.push_back(Rc::clone(segment));
         if warm.len() > WARM_SEGMENTS_MAX
             && let Some(cold) = warm.pop_front()
-            && !self.unsealed.borrow().iter().any(|unsealed| Rc::ptr_eq(unsealed, &cold))
-            && self.sealing.get() == 0
         {
             cold.cool();
         }

@@ -290,6 +290,7 @@ impl<'a, I: Io> Recovery<'a, I> {
             let deleted = self.segments.pop_front().expect("there are two at least");
             deleted.remove(self.io).await?;
         }
+        self.seal_closed().await?;
         self.begin_active(log_start);
         let active = Rc::clone(self.segments.back().expect("one was just begun"));
         let log_end = active.next.get();
@@ -308,10 +309,20 @@ impl<'a, I: Io> Recovery<'a, I> {
         })
     }
 
+    /// Scanned segments that others follow are as good as sealed; only their indexes are missing.
+    async fn seal_closed(&self) -> io::Result<()> {
+        let closed = self.segments.len().saturating_sub(1);
+        for segment in self.segments.iter().take(closed).filter(|segment| !segment.sealed.get()) {
+            segment.store_index(self.io).await?;
+            segment.seal();
+        }
+        Ok(())
+    }
+
     /// The last segment found goes on; a new one begins where there is none or where it is a closed one.
     fn begin_active(&mut self, log_start: Offset) {
         let last = self.segments.back();
-        if last.is_some_and(|last| last.index.borrow().is_some()) {
+        if last.is_some_and(|last| !last.sealed.get()) {
             return;
         }
         let base = last.map_or(log_start, |last| last.next.get());

@@ -47,7 +47,8 @@ impl<I: Io> Log<I> {
     fn is_aged(&self, segment: &Segment<I>, now_ms: i64) -> bool {
         let retention_ms = self.config().retention_ms;
         let (newest, _) = segment.max_timestamp.get();
-        retention_ms >= 0 && now_ms.saturating_sub(newest) > retention_ms
+        // Records without any timestamp have no age.
+        retention_ms >= 0 && newest >= 0 && now_ms.saturating_sub(newest) > retention_ms
     }
 
     /// How many of the oldest segments are due; only closed ones whose records consumers could read.

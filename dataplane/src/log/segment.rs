@@ -33,8 +33,8 @@ pub(super) struct Segment<I: Io> {
     pub(super) file: RefCell<Option<I::File>>,
     /// For reading; open while the segment is warm.
     pub(super) reader: RefCell<Option<I::File>>,
-    /// Completed writes that no flush has covered.
-    pub(super) dirty: Cell<bool>,
+    /// Closed, cut to its batches, and its index stored: nothing is written any more.
+    pub(super) sealed: Cell<bool>,
     /// The file exists up to here, and reads as zeros from `bytes` on.
     pub(super) allocated: Cell<u64>,
     /// Zeros have been written up to here.
@@ -59,7 +59,7 @@ impl<I: Io> Segment<I> {
             index_stored_bytes: Cell::new(0),
             file: RefCell::new(None),
             reader: RefCell::new(None),
-            dirty: Cell::new(false),
+            sealed: Cell::new(false),
             allocated: Cell::new(0),
             zeroed: Cell::new(0),
             next_extent: Cell::new(EXTENT_BYTES_MIN),
@@ -77,6 +77,7 @@ impl<I: Io> Segment<I> {
         segment.index_stored_bytes.set(summary.bytes);
         segment.allocated.set(block_ceil(summary.bytes));
         segment.index.replace(None);
+        segment.sealed.set(true);
         segment
     }
 
@@ -134,6 +135,15 @@ impl<I: Io> Segment<I> {
     /// Lets go of what only readers need.
     pub(super) fn cool(&self) {
         self.reader.replace(None);
+        if self.sealed.get() {
+            self.index.replace(None);
+        }
+    }
+
+    /// Notes that nothing is written any more. From here the index is loaded again when a reader needs it.
+    pub(super) fn seal(&self) {
+        self.sealed.set(true);
+        self.file.replace(None);
         self.index.replace(None);
     }
 

@@ -156,7 +156,9 @@ impl<I: Io> Tail<I> {
         let start = block_floor(from as u64);
         let shared = self.shared_until(&buffer.segment, buffer.base + start);
         let begin = shared.map_or(from, |until| until.saturating_sub(buffer.base) as usize);
-        if shared.is_some() && to < begin + PIPELINED_WRITE_BYTES_MIN {
+        // A full buffer goes at once; what may still grow only if it is worth a write of its own.
+        let enough = if last { begin + PIPELINED_WRITE_BYTES_MIN } else { begin + 1 };
+        if shared.is_some() && to < enough {
             return Next::Nothing;
         }
         let blocks = buffer.base + block_floor(begin as u64)..buffer.base + end;
@@ -326,5 +328,161 @@ impl<I: Io> Tail<I> {
             at: FilePosition(piece.blocks.start),
             lease: buffer.buffer.write_lease(range),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+
+    use super::super::limits::BATCH_BYTES_MIN;
+    use super::*;
+    use crate::io::ring::RingIo;
+
+    const BUFFER_BYTES: usize = 64 * 1024;
+    /// What the file held in another life.
+    const STALE: u8 = 0xee;
+
+    /// A tail beside the file that it is written to and the bytes that were appended.
+    struct World {
+        tail: Tail<RingIo>,
+        segment: Rc<Segment<RingIo>>,
+        file: Vec<u8>,
+        appended: Vec<u8>,
+        /// Ends of the batches, by offset.
+        ends: Vec<usize>,
+        /// Writes in flight with the bytes that the kernel took.
+        in_flight: Vec<(Write<RingIo>, Vec<u8>)>,
+        random: Cell<u64>,
+    }
+
+    impl World {
+        fn new(seed: u64) -> World {
+            World {
+                tail: Tail::new(Vec::new()),
+                segment: Rc::new(Segment::new(Path::new("/nowhere"), Offset(0))),
+                file: vec![STALE; 8 << 20],
+                appended: Vec::new(),
+                ends: Vec::new(),
+                in_flight: Vec::new(),
+                random: Cell::new(seed | 1),
+            }
+        }
+
+        fn random(&self, below: usize) -> usize {
+            let next = self.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(99);
+            self.random.set(next);
+            (next >> 33) as usize % below
+        }
+
+        fn append(&mut self, bytes: usize) {
+            let batch: Vec<u8> = (0..bytes).map(|at| (at % 200) as u8 + 1).collect();
+            let needed = self.tail.buffers_needed(bytes, BUFFER_BYTES, Some(&self.segment));
+            let mut fresh: Vec<Buffer> = (0..needed).map(|_| Buffer::allocate(BUFFER_BYTES).unwrap()).collect();
+            let next_offset = Offset(self.ends.len() as i64 + 1);
+            let (head, rest) = batch.split_at(BATCH_BYTES_MIN);
+            self.tail.append(&self.segment, [head, rest].into_iter(), next_offset, &mut fresh);
+            assert!(fresh.is_empty(), "as many buffers as were asked for");
+            self.appended.extend(&batch);
+            self.ends.push(self.appended.len());
+        }
+
+        fn submit(&mut self) -> bool {
+            let Next::Write(write) = self.tail.next_write(|_, _| true) else { return false };
+            let blocks = write.at.0..write.at.0 + write.lease.len() as u64;
+            for (other, bytes) in &self.in_flight {
+                let apart = other.at.0 + bytes.len() as u64 <= blocks.start || blocks.end <= other.at.0;
+                assert!(apart, "two writes of one block in flight");
+            }
+            let bytes = write.lease.as_slice().into_owned();
+            self.in_flight.push((write, bytes));
+            true
+        }
+
+        /// Completes one of the writes in flight and checks what is now said to be written.
+        fn complete(&mut self) {
+            let (write, bytes) = self.in_flight.swap_remove(self.random(self.in_flight.len()));
+            let at = write.at.0 as usize;
+            self.file[at..at + bytes.len()].copy_from_slice(&bytes);
+            let Some(written) = self.tail.complete(write.piece) else { return };
+            if written > Offset(0) {
+                let end = self.ends[written.0 as usize - 1];
+                assert!(self.file[..end] == self.appended[..end], "what is said to be written is in the file");
+            }
+        }
+
+        fn settle(&mut self) {
+            while self.submit() || !self.in_flight.is_empty() {
+                if !self.in_flight.is_empty() {
+                    self.complete();
+                }
+            }
+            let end = self.appended.len();
+            assert!(self.file[..end] == self.appended[..], "everything is in the file");
+            assert_eq!(self.file[end..end + TERMINATOR_BYTES], [0; TERMINATOR_BYTES], "zeros follow");
+            assert_eq!(self.tail.unwritten_buffers(), 0);
+        }
+    }
+
+    #[test]
+    fn writes_in_any_order_leave_the_batches_and_zeros_behind_them() {
+        for seed in 0..200 {
+            let mut world = World::new(seed);
+            for _ in 0..60 {
+                match world.random(10) {
+                    0..4 => world.append(BATCH_BYTES_MIN + world.random(3000)),
+                    4 => world.append(BATCH_BYTES_MIN + world.random(300_000)),
+                    5..7 => drop(world.submit()),
+                    7..9 if !world.in_flight.is_empty() => world.complete(),
+                    9 => drop(world.tail.evict_oldest()),
+                    _ => {}
+                }
+            }
+            world.settle();
+        }
+    }
+
+    #[test]
+    fn an_end_near_or_at_a_block_or_buffer_boundary_is_followed_by_zeros() {
+        let area = BUFFER_BYTES - BLOCK_BYTES;
+        for boundary in [BLOCK_BYTES, 2 * BLOCK_BYTES, area, area + BLOCK_BYTES, 2 * area] {
+            for end in boundary - 14..boundary + 3 {
+                let mut world = World::new(1);
+                world.append(end);
+                world.settle();
+                world.append(100);
+                world.settle();
+            }
+        }
+    }
+
+    #[test]
+    fn a_busy_tail_has_several_writes_in_flight_and_a_quiet_one_coalesces() {
+        let mut world = World::new(1);
+        world.append(1000);
+        assert!(world.submit());
+        world.append(1000);
+        world.append(1000);
+        assert!(!world.submit(), "too little to be worth a second write");
+        world.append(200_000);
+        while world.submit() {}
+        assert_eq!(world.tail.writes_in_flight(), WRITES_IN_FLIGHT_MAX);
+        world.settle();
+    }
+
+    #[test]
+    fn a_buffer_that_waits_for_its_write_is_not_given_up() {
+        let mut world = World::new(1);
+        world.append(100_000);
+        assert_eq!(world.tail.evict_oldest(), Some(false));
+        world.submit();
+        assert_eq!(world.tail.evict_oldest(), Some(false));
+        world.settle();
+        assert_eq!(world.tail.evict_oldest(), Some(true));
+        assert_eq!(world.tail.evict_oldest(), Some(true));
+        assert_eq!(world.tail.evict_oldest(), None);
+        world.append(5000);
+        world.settle();
     }
 }

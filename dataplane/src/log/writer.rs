@@ -53,7 +53,7 @@ impl<I: Io> Log<I> {
             self.poison("a write", &error);
         }
         if durability == WriteDurability::Written {
-            segment.dirty.set(true);
+            self.note_dirty(segment);
         }
         let written = self.0.tail.borrow_mut().complete(piece);
         if let Some(written) = written {
@@ -109,9 +109,7 @@ impl<I: Io> Log<I> {
         self.0.io.truncate(&file, segment.bytes.get()).await?;
         self.0.io.sync(&file).await?;
         segment.store_index(&self.0.io).await?;
-        segment.file.replace(None);
-        // From here the index is loaded again when a reader needs it.
-        segment.index.replace(None);
+        segment.seal();
         Ok(())
     }
 

@@ -7,6 +7,11 @@ use millrace_tests::sim::CrashKind;
 
 use super::*;
 
+/// Ten, or as many as MILLRACE_SEEDS says.
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("MILLRACE_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(10)
+}
+
 /// Appends until the crash, reopens, and checks; then once more on the recovered log.
 fn crash_and_recover(seed: u64, config: LogConfig, kind: CrashKind, level: Level) {
     let simulation = simulation(seed);
@@ -49,7 +54,7 @@ fn crash_and_recover(seed: u64, config: LogConfig, kind: CrashKind, level: Level
 
 #[test]
 fn what_was_answered_as_written_survives_a_kill() {
-    for seed in 0..10 {
+    for seed in seeds() {
         crash_and_recover(seed, cached(), CrashKind::ProcessKilled, Level::Written);
         crash_and_recover(seed, durable(), CrashKind::ProcessKilled, Level::Written);
     }
@@ -57,7 +62,7 @@ fn what_was_answered_as_written_survives_a_kill() {
 
 #[test]
 fn what_was_answered_as_flushed_survives_the_loss_of_power() {
-    for seed in 0..10 {
+    for seed in seeds() {
         crash_and_recover(seed, durable(), CrashKind::PowerLost, Level::Flushed);
         crash_and_recover(seed, cached(), CrashKind::PowerLost, Level::Flushed);
     }
