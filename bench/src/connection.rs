@@ -46,13 +46,7 @@ pub struct Frames {
 
 impl Connection {
     pub async fn open(address: &str) -> Result<Self> {
-        let resolved = resolve(address)?;
-        let stream = within(CONNECT_WAIT, TcpStream::connect_addr(resolved))
-            .await
-            .and_then(|connected| Ok(connected?))
-            .with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = connect(address).await?.into_split();
         let frames = Frames {
             stream: reader,
             buffer: Vec::new(),
@@ -177,6 +171,17 @@ impl Frames {
             .context("the peer does not speak Kafka's protocol")?;
         Ok(Some(self.start + FRAME_LENGTH_BYTES + length))
     }
+}
+
+/// A connection for any protocol.
+pub async fn connect(address: &str) -> Result<TcpStream> {
+    let resolved = resolve(address)?;
+    let stream = within(CONNECT_WAIT, TcpStream::connect_addr(resolved))
+        .await
+        .and_then(|connected| Ok(connected?))
+        .with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn resolve(address: &str) -> Result<SocketAddr> {

@@ -1,12 +1,13 @@
 //! Load generator and host ceilings. `millrace-bench` is its command line; nothing else in the project depends on it.
 //!
-//! A command runs on one thread and one monoio runtime: a closed loop in which every connection keeps a window of requests in flight.
+//! A command that loads a server runs on one thread and one monoio runtime: a closed loop in which every connection keeps a window of requests in flight.
 //!
 //! ```text
 //! smoke | produce | consume      one file per command
 //!    topic   lanes               what is asked of the cluster; the prebuilt requests
 //!    run     window              when a run ends, what it counts; which requests are in flight
 //!    connection                  frames and single calls over one socket
+//! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
 //! ```
 
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod lanes;
 pub mod produce;
 pub mod report;
 pub mod run;
+pub mod sink;
 pub mod smoke;
 pub mod stamp;
 pub mod topic;

@@ -16,7 +16,9 @@ use crate::clock::now;
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 const SILENT_SECONDS_MAX: u32 = 10;
 
+/// Latencies are counted to three digits, up to ten minutes: no answer is waited for as long.
 const LATENCY_DIGITS: u8 = 3;
+const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// When a run stops sending: after so many bytes or seconds, whichever comes first.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -63,8 +65,8 @@ impl Run {
 
     fn until(seconds: Option<u64>, bytes: Option<u64>) -> Self {
         let started = now();
-        let latency_us =
-            Histogram::new(LATENCY_DIGITS).expect("three significant digits are supported");
+        let latency_us = Histogram::new_with_max(LATENCY_US_MAX, LATENCY_DIGITS)
+            .expect("these bounds are supported");
         Self {
             started,
             deadline: seconds.map(|seconds| started + Duration::from_secs(seconds)),
@@ -174,6 +176,14 @@ mod tests {
         });
         assert!(run.claim(100, run.started + Duration::from_secs(1)));
         assert!(!run.claim(100, run.started + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn latencies_of_seconds_are_kept_apart_from_those_of_microseconds() {
+        let run = Run::unlimited();
+        let sent_at = run.started.checked_sub(Duration::from_secs(20)).unwrap();
+        run.count(1, 1, sent_at);
+        assert!(run.counts.borrow().latency_us.max() >= 20_000_000);
     }
 
     #[test]

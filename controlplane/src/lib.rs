@@ -1,1 +1,25 @@
-//! placeholder
+//! Millrace's control plane: two Raft groups that keep the cluster's metadata and the consumers' offsets.
+//!
+//! [`meta::MetaState`] and [`offsets::OffsetsState`] are pure state machines that a simulator can run without tokio or Raft.
+//! Everything else puts them behind openraft, a listener and an operator's command line.
+
+pub mod command;
+pub mod config;
+mod data;
+mod group;
+mod history;
+mod http;
+pub mod limits;
+pub mod meta;
+mod metrics;
+pub mod node;
+pub mod offsets;
+pub mod operator;
+mod raft;
+mod requests;
+mod server;
+mod sessions;
+mod supervise;
+#[cfg(test)]
+mod testing;
+mod watch;

@@ -1,1 +1,156 @@
-fn main() {}
+//! `millrace-controller`: serves a control plane node, or asks a running control plane.
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use controlplane::config::{NodeConfig, Peers};
+use controlplane::node::RunningNode;
+use controlplane::operator::{self, Question};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Parser)]
+#[command(
+    name = "millrace-controller",
+    version,
+    about = "Millrace's control plane"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one controller until SIGTERM.
+    Serve(ServeArgs),
+    /// How each controller and its Raft groups are doing.
+    Status(AskArgs),
+    /// The brokers that are registered.
+    Brokers(AskArgs),
+    /// The topics and their partitions.
+    Topics(AskArgs),
+    /// The consumer groups with committed offsets.
+    Groups(AskArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// This node's id among the peers.
+    #[arg(long, env = "MILLRACE_CONTROLLER_ID")]
+    id: u64,
+    /// Where to listen, HOST:PORT.
+    #[arg(long, env = "MILLRACE_CONTROLLER_LISTEN")]
+    listen: String,
+    /// All controllers, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT. 1, 3 or 5 of them.
+    #[arg(long, env = "MILLRACE_CONTROLLER_PEERS")]
+    peers: Peers,
+    /// Where to serve /metrics, /healthz and /readyz, HOST:PORT.
+    #[arg(long, env = "MILLRACE_CONTROLLER_METRICS")]
+    metrics: String,
+    /// The data directory; created where it is missing.
+    #[arg(long, env = "MILLRACE_CONTROLLER_DATA")]
+    data: PathBuf,
+    /// A broker that is silent for so many milliseconds is fenced.
+    #[arg(long, env = "MILLRACE_CONTROLLER_SESSION_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    session_ms: u64,
+    /// A snapshot is taken each time so many bytes of log were applied.
+    #[arg(long, env = "MILLRACE_CONTROLLER_SNAPSHOT_LOG_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    snapshot_log_bytes: u64,
+    /// How many log entries are kept behind a snapshot for followers that are a little behind.
+    #[arg(
+        long,
+        env = "MILLRACE_CONTROLLER_LOG_ENTRIES_KEPT",
+        default_value_t = 10_000
+    )]
+    log_entries_kept: u64,
+}
+
+#[derive(Args)]
+struct AskArgs {
+    /// The controllers to ask, HOST:PORT,HOST:PORT,...
+    #[arg(
+        long,
+        env = "MILLRACE_CONTROLLERS",
+        value_delimiter = ',',
+        required = true
+    )]
+    controllers: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no errors.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => return fail(&error.to_string().lines().take(1).collect::<String>()),
+    };
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG");
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(
+            filter.unwrap_or_else(|_| EnvFilter::new("warn,controlplane=info,openraft=error")),
+        )
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = runtime
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(run(cli.command)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// One line for the operator, whatever the causes' own texts look like.
+fn fail(text: &str) -> ExitCode {
+    let text = text.trim_start_matches("error: ").replace('\n', " ");
+    eprintln!("millrace-controller: {text}");
+    ExitCode::FAILURE
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let (question, args) = match command {
+        Command::Serve(args) => return serve(args).await,
+        Command::Status(args) => (Question::Status, args),
+        Command::Brokers(args) => (Question::Brokers, args),
+        Command::Topics(args) => (Question::Topics, args),
+        Command::Groups(args) => (Question::Groups, args),
+    };
+    print!("{}", operator::ask(question, &args.controllers).await?);
+    Ok(())
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    anyhow::ensure!(
+        args.peers.0.contains_key(&args.id),
+        "node {} is not among the peers {}",
+        args.id,
+        args.peers
+    );
+    let node = RunningNode::start(NodeConfig {
+        id: args.id,
+        listen: args.listen,
+        peers: args.peers,
+        metrics: args.metrics,
+        data: args.data,
+        session: Duration::from_millis(args.session_ms),
+        snapshot_log_bytes: args.snapshot_log_bytes,
+        log_entries_kept: args.log_entries_kept,
+    })
+    .await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        error = node.failed() => return Err(error),
+    }
+    node.stop().await;
+    Ok(())
+}

@@ -6,20 +6,20 @@ use control_api::image::{BrokerRecord, COORDINATOR_SHARDS, MetadataImage};
 
 /// The broker that coordinates a group, and under which epoch it does.
 #[derive(Clone, Copy, Debug)]
-pub struct Coordinator<'a> {
-    pub broker: &'a BrokerRecord,
+pub(crate) struct Coordinator<'a> {
+    pub(crate) broker: &'a BrokerRecord,
     /// Goes with every commit, so that a broker that no longer coordinates the group is refused.
-    pub epoch: i32,
+    pub(crate) epoch: i32,
 }
 
 /// The coordinator shard of a group: CRC-32C of its name, modulo the number of shards. Every broker of every version must
 /// find the same one, so this never changes.
-pub fn coordinator_shard(group: &str) -> u32 {
+pub(crate) fn coordinator_shard(group: &str) -> u32 {
     crc32c::crc32c(group.as_bytes()) % COORDINATOR_SHARDS
 }
 
 /// `None` while no live broker owns the group's coordinator shard.
-pub fn coordinator_of<'a>(image: &'a MetadataImage, group: &str) -> Option<Coordinator<'a>> {
+pub(crate) fn coordinator_of<'a>(image: &'a MetadataImage, group: &str) -> Option<Coordinator<'a>> {
     let record = image.coordinators.get(coordinator_shard(group) as usize)?;
     let broker = image.brokers.get(&record.owner?)?;
     let epoch = record.epoch;
@@ -40,8 +40,12 @@ mod tests {
     #[test]
     fn similar_names_spread_over_most_shards() {
         let mut owned = [0; COORDINATOR_SHARDS as usize];
-        (0..640).for_each(|number| owned[coordinator_shard(&format!("group-{number}")) as usize] += 1);
-        assert!(owned.iter().all(|groups| (1..40).contains(groups)), "{owned:?}");
+        (0..640)
+            .for_each(|number| owned[coordinator_shard(&format!("group-{number}")) as usize] += 1);
+        assert!(
+            owned.iter().all(|groups| (1..40).contains(groups)),
+            "{owned:?}"
+        );
     }
 
     #[test]

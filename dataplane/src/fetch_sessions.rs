@@ -5,7 +5,7 @@
 //! session is unknown and starts a new one, as after a broker's restart.
 
 use crate::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use wire::{ErrorCode, Uuid};
 
@@ -43,6 +43,8 @@ struct Session {
     epoch: i32,
     by_id: bool,
     targets: Vec<(FetchTarget, Told)>,
+    /// The place of each partition in `targets`.
+    places: HashMap<(FetchTopicName, i32), usize>,
     /// Where the next answer starts, so that the partitions take turns at being first.
     first: usize,
     last_used: u64,
@@ -151,15 +153,17 @@ impl FetchSessions {
             self.remove(oldest);
         }
         let id = self.draw_id();
-        self.partitions += named.len();
         self.uses += 1;
-        let session = Session {
+        let mut session = Session {
             epoch: 1,
             by_id,
-            targets: named.into_iter().map(|target| (target, NOTHING_TOLD)).collect(),
+            targets: Vec::new(),
+            places: HashMap::new(),
             first: 0,
             last_used: self.uses,
         };
+        named.into_iter().for_each(|target| session.want(target));
+        self.partitions += session.targets.len();
         self.sessions.insert(id, session);
         SessionUse::Full(id)
     }
@@ -177,17 +181,8 @@ impl FetchSessions {
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
         let before = session.targets.len();
-        for target in request.named {
-            match session.place(&target.topic, target.partition) {
-                Some(place) => session.targets[place].0 = target,
-                None => session.targets.push((target, NOTHING_TOLD)),
-            }
-        }
-        for (topic, partition) in &request.forgotten {
-            if let Some(place) = session.place(topic, *partition) {
-                session.targets.remove(place);
-            }
-        }
+        request.named.into_iter().for_each(|target| session.want(target));
+        session.forget(request.forgotten);
         session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
         self.uses += 1;
         session.last_used = self.uses;
@@ -222,9 +217,28 @@ impl FetchSessions {
 
 impl Session {
     fn place(&self, topic: &FetchTopicName, partition: i32) -> Option<usize> {
-        self.targets
-            .iter()
-            .position(|(target, _)| target.partition == partition && target.topic == *topic)
+        self.places.get(&(topic.clone(), partition)).copied()
+    }
+
+    /// Adds a partition, or takes its new position.
+    fn want(&mut self, target: FetchTarget) {
+        let next = self.targets.len();
+        let place = *self.places.entry((target.topic.clone(), target.partition)).or_insert(next);
+        if place == next {
+            self.targets.push((target, NOTHING_TOLD));
+        } else {
+            self.targets[place].0 = target;
+        }
+    }
+
+    fn forget(&mut self, forgotten: Vec<(FetchTopicName, i32)>) {
+        if forgotten.is_empty() {
+            return;
+        }
+        let forgotten: HashSet<_> = forgotten.into_iter().collect();
+        self.targets.retain(|(target, _)| !forgotten.contains(&(target.topic.clone(), target.partition)));
+        let places = self.targets.iter().enumerate();
+        self.places = places.map(|(place, (target, _))| ((target.topic.clone(), target.partition), place)).collect();
     }
 }
 

@@ -18,8 +18,8 @@ use std::rc::Rc;
 /// Why a connection's bytes make no frame. Each ends the connection.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error("frame length {0} is not between 1 and {FRAME_BYTES_MAX}")]
-    BadLength(i32),
+    #[error(transparent)]
+    BadLength(#[from] wire::FrameError),
     #[error("the connection ended inside a frame")]
     Truncated,
     #[error("no memory for a frame of {0} bytes")]
@@ -32,7 +32,8 @@ pub enum FrameError {
 pub struct Frame {
     head: Vec<u8>,
     pieces: Vec<Slice>,
-    large: Option<LargeBuffer>,
+    /// Held only to be given back, after `pieces`, which view it.
+    _large: Option<LargeBuffer>,
 }
 
 impl Frame {
@@ -182,11 +183,7 @@ impl<I: Io> FrameReader<I> {
         let pieces = self.pieces.iter().flat_map(|piece| piece.iter());
         let bytes = self.head.iter().chain(pieces);
         prefix.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        let announced = i32::from_be_bytes(prefix);
-        match usize::try_from(announced) {
-            Ok(bytes) if (1..=FRAME_BYTES_MAX).contains(&bytes) => Ok(Some(bytes)),
-            _ => Err(FrameError::BadLength(announced)),
-        }
+        Ok(Some(wire::frame_length(prefix, FRAME_BYTES_MAX)?))
     }
 
     /// Receives once more; false at the end of the stream.
@@ -256,7 +253,7 @@ impl<I: Io> FrameReader<I> {
         Frame {
             head,
             pieces,
-            large: None,
+            _large: None,
         }
     }
 
@@ -285,7 +282,7 @@ impl<I: Io> FrameReader<I> {
         Ok(Frame {
             head: Vec::new(),
             pieces,
-            large: Some(large),
+            _large: Some(large),
         })
     }
 }

@@ -1,6 +1,38 @@
-//! The data plane: a broker of one shard per core on io_uring.
+//! The data plane: a thread-per-core broker that speaks the Kafka protocol.
+//!
+//! ```text
+//! connection -> dispatch -> handlers -> partition -> log -> io
+//! ```
+//! `broker.rs` puts it together; `shard.rs` is one thread of it. Dependencies point down only, and everything below a shard is
+//! written against the [`io::Io`] trait, so that the simulator can run it.
 
+pub mod broker;
+pub mod calls;
+pub mod check;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod coordinators;
+pub mod data_directory;
+pub mod dispatch;
+pub mod errors;
 pub mod event;
+pub mod fetch_sessions;
+pub mod frame;
+pub mod handlers;
+pub mod http;
 pub mod io;
+pub mod limits;
 pub mod log;
+pub mod mesh;
+pub mod message;
+pub mod metrics;
 pub mod partition;
+pub mod partition_request;
+pub mod read;
+pub mod reconcile;
+pub mod respond;
+pub mod routes;
+pub mod select;
+pub mod shard;
+pub mod upkeep;

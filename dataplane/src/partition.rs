@@ -1,24 +1,22 @@
 //! One partition as its shard knows it: its log, and whether this broker leads it.
 //!
-//! Handlers append to it and read from it; the metadata tells it of leaders and settings. It answers no client and knows no error
-//! codes.
-
-use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
-
-use control_api::ids::LeaderEpoch;
-use wire::Batch;
+//! Handlers append to it and read from it; `reconcile.rs` tells it of leaders and settings. It never answers a client itself.
 
 use crate::event::Event;
 use crate::io::Io;
 use crate::log::{
-    AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError, Offset, Read, ReadError,
-    TailCache, WaitError,
+    AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
+    Offset, Read, ReadError, TailCache, WaitError,
 };
+use crate::partition_request::{EpochEnd, ListedOffset, OffsetQuery};
+use control_api::ids::LeaderEpoch;
+use std::cell::Cell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use wire::Batch;
 
-/// Which partition it is.
+/// Which partition it is, as clients and logs name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionIdentity {
     pub topic: String,
@@ -31,30 +29,27 @@ impl fmt::Display for PartitionIdentity {
     }
 }
 
-/// Where a leader epoch ends (KIP-101); both -1 when that is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochEnd {
-    pub leader_epoch: i32,
-    pub end_offset: i64,
-}
-
-/// What has gone through a partition since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    pub bytes_in: u64,
-    pub messages_in: u64,
-    pub bytes_out: u64,
-}
-
 pub struct Partition<I: Io> {
     identity: PartitionIdentity,
     directory: PathBuf,
     log: Log<I>,
     leads: Cell<bool>,
-    traffic: Cell<Traffic>,
-    /// Wakes those who wait in [`Partition::wait_for_data`].
-    data: RefCell<Option<Rc<Event>>>,
 }
+
+/// ListOffsetsRequest's markers in place of a time.
+mod marker {
+    pub(super) const LATEST: i64 = -1;
+    pub(super) const EARLIEST: i64 = -2;
+    pub(super) const MAX_TIMESTAMP: i64 = -3;
+    pub(super) const EARLIEST_LOCAL: i64 = -4;
+    pub(super) const LATEST_TIERED: i64 = -5;
+}
+
+const NONE_LISTED: ListedOffset = ListedOffset {
+    offset: -1,
+    timestamp: -1,
+    leader_epoch: -1,
+};
 
 impl<I: Io> Partition<I> {
     /// Opens or creates the partition in `directory`. It leads nothing until [`Partition::lead`].
@@ -71,8 +66,6 @@ impl<I: Io> Partition<I> {
             directory,
             log,
             leads: Cell::new(false),
-            traffic: Cell::default(),
-            data: RefCell::default(),
         }))
     }
 
@@ -80,68 +73,48 @@ impl<I: Io> Partition<I> {
         &self.identity
     }
 
-    /// For log lines: topic and number.
-    pub fn name(&self) -> impl fmt::Display + '_ {
-        &self.identity
-    }
-
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    pub fn log(&self) -> &Log<I> {
-        &self.log
+    pub fn set_config(&self, config: LogConfig) {
+        self.log.set_config(config);
     }
 
     /// This broker leads from `epoch` on. An epoch older than the known one changes nothing.
-    pub fn lead(&self, epoch: i32) {
-        if epoch >= self.leader_epoch() {
-            self.log.set_leader_epoch(LeaderEpoch(epoch));
+    pub fn lead(&self, epoch: LeaderEpoch) {
+        if epoch >= self.log.leader_epoch() {
+            self.log.set_leader_epoch(epoch);
             self.leads.set(true);
         }
     }
 
-    /// Another broker leads, or none: nothing is appended, and answers that are open end with an error.
-    pub fn resign(&self) {
-        if self.leads.replace(false) {
-            self.log.end_reign();
+    /// Another broker, or none, leads from `epoch` on: answers still open end with an error.
+    pub fn resign(&self, epoch: LeaderEpoch) {
+        if epoch >= self.log.leader_epoch() {
+            self.leads.set(false);
+            self.log.set_leader_epoch(epoch);
         }
-    }
-
-    pub fn leads(&self) -> bool {
-        self.leads.get()
     }
 
     pub fn leader_epoch(&self) -> i32 {
         self.log.leader_epoch().0
     }
 
-    /// Appends a batch that was validated. After [`AppendError::Busy`], await [`Partition::room`] and try again.
+    /// Appends a batch that was checked. After [`AppendError::Busy`], await [`Partition::room`] and try again.
     pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
         if !self.leads.get() {
             return Err(AppendError::Closed);
         }
-        let bytes = batch.bytes.len();
-        if bytes > self.log.config().max_message_bytes {
-            return Err(AppendError::TooLarge);
-        }
-        let appended = self.log.append(batch)?;
-        if !appended.duplicate {
-            let mut traffic = self.traffic.get();
-            traffic.bytes_in += bytes as u64;
-            traffic.messages_in += (appended.next_offset.0 - appended.base_offset.0) as u64;
-            self.traffic.set(traffic);
-        }
-        Ok(appended)
+        self.log.append(batch)
     }
 
-    /// Waits until there may be memory for the batch that was refused last.
-    pub async fn room(&self) {
-        self.log.room().await;
+    /// Waits until there may be memory for a batch of `bytes` bytes.
+    pub async fn room(&self, bytes: usize) {
+        self.log.room(bytes).await;
     }
 
-    /// What a producer's `acks` waits for; nothing for 0. `acks=all` asks for the flush as well, unless the topic says
-    /// `write.caching`.
+    /// How safe a batch must be before it is acknowledged; `None` when `acks` asks for no answer.
     pub fn level_for(&self, acks: i16) -> Option<Level> {
         match acks {
             0 => None,
@@ -155,53 +128,70 @@ impl<I: Io> Partition<I> {
         self.log.wait(end, level).await
     }
 
+    /// Whether [`Partition::wait`] would return at once with success.
     pub fn has_reached(&self, end: Offset, level: Level) -> bool {
-        self.log.has_reached(end, level)
+        let reached = match level {
+            Level::Written => self.log.written(),
+            Level::Flushed => self.log.flushed(),
+        };
+        end <= reached
     }
 
-    /// Whole batches, see [`Log::read`].
-    pub async fn read(&self, from: Offset, bytes_max: usize, at_least_one: bool, bound: Bound) -> Result<Read, ReadError> {
-        let read = self.log.read(from, bytes_max, at_least_one, bound).await?;
-        let mut traffic = self.traffic.get();
-        traffic.bytes_out += read.bytes as u64;
-        self.traffic.set(traffic);
-        Ok(read)
+    /// Whole batches from `from` on, up to `bound`.
+    pub async fn read(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+        bound: Bound,
+    ) -> Result<Read, ReadError> {
+        self.log.read(from, bytes_max, at_least_one, bound).await
     }
 
-    /// Notifies `event` each time the high watermark moves, and when the log stops or changes hands, until the waiter is dropped.
-    pub fn watch(&self, event: &Rc<Event>) -> FetchWaiter {
-        self.log.register_fetch_waiter(self.high_watermark(), event)
+    /// Notifies `event` when the high watermark moves past `beyond`, and when the partition stops, until the waiter is dropped.
+    pub fn watch(&self, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
+        self.log.register_fetch_waiter(beyond, event)
     }
 
-    /// Waits until the high watermark is past `beyond`, or until waiting is of no use.
-    pub async fn wait_for_data(&self, beyond: Offset) {
-        let event = Rc::clone(self.data.borrow_mut().get_or_insert_default());
-        let _waiter = self.log.register_fetch_waiter(beyond, &event);
-        loop {
-            let generation = event.generation();
-            if self.high_watermark() > beyond || self.is_poisoned() || !self.leads.get() {
-                return;
-            }
-            event.changed_since(generation).await;
+    /// Answers one partition of ListOffsets.
+    pub async fn list_offset(&self, query: OffsetQuery) -> Result<ListedOffset, ReadError> {
+        let end = |offset: Offset| ListedOffset {
+            offset: offset.0,
+            timestamp: -1,
+            leader_epoch: self.leader_epoch(),
+        };
+        let found = match query.timestamp {
+            // Nothing is tiered, so all there is is local and nothing is tiered.
+            marker::EARLIEST | marker::EARLIEST_LOCAL => return Ok(self.earliest()),
+            marker::LATEST => return Ok(end(self.high_watermark())),
+            marker::LATEST_TIERED => return Ok(NONE_LISTED),
+            marker::MAX_TIMESTAMP => self.log.max_timestamp().await?,
+            timestamp => self.log.offset_for_timestamp(timestamp).await?,
+        };
+        Ok(found.map_or(NONE_LISTED, listed))
+    }
+
+    fn earliest(&self) -> ListedOffset {
+        ListedOffset {
+            offset: self.log_start().0,
+            timestamp: -1,
+            leader_epoch: self.log.epoch_at(self.log_start()).map_or(-1, |epoch| epoch.0),
         }
     }
 
-    /// The first record below the high watermark with a timestamp of at least `timestamp`.
-    pub async fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<FoundRecord>, ReadError> {
-        self.log.offset_for_timestamp(timestamp).await
-    }
-
-    /// The first record with the largest timestamp (KIP-734).
-    pub async fn max_timestamp(&self) -> Result<Option<FoundRecord>, ReadError> {
-        self.log.max_timestamp().await
-    }
-
-    /// The largest known epoch up to `epoch`, and where it ends.
+    /// Where the largest epoch up to `epoch` ends (KIP-101); -1 in both fields when none is known.
     pub fn epoch_end(&self, epoch: i32) -> EpochEnd {
-        match self.log.offset_for_leader_epoch(LeaderEpoch(epoch)) {
-            Some((epoch, end)) => EpochEnd { leader_epoch: epoch.0, end_offset: end.0 },
-            None => EpochEnd { leader_epoch: -1, end_offset: -1 },
-        }
+        let found = self.log.offset_for_leader_epoch(LeaderEpoch(epoch));
+        found.map_or(
+            EpochEnd {
+                leader_epoch: -1,
+                end_offset: -1,
+            },
+            |(epoch, end)| EpochEnd {
+                leader_epoch: epoch.0,
+                end_offset: end.0,
+            },
+        )
     }
 
     pub fn high_watermark(&self) -> Offset {
@@ -224,35 +214,33 @@ impl<I: Io> Partition<I> {
         self.log.is_poisoned()
     }
 
-    pub fn traffic(&self) -> Traffic {
-        self.traffic.get()
-    }
-
-    pub fn set_config(&self, config: LogConfig) {
-        if config != self.log.config() {
-            self.log.set_config(config);
-        }
-    }
-
-    /// Stores what recovery would otherwise have to read.
+    /// Writes down how far recovery need not read.
     pub async fn checkpoint(&self) -> Result<(), LogError> {
         self.log.checkpoint().await
     }
 
-    /// Deletes old segments; returns how many.
+    /// Deletes closed segments that are too old or too many; returns how many.
     pub async fn enforce_retention(&self, now_ms: i64) -> Result<usize, LogError> {
         self.log.enforce_retention(now_ms).await
     }
 
-    /// Flushes and marks the log as closed in order.
+    /// Takes no more, flushes, and marks the log as closed in order.
     pub async fn close(&self) -> Result<(), LogError> {
-        self.resign();
+        self.leads.set(false);
         self.log.close().await
     }
 
     /// Removes the partition's files.
     pub async fn delete(&self) -> Result<(), LogError> {
-        self.resign();
+        self.leads.set(false);
         self.log.delete().await
+    }
+}
+
+fn listed(found: FoundRecord) -> ListedOffset {
+    ListedOffset {
+        offset: found.offset.0,
+        timestamp: found.timestamp,
+        leader_epoch: found.leader_epoch.0,
     }
 }

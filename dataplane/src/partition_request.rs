@@ -149,7 +149,7 @@ pub async fn ask<I: Io>(shard: &Shard<I>, other: crate::mesh::ShardId, request: 
 async fn list_offset<I: Io>(shard: &Shard<I>, key: PartitionKey, query: OffsetQuery) -> Result<ListedOffset, ErrorCode> {
     let partition = local(shard, key)?;
     errors::check_leader_epoch(query.current_leader_epoch, partition.leader_epoch())?;
-    partition.list_offset(query).await
+    partition.list_offset(query).await.map_err(|error| errors::read_error_code(&error))
 }
 
 fn epoch_end<I: Io>(shard: &Shard<I>, key: PartitionKey, current_leader_epoch: i32, epoch: i32) -> Result<EpochEnd, ErrorCode> {

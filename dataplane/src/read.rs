@@ -96,7 +96,7 @@ async fn read_one<I: Io>(partition: &Partition<I>, read: &PartitionRead, limit: 
     let found = partition.read(Offset(read.offset), bytes_max, limit.at_least_one, Bound::HighWatermark).await;
     let found = found.map_err(|error| {
         if let crate::log::ReadError::Damaged(_) | crate::log::ReadError::Io(_) = &error {
-            tracing::error!(partition = %partition.name(), %error, "a read failed");
+            tracing::error!(partition = %partition.identity(), %error, "a read failed");
         }
         errors::read_error_code(&error)
     })?;
@@ -122,7 +122,7 @@ pub async fn wait_for_data<I: Io>(shard: &Shard<I>, positions: &[(PartitionKey, 
         .iter()
         .filter_map(|(key, offset)| Some((partition_request::local(shard, *key).ok()?, *offset)))
         .map(|(partition, offset)| {
-            let registration = partition.watch(&arrived);
+            let registration = partition.watch(offset, &arrived);
             (partition, offset, registration)
         })
         .collect();

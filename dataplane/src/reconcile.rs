@@ -96,11 +96,11 @@ fn slot<I: Io>(shard: &Shard<I>, topic: TopicId, number: u32, record: &Partition
     let held = shard.held.borrow();
     match (held.get(&key), leads) {
         (Some(Held::Open(partition)), true) => {
-            partition.lead(record.leader_epoch.0);
+            partition.lead(record.leader_epoch);
             PartitionSlot::Open(partition.clone())
         }
         (Some(Held::Open(partition)), false) => {
-            partition.resign();
+            partition.resign(record.leader_epoch);
             PartitionSlot::Elsewhere
         }
         (Some(Held::Failed), true) => PartitionSlot::Failed,
@@ -159,7 +159,7 @@ async fn delete_partition<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey) {
         return;
     };
     if let Err(error) = partition.delete().await {
-        tracing::error!(partition = %partition.name(), %error, "cannot delete the partition's files");
+        tracing::error!(partition = %partition.identity(), %error, "cannot delete the partition's files");
         return;
     }
     if let Some(topic) = partition.directory().parent() {

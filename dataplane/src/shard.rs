@@ -83,7 +83,7 @@ impl<I: Io> Shard<I> {
             data: parts.data,
             metrics: ShardMetrics::new(parts.metrics),
             frame_memory: Rc::default(),
-            tail_cache: Rc::new(TailCache::new(parts.tail_buffers)),
+            tail_cache: TailCache::new(),
             sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
             connections: connection::Registry::default(),
             image: RefCell::default(),
@@ -281,7 +281,7 @@ impl<I: Io> Shard<I> {
         self.stopping.set(true);
         for partition in self.open_partitions() {
             if let Err(error) = partition.close().await {
-                tracing::error!(partition = %partition.name(), %error, "cannot close the partition cleanly");
+                tracing::error!(partition = %partition.identity(), %error, "cannot close the partition cleanly");
             }
         }
         self.metrics.flush();

@@ -49,7 +49,7 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
 async fn checkpoint<I: Io>(shard: &Shard<I>) {
     for partition in shard.open_partitions() {
         if let Err(error) = partition.checkpoint().await {
-            tracing::error!(partition = %partition.name(), %error, "cannot write the checkpoint");
+            tracing::error!(partition = %partition.identity(), %error, "cannot write the checkpoint");
         }
     }
 }
@@ -58,7 +58,7 @@ async fn enforce_retention<I: Io>(shard: &Shard<I>) {
     let now_ms = shard.io.wall_clock_ms();
     for partition in shard.open_partitions() {
         if let Err(error) = partition.enforce_retention(now_ms).await {
-            tracing::error!(partition = %partition.name(), %error, "cannot delete old segments");
+            tracing::error!(partition = %partition.identity(), %error, "cannot delete old segments");
         }
     }
 }

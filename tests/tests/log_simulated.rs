@@ -22,21 +22,33 @@ const FIRST_SEGMENT: &str = "/data/topic-0/00000000000000000000.log";
 const CHECKPOINT: &str = "/data/topic-0/checkpoint";
 
 fn durable() -> LogConfig {
-    LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() }
+    LogConfig {
+        segment_bytes: 1 << 20,
+        ..LogConfig::default()
+    }
 }
 
 fn cached() -> LogConfig {
-    LogConfig { write_caching: true, ..durable() }
+    LogConfig {
+        write_caching: true,
+        ..durable()
+    }
 }
 
 /// A world with a small pool, so that tails are evicted.
 fn simulation(seed: u64) -> Simulation {
-    Simulation::new(SimOptions { buffers: 16, buffer_bytes: 64 * 1024, ..SimOptions::seeded(seed) })
+    Simulation::new(SimOptions {
+        buffers: 16,
+        buffer_bytes: 64 * 1024,
+        ..SimOptions::seeded(seed)
+    })
 }
 
 async fn open(io: &SimIo, config: LogConfig) -> Log<SimIo> {
-    let cache = Rc::new(TailCache::new(12));
-    let log = Log::open(io.clone(), cache, Path::new(DIRECTORY), config, None).await.unwrap();
+    let cache = TailCache::new();
+    let log = Log::open(io.clone(), cache, Path::new(DIRECTORY), config, None)
+        .await
+        .unwrap();
     log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));
     log
 }
@@ -53,7 +65,9 @@ fn value(number: u64, bytes: usize) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut value = number.to_be_bytes().to_vec();
     while value.len() < bytes {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(number | 1);
+        state = state
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(number | 1);
         value.extend((state ^ state >> 31).to_be_bytes());
     }
     value.truncate(bytes.max(8));
@@ -70,7 +84,7 @@ async fn append(log: &Log<SimIo>, bytes: &[u8]) -> Appended {
     loop {
         match try_append(log, bytes) {
             Ok(appended) => return appended,
-            Err(AppendError::Busy) => log.room().await,
+            Err(AppendError::Busy) => log.room(bytes.len()).await,
             Err(error) => panic!("{error}"),
         }
     }
@@ -81,8 +95,15 @@ async fn read_from(log: &Log<SimIo>, from: Offset, bytes_max: usize) -> Vec<(i64
     let mut next = from;
     let mut found = Vec::new();
     loop {
-        let read = log.read(next, bytes_max, true, Bound::HighWatermark).await.unwrap();
-        let bytes: Vec<u8> = read.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let read = log
+            .read(next, bytes_max, true, Bound::HighWatermark)
+            .await
+            .unwrap();
+        let bytes: Vec<u8> = read
+            .slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
         assert_eq!(bytes.len(), read.bytes);
         if bytes.is_empty() {
             assert_eq!(next, log.high_watermark());
@@ -92,7 +113,11 @@ async fn read_from(log: &Log<SimIo>, from: Offset, bytes_max: usize) -> Vec<(i64
         for batch in Records::from_slice(&bytes).batches() {
             let batch = batch.unwrap();
             batch.check_crc().unwrap();
-            assert_eq!(due.unwrap_or(batch.header.base_offset), batch.header.base_offset, "no gap");
+            assert_eq!(
+                due.unwrap_or(batch.header.base_offset),
+                batch.header.base_offset,
+                "no gap"
+            );
             due = Some(batch.header.last_offset() + 1);
             for record in RecordIter::new(batch.records.contiguous().unwrap()) {
                 let record = record.unwrap();
@@ -110,7 +135,10 @@ async fn read_from(log: &Log<SimIo>, from: Offset, bytes_max: usize) -> Vec<(i64
 async fn values(log: &Log<SimIo>) -> Vec<Vec<u8>> {
     let found = read_from(log, log.log_start(), 200_000).await;
     let offsets: Vec<i64> = found.iter().map(|(offset, _)| *offset).collect();
-    assert_eq!(offsets, (log.log_start().0..log.high_watermark().0).collect::<Vec<_>>());
+    assert_eq!(
+        offsets,
+        (log.log_start().0..log.high_watermark().0).collect::<Vec<_>>()
+    );
     found.into_iter().map(|(_, value)| value).collect()
 }
 

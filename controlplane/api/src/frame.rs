@@ -128,6 +128,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Once the other side has said who it is, it may be allowed longer frames.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     pub fn get_mut(&mut self) -> &mut R {
         &mut self.reader
     }

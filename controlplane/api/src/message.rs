@@ -53,6 +53,8 @@ pub enum Request {
     },
     /// Any node answers. `Response::Status`.
     Status,
+    /// Answered by `Response::MetadataIndex`: an image at that index or later has everything acknowledged so far.
+    MetadataIndex,
 }
 
 impl Request {
@@ -70,7 +72,8 @@ impl Request {
             | Request::CreatePartitions { .. }
             | Request::AlterConfigs { .. }
             | Request::AllocateProducerIds { .. }
-            | Request::Status => META_GROUP,
+            | Request::Status
+            | Request::MetadataIndex => META_GROUP,
         }
     }
 }
@@ -95,6 +98,7 @@ pub enum Response {
     },
     Offsets(Vec<CommittedOffset>),
     Status(NodeStatus),
+    MetadataIndex(u64),
 }
 
 /// What follows a `WatchMetadata`.

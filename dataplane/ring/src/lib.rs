@@ -4,7 +4,7 @@
 //! descriptors until its completion has been seen, whatever happens to the future that waits for it.
 //!
 //! ```text
-//!   Ring -- socket.rs, file.rs: what can be asked
+//!   Ring -- socket.rs, listener.rs, file.rs: what can be asked
 //!     |
 //!   reactor.rs -- the turn: tasks (executor.rs), sleeps (timer.rs), other threads (wake.rs), receive_buffers.rs
 //!     |
@@ -16,11 +16,13 @@ mod error;
 mod executor;
 mod file;
 pub mod host;
+mod listener;
 pub mod memory;
 mod operation;
 mod outgoing;
 mod reactor;
 mod receive_buffers;
+mod registered;
 mod request;
 pub mod signals;
 mod slots;
@@ -34,8 +36,9 @@ use std::task::Poll;
 
 pub use error::RingError;
 pub use file::File;
+pub use listener::Listener;
 pub use outgoing::Outgoing;
-pub use socket::{Listener, Socket};
+pub use socket::Socket;
 pub use wake::RemoteWaker;
 
 use memory::{Buffer, Pool};
@@ -45,7 +48,7 @@ use timer::now_nanos;
 /// Sizes of a ring. All memory is mapped when the ring is made and becomes resident with use, or at once if it is registered.
 #[derive(Clone, Debug)]
 pub struct RingConfig {
-    /// Submissions per turn; more wait for the next one.
+    /// Submissions per turn; more wait for the next one. The kernel rounds up to a power of two.
     pub entries: u32,
     pub completions: u32,
     pub receive_buffer_bytes: usize,
@@ -78,7 +81,7 @@ pub struct Counters {
     pub enters: u64,
     pub submissions: u64,
     pub completions: u64,
-    /// Time asleep in the kernel; the rest of `total_nanos` the thread was busy.
+    /// Time in which the thread did not run, asleep or waiting for a CPU. The rest of `total_nanos` it was busy.
     pub parked_nanos: u64,
     pub total_nanos: u64,
     /// Receives that ended because no receive buffer was free.

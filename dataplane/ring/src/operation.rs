@@ -19,11 +19,13 @@ use std::task::{Context, Poll, Waker};
 use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 
+use crate::listener::ListenerState;
 use crate::reactor::Reactor;
 use crate::receive_buffers::GROUP;
-use crate::request::{Registered, Request};
+use crate::registered::Registered;
+use crate::request::Request;
 use crate::slots::Key;
-use crate::socket::{ListenerState, SocketState};
+use crate::socket::SocketState;
 
 /// A request that is interrupted or refused for the moment is started this many times before that is its result.
 const STARTS_MAX: usize = 64;

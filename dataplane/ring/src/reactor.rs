@@ -26,18 +26,16 @@ use crate::memory::{Buffer, Pool};
 use crate::operation::{InFlight, Stage};
 use crate::outgoing::Outgoing;
 use crate::receive_buffers::ReceiveBuffers;
-use crate::request::{Registered, Request};
+use crate::registered::{PIECE_BYTES_MAX, Registered};
+use crate::request::Request;
 use crate::slots::{Key, Slots};
 use crate::socket::SocketState;
-use crate::timer::{Alarm, Timers, now_nanos};
+use crate::timer::{Alarm, Timers, cpu_nanos, now_nanos};
 use crate::wake::RemoteWaker;
 use crate::{Counters, RingConfig};
 
 /// Completions that nobody waits for: those of cancellations.
 const NOBODY: u64 = u64::MAX;
-
-/// Most that one fixed buffer may span.
-const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
 
 /// Messages kept for reuse, so that a send does not allocate.
 const SPARE_MESSAGES_MAX: usize = 256;
@@ -85,7 +83,7 @@ struct Completion {
 #[derive(Default)]
 struct Counts {
     started_nanos: u64,
-    parked_nanos: Cell<u64>,
+    started_cpu_nanos: u64,
     enters: Cell<u64>,
     submissions: Cell<u64>,
     completions: Cell<u64>,
@@ -95,6 +93,7 @@ struct Counts {
 
 impl Reactor {
     pub(crate) fn new(config: &RingConfig) -> Result<Rc<Reactor>, RingError> {
+        check(config)?;
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -118,7 +117,7 @@ impl Reactor {
         let pool =
             Pool::new(config.pool_buffer_bytes, config.pool_buffers).map_err(memory_error)?;
         let registered = if config.register_memory {
-            register(&uring, &pool)?
+            Registered::register(&uring, &pool)?
         } else {
             None
         };
@@ -152,6 +151,7 @@ impl Reactor {
             closing: Cell::new(false),
             counts: Counts {
                 started_nanos: now_nanos(),
+                started_cpu_nanos: cpu_nanos(),
                 ..Counts::default()
             },
         });
@@ -179,12 +179,15 @@ impl Reactor {
     }
 
     pub(crate) fn counters(&self) -> Counters {
+        let total_nanos = now_nanos().saturating_sub(self.counts.started_nanos);
+        // The kernel receives and writes inside of io_uring_enter, so only the thread's own clock tells sleep from work.
+        let busy_nanos = cpu_nanos().saturating_sub(self.counts.started_cpu_nanos);
         Counters {
             enters: self.counts.enters.get(),
             submissions: self.counts.submissions.get(),
             completions: self.counts.completions.get(),
-            parked_nanos: self.counts.parked_nanos.get(),
-            total_nanos: now_nanos().saturating_sub(self.counts.started_nanos),
+            parked_nanos: total_nanos.saturating_sub(busy_nanos),
+            total_nanos,
             receive_starvations: self.counts.receive_starvations.get(),
             submissions_backlogged: self.counts.backlogged.get(),
         }
@@ -361,18 +364,11 @@ impl Reactor {
     fn enter_kernel(&self, timeout: Option<u64>) {
         let submissions = self.uring.borrow_mut().submission().len() as u32;
         let sleeps = timeout != Some(0) && self.remote.fall_asleep();
-        let before = if sleeps { now_nanos() } else { 0 };
         let result = if sleeps {
             self.enter.enter(submissions, 1, timeout)
         } else {
             self.enter.enter(submissions, 0, None)
         };
-        if sleeps {
-            let parked = now_nanos().saturating_sub(before);
-            self.counts
-                .parked_nanos
-                .set(self.counts.parked_nanos.get() + parked);
-        }
         self.counts.enters.set(self.counts.enters.get() + 1);
         if let Err(error) = result {
             match error.raw_os_error() {
@@ -554,35 +550,16 @@ impl Drop for Reactor {
     }
 }
 
-/// Pins the pool for the kernel in pieces. `None` when the memlock limit forbids it.
-fn register(uring: &IoUring, pool: &Pool) -> Result<Option<Registered>, RingError> {
-    let piece_bytes = FIXED_BUFFER_BYTES_MAX / pool.buffer_bytes() * pool.buffer_bytes();
-    if piece_bytes == 0 {
+fn check(config: &RingConfig) -> Result<(), RingError> {
+    if config.entries == 0 || config.completions < config.entries {
         return Err(RingError::Configuration(
-            "a pooled buffer may have at most 1 GiB",
+            "a ring needs submissions and at least as many completions",
         ));
     }
-    let (start, bytes) = pool.mapped();
-    let pieces: Vec<libc::iovec> = (0..bytes)
-        .step_by(piece_bytes)
-        .map(|offset| libc::iovec {
-            iov_base: start.wrapping_add(offset).cast(),
-            iov_len: piece_bytes.min(bytes - offset),
-        })
-        .collect();
-    // SAFETY: the pieces cover the pool's mapping, which the reactor keeps until the ring is gone.
-    match unsafe { uring.submitter().register_buffers(&pieces) } {
-        Ok(()) => Ok(Some(Registered {
-            start: start.addr(),
-            bytes,
-            piece_bytes,
-        })),
-        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(None),
-        Err(source) => Err(RingError::Other {
-            action: "registering buffers",
-            source,
-        }),
+    if config.receive_buffer_bytes > PIECE_BYTES_MAX || config.pool_buffer_bytes > PIECE_BYTES_MAX {
+        return Err(RingError::Configuration("a buffer may have at most 1 GiB"));
     }
+    Ok(())
 }
 
 fn discard(removed: Option<InFlight>, result: i32) {

@@ -12,6 +12,7 @@ use io_uring::{opcode, squeue, types};
 
 use crate::memory::{Buffer, WriteLease};
 use crate::outgoing::Outgoing;
+use crate::registered::Registered;
 
 /// The kernel moves at most this much per call, rounded down to whole blocks.
 pub(crate) const TRANSFER_BYTES_MAX: usize = 1 << 30;
@@ -81,32 +82,6 @@ pub(crate) enum Request {
         socket: Rc<OwnedFd>,
         message: Box<Outgoing>,
     },
-}
-
-/// Memory that the ring has registered, in pieces that are one fixed buffer each.
-#[derive(Clone, Copy)]
-pub(crate) struct Registered {
-    pub(crate) start: usize,
-    pub(crate) bytes: usize,
-    pub(crate) piece_bytes: usize,
-}
-
-impl Registered {
-    /// The fixed buffer that holds the range, if one does.
-    fn index(registered: Option<Registered>, address: *const u8, bytes: usize) -> Option<u16> {
-        let Registered {
-            start,
-            bytes: registered_bytes,
-            piece_bytes,
-        } = registered?;
-        let offset = address.addr().checked_sub(start)?;
-        if offset.checked_add(bytes)? > registered_bytes {
-            return None;
-        }
-        let first = offset / piece_bytes;
-        let last = (offset + bytes.max(1) - 1) / piece_bytes;
-        (first == last).then(|| u16::try_from(first).ok()).flatten()
-    }
 }
 
 impl Request {
@@ -238,41 +213,4 @@ impl Request {
 
 fn descriptor(descriptor: &Rc<OwnedFd>) -> types::Fd {
     types::Fd(descriptor.as_raw_fd())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fixed_buffer_is_found_only_for_a_range_inside_one_piece() {
-        let registered = Some(Registered {
-            start: 0x10000,
-            bytes: 0x3000,
-            piece_bytes: 0x1000,
-        });
-        let at = |address: usize| std::ptr::without_provenance::<u8>(address);
-        assert_eq!(Registered::index(registered, at(0x10000), 0x1000), Some(0));
-        assert_eq!(Registered::index(registered, at(0x12fff), 1), Some(2));
-        assert_eq!(
-            Registered::index(registered, at(0x10800), 0x1000),
-            None,
-            "crosses two pieces"
-        );
-        assert_eq!(
-            Registered::index(registered, at(0x12800), 0x1000),
-            None,
-            "runs past the end"
-        );
-        assert_eq!(
-            Registered::index(registered, at(0xffff), 1),
-            None,
-            "lies before the start"
-        );
-        assert_eq!(
-            Registered::index(None, at(0x10000), 1),
-            None,
-            "nothing is registered"
-        );
-    }
 }

@@ -6,13 +6,22 @@ use std::task::Waker;
 
 /// Nanoseconds of the monotonic clock.
 pub(crate) fn now_nanos() -> u64 {
+    nanos_of(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds that the calling thread has run.
+pub(crate) fn cpu_nanos() -> u64 {
+    nanos_of(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn nanos_of(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: the pointer is to a live timespec.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    assert!(result == 0, "Linux always has a monotonic clock");
+    let result = unsafe { libc::clock_gettime(clock, &mut time) };
+    assert!(result == 0, "Linux always has these clocks");
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use ring::{Ring, RingConfig};
+use ring::{Ring, RingConfig, RingError};
 
 fn small_ring() -> Ring {
     Ring::new(RingConfig {
@@ -173,4 +173,45 @@ fn dropping_tasks_drops_what_they_own_and_lets_the_ring_go() {
     ring.block_on(ring.sleep_until(ring.now() + 1_000_000));
     ring.drop_tasks();
     assert_eq!(dropped.get(), 3);
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_in_words() {
+    let refused = |config| match Ring::new(config) {
+        Err(RingError::Configuration(_)) => true,
+        Err(RingError::Other { source, .. }) => source.kind() == std::io::ErrorKind::InvalidInput,
+        _ => false,
+    };
+    assert!(refused(RingConfig {
+        entries: 0,
+        ..RingConfig::default()
+    }));
+    assert!(refused(RingConfig {
+        completions: 1,
+        ..RingConfig::default()
+    }));
+    assert!(refused(RingConfig {
+        receive_buffers: 3,
+        ..RingConfig::default()
+    }));
+    assert!(refused(RingConfig {
+        pool_buffer_bytes: 100,
+        ..RingConfig::default()
+    }));
+    assert!(refused(RingConfig {
+        pool_buffer_bytes: 2 << 30,
+        ..RingConfig::default()
+    }));
+}
+
+#[test]
+fn a_ring_that_sleeps_counts_as_parked() {
+    let ring = small_ring();
+    ring.block_on(ring.sleep_until(ring.now() + 50_000_000));
+    let counters = ring.counters();
+    assert!(counters.total_nanos >= 50_000_000);
+    assert!(
+        counters.parked_nanos > counters.total_nanos / 4,
+        "{counters:?}"
+    );
 }

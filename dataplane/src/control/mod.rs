@@ -6,5 +6,5 @@ mod link;
 mod registration;
 mod strays;
 
-pub use image_file::{load_image, store_image};
+pub use image_file::load_image;
 pub use link::{Link, LinkParts};

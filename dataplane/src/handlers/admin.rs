@@ -10,11 +10,16 @@ use wire::ErrorCode;
 
 /// How long a change that is made may keep its answer waiting until this broker has seen it. Answered sooner than that, a
 /// client could be told by its next request that what it created does not exist.
+/// A client that says that it does not want to wait is made to wait the minimum, which is far more than it usually takes.
+const CATCH_UP_MS_MIN: u64 = 500;
 const CATCH_UP_MS_MAX: u64 = 5_000;
 
 /// How long a topic that this broker does not know may take to become known: it may have been created through another
 /// broker a moment ago.
 const UNKNOWN_TOPIC_WAIT_MS: u64 = 200;
+
+/// Texts often quote the client, whose names may be longer than a response's strings can be.
+const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Why one item of a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +30,10 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        while message.len() > MESSAGE_BYTES_MAX {
+            message.pop();
+        }
         Refusal { code, message }
     }
 
@@ -125,16 +133,15 @@ pub(super) async fn ask_done<I: Io>(
     vec![Err(error); items]
 }
 
-/// Waits until this broker has seen a change that was made, at most as long as the client waits.
+/// Waits until this broker has seen a change that was made, at most about as long as the client waits.
 pub(super) async fn catch_up<I: Io>(
     shard: &Shard<I>,
     timeout_ms: i32,
     seen: impl Fn(&MetadataImage) -> bool,
 ) {
     let timeout_ms = u64::try_from(timeout_ms).unwrap_or(0);
-    shard
-        .wait_for_image(timeout_ms.min(CATCH_UP_MS_MAX), seen)
-        .await;
+    let timeout_ms = timeout_ms.clamp(CATCH_UP_MS_MIN, CATCH_UP_MS_MAX);
+    shard.wait_for_image(timeout_ms, seen).await;
 }
 
 /// Waits a moment for topics that this broker does not know yet.
@@ -156,7 +163,18 @@ mod tests {
         let (asked, verdicts) = split([Ok('a'), Err(refused()), Ok('c')]);
         assert_eq!(asked, ['a', 'c']);
         let merged = merge(verdicts, vec![Ok(1), Err(ControlError::UnknownTopic)]);
-        assert_eq!(merged, [Ok(1), Err(refused()), Err(Refusal::unknown_topic())]);
+        assert_eq!(
+            merged,
+            [Ok(1), Err(refused()), Err(Refusal::unknown_topic())]
+        );
+    }
+
+    #[test]
+    fn a_text_that_quotes_a_long_name_is_cut_between_characters() {
+        let refusal = Refusal::invalid_request("é".repeat(40_000) + "x");
+        assert_eq!(refusal.message, "é".repeat(MESSAGE_BYTES_MAX / 2));
+        let odd = Refusal::invalid_request("x".to_owned() + &"é".repeat(40_000));
+        assert_eq!(odd.message.len(), MESSAGE_BYTES_MAX - 1);
     }
 
     #[test]

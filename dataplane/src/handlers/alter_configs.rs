@@ -11,7 +11,7 @@ use wire::messages::alter_configs::{
     AlterConfigsRequest, AlterConfigsResourceResponse, AlterConfigsResponse,
 };
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &AlterConfigsRequest<'_>,

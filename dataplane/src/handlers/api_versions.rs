@@ -7,7 +7,7 @@ use crate::shard::Shard;
 use wire::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
 use wire::{APIS, ApiKey, Array, ErrorCode};
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     _shard: &Shard<I>,
     to: AnswerTo,
     request: &ApiVersionsRequest<'_>,
@@ -39,7 +39,7 @@ pub async fn handle<I: Io>(
 
 /// Answers a request of a version that is not served, whose body cannot be read: in version 0, which every client reads,
 /// with the versions of ApiVersions that are served, so that the client can ask again (KIP-511).
-pub fn unsupported(correlation_id: i32, answer: &mut Gather) -> Result<(), RequestError> {
+pub(crate) fn unsupported(correlation_id: i32, answer: &mut Gather) -> Result<(), RequestError> {
     let to = AnswerTo {
         api: ApiKey::ApiVersions,
         version: 0,

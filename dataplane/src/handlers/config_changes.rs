@@ -81,9 +81,7 @@ pub(super) async fn alter<I: Io>(
     }
     let results = admin::merge(verdicts, answers).into_iter().zip(wanted);
     results
-        .map(|(result, wanted)| {
-            result.map_err(|refusal| reworded(refusal, wanted.resource_type))
-        })
+        .map(|(result, wanted)| result.map_err(|refusal| reworded(refusal, wanted.resource_type)))
         .collect()
 }
 

@@ -3,7 +3,7 @@
 
 use control_api::ids::BrokerId;
 use control_api::image::MetadataImage;
-use control_api::topic_config::{BROKER_KEYS, ConfigKey, TOPIC_KEYS, broker_configs, broker_key};
+use control_api::topic_config::{BROKER_KEYS, ConfigKey, TOPIC_KEYS, broker_key};
 use std::collections::BTreeMap;
 
 /// The numbers that DescribeConfigs uses.
@@ -35,12 +35,6 @@ impl ConfigEntry<'_> {
     pub(super) fn in_force(&self) -> &ConfigSynonym<'_> {
         self.synonyms.first().expect("every key has a default")
     }
-}
-
-/// A broker's own dynamic configuration over the defaults of all brokers.
-pub(super) fn broker_config(image: &MetadataImage, broker: BrokerId) -> BTreeMap<String, String> {
-    let own = image.broker_configs.get(&Some(broker));
-    broker_configs(own, image.broker_configs.get(&None))
 }
 
 /// Every key of a topic that has `overrides`, as `broker` applies them.
@@ -96,9 +90,7 @@ pub(super) fn of_all_brokers(image: &MetadataImage) -> Vec<ConfigEntry<'_>> {
         key,
         synonyms: of_brokers(image, None, key).collect(),
     });
-    entries
-        .filter(|entry| !entry.synonyms.is_empty())
-        .collect()
+    entries.filter(|entry| !entry.synonyms.is_empty()).collect()
 }
 
 /// What is set for a broker's key: the broker's own value, then that of all brokers.
@@ -171,9 +163,21 @@ mod tests {
             chain(entry),
             [
                 ("retention.ms", "1".to_owned(), ConfigSource::Topic),
-                ("log.retention.ms", "2".to_owned(), ConfigSource::DynamicBroker),
-                ("log.retention.ms", "3".to_owned(), ConfigSource::DynamicDefaultBroker),
-                ("log.retention.ms", "604800000".to_owned(), ConfigSource::Default),
+                (
+                    "log.retention.ms",
+                    "2".to_owned(),
+                    ConfigSource::DynamicBroker
+                ),
+                (
+                    "log.retention.ms",
+                    "3".to_owned(),
+                    ConfigSource::DynamicDefaultBroker
+                ),
+                (
+                    "log.retention.ms",
+                    "604800000".to_owned(),
+                    ConfigSource::Default
+                ),
             ]
         );
     }

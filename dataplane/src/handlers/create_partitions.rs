@@ -16,7 +16,7 @@ use wire::messages::create_partitions::{
 };
 use wire::{Array, ErrorCode};
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &CreatePartitionsRequest<'_>,
@@ -98,9 +98,7 @@ fn new_partitions(
     image: &MetadataImage,
     topic: &CreatePartitionsTopic<'_>,
 ) -> Result<NewPartitions, Refusal> {
-    let known = image
-        .topic(topic.name)
-        .ok_or_else(Refusal::unknown_topic)?;
+    let known = image.topic(topic.name).ok_or_else(Refusal::unknown_topic)?;
     let existing = i32::try_from(known.partitions.len()).unwrap_or(i32::MAX);
     let added = topic.count.saturating_sub(existing);
     // Null leaves the placement to the controller. An assignment of nothing is wrong as soon as something is added.

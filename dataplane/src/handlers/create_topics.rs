@@ -19,7 +19,7 @@ use wire::messages::create_topics::{
 };
 use wire::{Array, ErrorCode, Uuid};
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &CreateTopicsRequest<'_>,

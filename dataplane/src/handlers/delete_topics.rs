@@ -15,7 +15,7 @@ use wire::messages::delete_topics::{
 };
 use wire::{Array, ErrorCode, Uuid};
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &DeleteTopicsRequest<'_>,

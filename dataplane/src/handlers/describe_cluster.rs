@@ -15,7 +15,7 @@ use wire::{Array, ErrorCode};
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &DescribeClusterRequest,

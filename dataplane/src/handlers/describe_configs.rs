@@ -21,7 +21,7 @@ use wire::messages::describe_configs::{
 /// A resource's entries, or why there are none.
 type Described<'a> = Result<Vec<ConfigEntry<'a>>, Refusal>;
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &DescribeConfigsRequest<'_>,

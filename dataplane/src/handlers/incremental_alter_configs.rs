@@ -8,10 +8,10 @@ use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use wire::Array;
 use wire::messages::incremental_alter_configs::{
-    IncrementalAlterConfigsRequest, AlterConfigsResourceResponse, IncrementalAlterConfigsResponse,
+    AlterConfigsResourceResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
 
-pub async fn handle<I: Io>(
+pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     request: &IncrementalAlterConfigsRequest<'_>,

@@ -1,6 +1,6 @@
 //! What CreateTopics and the automatic creation of topics share: ids, and the number of partitions where none is asked for.
 
-use super::config_entries::broker_config;
+use super::configs_of_broker;
 use control_api::ids::{BrokerId, TopicId};
 use control_api::image::MetadataImage;
 use control_api::topic_config::broker_value;
@@ -22,7 +22,7 @@ pub(super) fn topic_id(mut random: impl FnMut() -> u64) -> TopicId {
 
 /// `num.partitions`.
 pub(super) fn default_partitions(image: &MetadataImage, broker: BrokerId) -> i32 {
-    let configs = broker_config(image, broker);
+    let configs = configs_of_broker(image, broker);
     let value = broker_value(&configs, "num.partitions").parse();
     value.expect("a value that checks is a number")
 }

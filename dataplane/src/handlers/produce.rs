@@ -105,7 +105,7 @@ pub async fn begin<I: Io>(
             let state = match (refusal, &route) {
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
                 (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
-                (None, Ok(route)) => begin_partition(shard, frame, route, &partition, request.acks).await,
+                (None, Ok(route)) => begin_partition(shard, frame, route, &partition, to.version, request.acks).await,
             };
             pending.partitions.push(PendingPartition {
                 index: partition.index,
@@ -155,6 +155,7 @@ async fn begin_partition<I: Io>(
     frame: &Frame,
     route: &Rc<TopicRoute<I>>,
     data: &PartitionProduceData<'_>,
+    version: i16,
     acks: i16,
 ) -> PendingState<I> {
     let place = match route.leader(data.index) {
@@ -164,6 +165,9 @@ async fn begin_partition<I: Io>(
     let Some(records) = data.records else {
         return PendingState::Done(ProduceOutcome::refused(ErrorCode::InvalidRecord));
     };
+    if version < ZSTD_VERSION_MIN && is_zstd(&records) {
+        return PendingState::Done(ProduceOutcome::refused(ErrorCode::UnsupportedCompressionType));
+    }
     let partition = match place {
         Place::Here(partition) => partition,
         Place::There(other) => {
@@ -192,10 +196,17 @@ async fn begin_partition<I: Io>(
     loop {
         match append(shard, route, &partition, &records) {
             Ok(appended) => return waiting(partition, appended, acks),
-            Err(Refused::Busy) => partition.room().await,
+            Err(Refused::Busy) => partition.room(records.len()).await,
             Err(Refused::Code(error)) => return PendingState::Done(ProduceOutcome::refused(error)),
         }
     }
+}
+
+/// Produce carries zstd from this version on (KIP-110), so that a consumer which cannot read it is not given it.
+const ZSTD_VERSION_MIN: i16 = 7;
+
+fn is_zstd(records: &Records<'_>) -> bool {
+    Batch::first(records).is_ok_and(|batch| batch.header.attributes.compression() == Ok(wire::Compression::Zstd))
 }
 
 fn waiting<I: Io>(partition: Rc<Partition<I>>, appended: Appended, acks: i16) -> PendingState<I> {
@@ -225,7 +236,7 @@ fn append<I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, partition: &Partition<
     })?;
     if !appended.duplicate {
         route.metrics.bytes_in.inc_by(batch.bytes.len() as u64);
-        route.metrics.messages_in.inc_by(batch.header.record_count.max(0) as u64);
+        route.metrics.messages_in.inc_by(batch.header.records_count.max(0) as u64);
     }
     Ok(appended)
 }
@@ -396,10 +407,17 @@ async fn drain_blocked<I: Io>(shard: Rc<Shard<I>>) {
         };
         if let Err((blocked, partition)) = append_foreign(&shard, append) {
             shard.blocked_appends.queue.borrow_mut().push_front(blocked);
-            partition.room().await;
+            let bytes = bytes_of(&shard.blocked_appends);
+            partition.room(bytes).await;
         }
     }
     shard.blocked_appends.draining.set(false);
+}
+
+/// Bytes of the append that comes next.
+fn bytes_of<I: Io>(blocked: &BlockedAppends<I>) -> usize {
+    let queue = blocked.queue.borrow();
+    queue.front().map_or(0, |append| append.records.iter().map(|slice| slice.len()).sum())
 }
 
 /// Appends and arranges for the reply; gives the append back when memory is missing.

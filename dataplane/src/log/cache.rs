@@ -27,9 +27,8 @@ pub(super) enum Eviction {
 }
 
 /// Shared by the logs of one shard.
+#[derive(Default)]
 pub struct TailCache {
-    /// Buffers that the tails may hold together; the rest of the pool is for reads.
-    buffers_max: usize,
     /// An entry per tail buffer.
     queue: RefCell<VecDeque<Weak<dyn TailOwner>>>,
     /// Held by the one append that waits for several buffers: two that each held some would wait for each other.
@@ -38,24 +37,27 @@ pub struct TailCache {
 }
 
 impl TailCache {
-    /// The tails of a shard may hold `buffers_max` buffers together while all of them are written.
-    pub fn new(buffers_max: usize) -> TailCache {
-        TailCache { buffers_max, queue: RefCell::default(), gathering: Rc::default(), zeros: RefCell::default() }
+    pub fn new() -> Rc<TailCache> {
+        Rc::new(TailCache::default())
     }
 
     /// A buffer was begun.
     pub(super) fn note(&self, owner: Weak<dyn TailOwner>) {
-        self.queue.borrow_mut().push_back(owner);
-        if self.queue.borrow().len() > self.buffers_max {
-            self.evict();
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() == queue.capacity() {
+            // Logs that are gone leave their entries behind; without this they would add up while the pool is never dry.
+            queue.retain(|owner| owner.strong_count() > 0);
         }
+        queue.push_back(owner);
     }
 
     /// Gives up one buffer, the oldest that can be. Its memory returns once no reader holds a slice of it.
     pub(super) fn evict(&self) -> bool {
         let entries = self.queue.borrow().len();
         for _ in 0..entries {
-            let Some(owner) = self.queue.borrow_mut().pop_front() else { return false };
+            let Some(owner) = self.queue.borrow_mut().pop_front() else {
+                return false;
+            };
             let Some(log) = owner.upgrade() else { continue };
             match log.evict_oldest() {
                 Eviction::Evicted => return true,

@@ -56,11 +56,17 @@ impl<I: Io> Log<I> {
         for name in io.list(&self.0.directory).await? {
             ignore_missing(io.remove_file(&self.0.directory.join(name)).await)?;
         }
-        Ok(ignore_missing(io.remove_directory(&self.0.directory).await)?)
+        Ok(ignore_missing(
+            io.remove_directory(&self.0.directory).await,
+        )?)
     }
 
     pub(super) fn write_durability(&self) -> WriteDurability {
-        if self.0.config.get().write_caching { WriteDurability::Written } else { WriteDurability::Synced }
+        if self.0.config.get().write_caching {
+            WriteDurability::Written
+        } else {
+            WriteDurability::Synced
+        }
     }
 
     /// After writes completed or settings changed: moves the flushed offset or sees to it that a flush will.
@@ -92,7 +98,11 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) async fn flush_until(&self, end: Offset) -> Result<(), LogError> {
-        self.0.progress.wait(end, Level::Written).await.or_else(|_| self.poisoned())?;
+        self.0
+            .progress
+            .wait(end, Level::Written)
+            .await
+            .or_else(|_| self.poisoned())?;
         while self.flushed() < end {
             self.poisoned()?;
             let generation = self.0.changed.generation();
@@ -150,15 +160,26 @@ impl<I: Io> Log<I> {
         let checkpoint = self.snapshot(&active, clean);
         let grown = active.bytes.get() - active.index_stored_bytes.get();
         let index = (clean && grown > 0 || grown >= INDEX_WRITE_BYTES)
-            .then(|| active.index.borrow().as_ref().map(|index| (index.encode(), index.covered_bytes())))
+            .then(|| {
+                active
+                    .index
+                    .borrow()
+                    .as_ref()
+                    .map(|index| (index.encode(), index.covered_bytes()))
+            })
             .flatten();
         self.flush_until(checkpoint.recovery.offset).await?;
         if let Some((bytes, covered)) = index {
             self.0.io.replace_file(&active.index_path(), bytes).await?;
             active.index_stored_bytes.set(covered);
         }
-        self.0.io.replace_file(&self.0.directory.join(CHECKPOINT_FILE), checkpoint.encode()).await?;
-        self.0.checkpointed.set((checkpoint.log_start, checkpoint.recovery.offset));
+        self.0
+            .io
+            .replace_file(&self.0.directory.join(CHECKPOINT_FILE), checkpoint.encode())
+            .await?;
+        self.0
+            .checkpointed
+            .set((checkpoint.log_start, checkpoint.recovery.offset));
         Ok(())
     }
 
@@ -168,9 +189,17 @@ impl<I: Io> Log<I> {
         Checkpoint {
             clean,
             log_start: self.log_start(),
-            recovery: RecoveryPoint { offset: self.log_end(), segment: active.base, position: active.bytes.get() },
+            recovery: RecoveryPoint {
+                offset: self.log_end(),
+                segment: active.base,
+                position: active.bytes.get(),
+            },
             epochs: self.0.epochs.borrow().clone(),
-            segments: segments.iter().take(closed.min(SEGMENTS_MAX)).map(|segment| segment.summary()).collect(),
+            segments: segments
+                .iter()
+                .take(closed.min(SEGMENTS_MAX))
+                .map(|segment| segment.summary())
+                .collect(),
             producers: self.0.producers.borrow().clone(),
         }
     }

@@ -63,7 +63,9 @@ pub use self::cache::TailCache;
 pub use self::lookup::FoundRecord;
 pub use self::progress::FetchWaiter;
 pub use self::read::Read;
-pub use self::types::{AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError};
+pub use self::types::{
+    AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError,
+};
 
 /// A handle; clones are the same log.
 pub struct Log<I: Io>(Rc<Inner<I>>);
@@ -84,8 +86,6 @@ struct Inner<I: Io> {
     /// By base offset, without gaps; the last one is active. Never empty.
     segments: RefCell<VecDeque<Rc<Segment<I>>>>,
     tail: RefCell<Tail<I>>,
-    /// The size of the batch that was last answered with `Busy`.
-    refused_bytes: Cell<usize>,
     /// Buffers that were gathered for the next append.
     spare: RefCell<Vec<Buffer>>,
     producers: RefCell<Producers>,
@@ -131,7 +131,6 @@ impl<I: Io> Log<I> {
             progress: Rc::new(Progress::new(recovered.log_start, recovered.log_end, epoch)),
             segments: RefCell::new(recovered.segments),
             tail: RefCell::new(Tail::new(recovered.partial)),
-            refused_bytes: Cell::new(0),
             spare: RefCell::default(),
             producers: RefCell::new(recovered.producers),
             epochs: RefCell::new(recovered.epochs),
@@ -168,7 +167,9 @@ impl<I: Io> Log<I> {
             return Err(AppendError::Invalid);
         }
         let sequenced = sequenced(batch);
-        if let Some(known) = sequenced.map_or(Ok(None), |batch| log.producers.borrow().check(&batch))? {
+        if let Some(known) =
+            sequenced.map_or(Ok(None), |batch| log.producers.borrow().check(&batch))?
+        {
             return Ok(Appended {
                 base_offset: known.base_offset,
                 next_offset: Offset(known.last_offset.0 + 1),
@@ -178,7 +179,9 @@ impl<I: Io> Log<I> {
         }
         let now_ms = log.io.wall_clock_ms();
         let base_offset = log.progress.log_end();
-        let next_offset = base_offset.0.checked_add(i64::from(header.last_offset_delta) + 1);
+        let next_offset = base_offset
+            .0
+            .checked_add(i64::from(header.last_offset_delta) + 1);
         let next_offset = Offset(next_offset.ok_or(AppendError::Invalid)?);
         let log_append_time = log.config.get().log_append_time.then_some(now_ms);
         let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
@@ -187,10 +190,18 @@ impl<I: Io> Log<I> {
 
         // Nothing below can fail.
         let segment = if rolls { log.roll() } else { log.active() };
-        let stamped = stamped_header(batch, base_offset, log.progress.leader_epoch(), log_append_time);
+        let stamped = stamped_header(
+            batch,
+            base_offset,
+            log.progress.leader_epoch(),
+            log_append_time,
+        );
         let parts = std::iter::once(&stamped[..]).chain(batch.records.pieces());
         let mut spare = log.spare.borrow_mut();
-        let begun = log.tail.borrow_mut().append(&segment, parts, next_offset, &mut spare);
+        let begun = log
+            .tail
+            .borrow_mut()
+            .append(&segment, parts, next_offset, &mut spare);
         spare.clear();
         drop(spare);
         for _ in 0..begun {
@@ -199,17 +210,24 @@ impl<I: Io> Log<I> {
         log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
         let log_append_time_ms = log_append_time.unwrap_or(-1);
         if let Some(batch) = sequenced {
-            log.producers.borrow_mut().append(&batch, base_offset, log_append_time_ms, now_ms);
+            log.producers
+                .borrow_mut()
+                .append(&batch, base_offset, log_append_time_ms, now_ms);
         }
         log.progress.appended(next_offset);
         self.schedule_writer();
-        Ok(Appended { base_offset, next_offset, log_append_time_ms, duplicate: false })
+        Ok(Appended {
+            base_offset,
+            next_offset,
+            log_append_time_ms,
+            duplicate: false,
+        })
     }
 
-    /// Waits until there may be memory for the batch that was refused last, or until waiting is of no use because the log stopped.
-    pub async fn room(&self) {
+    /// Waits until there may be memory for a batch of `bytes` bytes, or until waiting is of no use because the log stopped.
+    pub async fn room(&self, bytes: usize) {
         let log = &*self.0;
-        let bytes = log.refused_bytes.get();
+        let bytes = bytes.min(BATCH_BYTES_MAX);
         loop {
             let generation = log.changed.generation();
             if log.may_append().is_err() || !log.is_backlogged(bytes) {
@@ -232,11 +250,6 @@ impl<I: Io> Log<I> {
     /// Resolves once everything before `end` has reached `level`.
     pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
         self.0.progress.wait(end, level).await
-    }
-
-    /// Whether [`Log::wait`] would resolve at once.
-    pub fn has_reached(&self, end: Offset, level: Level) -> bool {
-        self.0.progress.has_reached(end, level)
     }
 
     /// Notifies `event` each time the high watermark moves past `beyond`, and when the log stops or the leader epoch changes, until
@@ -287,14 +300,14 @@ impl<I: Io> Log<I> {
         self.0.progress.set_leader_epoch(epoch);
     }
 
-    /// Another broker leads: waits that are open end with an error.
-    pub fn end_reign(&self) {
-        self.0.progress.end_reign();
-    }
-
     /// The largest known epoch up to `epoch` and its end, for OffsetForLeaderEpoch (KIP-101, KIP-279).
     pub fn offset_for_leader_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.0.epochs.borrow().end_of(epoch, self.log_end())
+    }
+
+    /// The leader epoch of the record at `offset`, or that it will get.
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.0.epochs.borrow().at(offset)
     }
 
     pub fn config(&self) -> LogConfig {
@@ -309,7 +322,12 @@ impl<I: Io> Log<I> {
 
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
-        self.0.segments.borrow().iter().map(|segment| segment.bytes.get()).sum()
+        self.0
+            .segments
+            .borrow()
+            .iter()
+            .map(|segment| segment.bytes.get())
+            .sum()
     }
 
     pub fn segments(&self) -> usize {
@@ -327,11 +345,20 @@ impl<I: Io> Inner<I> {
         if self.progress.is_poisoned() {
             return Err(AppendError::Poisoned);
         }
-        if self.closed.get() { Err(AppendError::Closed) } else { Ok(()) }
+        if self.closed.get() {
+            Err(AppendError::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     fn active(&self) -> Rc<Segment<I>> {
-        Rc::clone(self.segments.borrow().back().expect("a log always has an active segment"))
+        Rc::clone(
+            self.segments
+                .borrow()
+                .back()
+                .expect("a log always has an active segment"),
+        )
     }
 
     fn must_roll(&self, bytes: usize, next_offset: Offset, max_timestamp: i64) -> bool {
@@ -370,7 +397,10 @@ impl<I: Io> Inner<I> {
             // Eviction may take our own active buffer, so the need is counted anew each time.
             let active = self.active();
             let target = (!rolls).then_some(&active);
-            let needed = self.tail.borrow().buffers_needed(bytes, self.io.buffer_bytes(), target);
+            let needed = self
+                .tail
+                .borrow()
+                .buffers_needed(bytes, self.io.buffer_bytes(), target);
             if self.spare.borrow().len() >= needed {
                 return true;
             }
@@ -398,14 +428,28 @@ impl<I: Io> Inner<I> {
             return Ok(());
         }
         self.spare.borrow_mut().clear();
-        self.refused_bytes.set(bytes);
         Err(AppendError::Busy)
     }
 
-    fn note_batch(&self, segment: &Segment<I>, base_offset: Offset, next_offset: Offset, bytes: usize, max_timestamp: i64) {
+    fn note_batch(
+        &self,
+        segment: &Segment<I>,
+        base_offset: Offset,
+        next_offset: Offset,
+        bytes: usize,
+        max_timestamp: i64,
+    ) {
         let mut index = segment.index.borrow_mut();
-        let index = index.as_mut().expect("the active segment's index is loaded");
-        index.append(base_offset, next_offset, bytes, max_timestamp, self.config.get().index_interval_bytes);
+        let index = index
+            .as_mut()
+            .expect("the active segment's index is loaded");
+        index.append(
+            base_offset,
+            next_offset,
+            bytes,
+            max_timestamp,
+            self.config.get().index_interval_bytes,
+        );
         segment.next.set(next_offset);
         segment.max_timestamp.set(index.max_timestamp());
         if segment.first_timestamp.get().is_none() {
@@ -450,11 +494,16 @@ fn stamped_header(
     let mut header = batch.header;
     header.base_offset = base_offset.0;
     header.partition_leader_epoch = epoch.0;
-    let Some(now_ms) = log_append_time else { return header.to_bytes() };
+    let Some(now_ms) = log_append_time else {
+        return header.to_bytes();
+    };
     header.attributes = BatchAttributes(header.attributes.0 | LOG_APPEND_TIME);
     header.max_timestamp = now_ms;
     let mut bytes = header.to_bytes();
-    let crc = batch.records.pieces().fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
+    let crc = batch
+        .records
+        .pieces()
+        .fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
     bytes[CRC].copy_from_slice(&crc.to_be_bytes());
     bytes
 }

@@ -73,7 +73,9 @@ impl<I: Io> Segment<I> {
         let segment = Segment::new(directory, summary.base);
         segment.bytes.set(summary.bytes);
         segment.next.set(summary.next);
-        segment.max_timestamp.set((summary.max_timestamp, summary.max_timestamp_offset));
+        segment
+            .max_timestamp
+            .set((summary.max_timestamp, summary.max_timestamp_offset));
         segment.index_stored_bytes.set(summary.bytes);
         segment.allocated.set(block_ceil(summary.bytes));
         segment.index.replace(None);
@@ -82,7 +84,11 @@ impl<I: Io> Segment<I> {
     }
 
     /// A segment as a scan found it.
-    pub(super) fn scanned(directory: &Path, index: Index, first_timestamp: Option<i64>) -> Segment<I> {
+    pub(super) fn scanned(
+        directory: &Path,
+        index: Index,
+        first_timestamp: Option<i64>,
+    ) -> Segment<I> {
         let segment = Segment::new(directory, index.base());
         segment.bytes.set(index.covered_bytes());
         segment.next.set(index.next_offset());
@@ -149,7 +155,10 @@ impl<I: Io> Segment<I> {
 
     /// The stored index, if it is whole and covers no more than the file.
     pub(super) async fn load_index(&self, io: &I, file_bytes: u64) -> Option<Index> {
-        let bytes = io.read_file(&self.index_path(), INDEX_FILE_BYTES_MAX).await.ok()?;
+        let bytes = io
+            .read_file(&self.index_path(), INDEX_FILE_BYTES_MAX)
+            .await
+            .ok()?;
         let index = Index::decode(&bytes, self.base).ok()?;
         (index.covered_bytes() <= file_bytes).then_some(index)
     }
@@ -200,7 +209,13 @@ mod tests {
         let path = segment_path(Path::new("/p"), Offset(42));
         assert_eq!(path, Path::new("/p/00000000000000000042.log"));
         assert_eq!(base_of("00000000000000000042.log"), Some(Offset(42)));
-        for name in ["42.log", "00000000000000000042.index", "0000000000000000004x.log", "99999999999999999999.log", "+0000000000000000042.log"] {
+        for name in [
+            "42.log",
+            "00000000000000000042.index",
+            "0000000000000000004x.log",
+            "99999999999999999999.log",
+            "+0000000000000000042.log",
+        ] {
             assert_eq!(base_of(name), None, "{name}");
         }
     }

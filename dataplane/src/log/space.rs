@@ -19,7 +19,9 @@ impl<I: Io> Segment<I> {
     /// Whether blocks are there and nobody else writes them.
     pub(super) fn may_write(&self, blocks: &Range<u64>) -> bool {
         let zeroing = self.zeroing.borrow();
-        let free = zeroing.as_ref().is_none_or(|zeroing| zeroing.end <= blocks.start || blocks.end <= zeroing.start);
+        let free = zeroing
+            .as_ref()
+            .is_none_or(|zeroing| zeroing.end <= blocks.start || blocks.end <= zeroing.start);
         free && self.file.borrow().is_some() && self.allocated.get() >= blocks.end
     }
 }
@@ -119,9 +121,19 @@ impl<I: Io> Log<I> {
     async fn zero(&self, segment: &Rc<Segment<I>>) -> io::Result<()> {
         let file = segment.open(&self.0.io).await?;
         while let Some(range) = self.next_to_zero(segment) {
-            let Some(zeros) = self.0.cache.zeros((range.end - range.start) as usize) else { break };
+            let Some(zeros) = self.0.cache.zeros((range.end - range.start) as usize) else {
+                break;
+            };
             segment.zeroing.replace(Some(range.clone()));
-            self.0.io.write(&file, FilePosition(range.start), zeros, WriteDurability::Written).await?;
+            self.0
+                .io
+                .write(
+                    &file,
+                    FilePosition(range.start),
+                    zeros,
+                    WriteDurability::Written,
+                )
+                .await?;
             segment.zeroing.replace(None);
             segment.zeroed.set(range.end);
             self.write_what_is_ready();
@@ -132,7 +144,10 @@ impl<I: Io> Log<I> {
 
     /// The next range of allocated space that no append has reached.
     fn next_to_zero(&self, segment: &Rc<Segment<I>>) -> Option<Range<u64>> {
-        if self.0.closed.get() || self.0.progress.is_poisoned() || !Rc::ptr_eq(segment, &self.0.active()) {
+        if self.0.closed.get()
+            || self.0.progress.is_poisoned()
+            || !Rc::ptr_eq(segment, &self.0.active())
+        {
             return None;
         }
         let reached = block_ceil(segment.bytes.get() + TERMINATOR_BYTES as u64);

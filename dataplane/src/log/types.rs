@@ -110,7 +110,11 @@ pub enum WaitError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("offset {from} is outside {log_start}..={log_end}")]
-    OffsetOutOfRange { from: Offset, log_start: Offset, log_end: Offset },
+    OffsetOutOfRange {
+        from: Offset,
+        log_start: Offset,
+        log_end: Offset,
+    },
     #[error("what is stored at offset {0} is not a batch")]
     Damaged(Offset),
     #[error("reading a segment failed: {0}")]

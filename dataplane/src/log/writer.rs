@@ -26,7 +26,11 @@ impl<I: Io> Log<I> {
 
     pub(super) fn write_what_is_ready(&self) {
         while !self.0.progress.is_poisoned() {
-            let next = self.0.tail.borrow_mut().next_write(|segment, blocks| segment.may_write(blocks));
+            let next = self
+                .0
+                .tail
+                .borrow_mut()
+                .next_write(|segment, blocks| segment.may_write(blocks));
             match next {
                 Next::Write(write) => self.begin_write(write),
                 Next::NoSpace(segment, blocks) => return self.prepare(segment, blocks.end),
@@ -36,10 +40,19 @@ impl<I: Io> Log<I> {
     }
 
     fn begin_write(&self, write: Write<I>) {
-        let Write { piece, segment, at, lease } = write;
+        let Write {
+            piece,
+            segment,
+            at,
+            lease,
+        } = write;
         let end = at.0 + lease.len() as u64;
         let durability = self.write_durability();
-        let file = segment.file.borrow().clone().expect("the file was open when the write was chosen");
+        let file = segment
+            .file
+            .borrow()
+            .clone()
+            .expect("the file was open when the write was chosen");
         self.prepare_ahead(&segment, end);
         let log = self.clone();
         self.0.io.spawn(async move {
@@ -48,7 +61,13 @@ impl<I: Io> Log<I> {
         });
     }
 
-    fn end_write(&self, piece: u64, segment: &Rc<Segment<I>>, durability: WriteDurability, result: io::Result<()>) {
+    fn end_write(
+        &self,
+        piece: u64,
+        segment: &Rc<Segment<I>>,
+        durability: WriteDurability,
+        result: io::Result<()>,
+    ) {
         if let Err(error) = result {
             self.poison("a write", &error);
         }
@@ -86,7 +105,9 @@ impl<I: Io> Log<I> {
     /// Closed segments whose last write has completed are cut to their data, synced and indexed, off the append path.
     pub(super) fn seal_what_is_complete(&self) {
         loop {
-            let Some(segment) = self.0.unsealed.borrow().front().cloned() else { return };
+            let Some(segment) = self.0.unsealed.borrow().front().cloned() else {
+                return;
+            };
             if self.0.progress.is_poisoned() || self.0.tail.borrow().has_unwritten(&segment) {
                 return;
             }
@@ -118,9 +139,18 @@ impl<I: Io> Log<I> {
         let log = &*self.0;
         loop {
             let generation = log.changed.generation();
-            let zeroes = log.segments.borrow().iter().any(|segment| segment.zeroing_runs.get());
+            let zeroes = log
+                .segments
+                .borrow()
+                .iter()
+                .any(|segment| segment.zeroing_runs.get());
             let writes = log.tail.borrow().writes_in_flight() > 0 || log.writer_scheduled.get();
-            if !writes && !zeroes && !log.preparing.get() && !log.flush_runs.get() && log.sealing.get() == 0 {
+            if !writes
+                && !zeroes
+                && !log.preparing.get()
+                && !log.flush_runs.get()
+                && log.sealing.get() == 0
+            {
                 return;
             }
             log.changed.changed_since(generation).await;
@@ -128,6 +158,10 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) fn poisoned(&self) -> Result<(), LogError> {
-        if self.0.progress.is_poisoned() { Err(LogError::Poisoned) } else { Ok(()) }
+        if self.0.progress.is_poisoned() {
+            Err(LogError::Poisoned)
+        } else {
+            Ok(())
+        }
     }
 }

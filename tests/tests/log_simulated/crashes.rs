@@ -9,7 +9,10 @@ use super::*;
 
 /// Ten, or as many as MILLRACE_SEEDS says.
 fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("MILLRACE_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(10)
+    0..std::env::var("MILLRACE_SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok())
+        .unwrap_or(10)
 }
 
 /// Appends until the crash, reopens, and checks; then once more on the recovered log.
@@ -22,8 +25,14 @@ fn crash_and_recover(seed: u64, config: LogConfig, kind: CrashKind, level: Level
         let log = io.run(open(&io, config)).unwrap();
         let found = io.run(read_from(&log, log.log_start(), 100_000)).unwrap();
         for (offset, value) in answered.borrow().iter() {
-            let same = found.get(*offset as usize).is_some_and(|(_, found)| found == value);
-            assert!(same, "seed {seed}, life {life}: offset {offset} of {}", found.len());
+            let same = found
+                .get(*offset as usize)
+                .is_some_and(|(_, found)| found == value);
+            assert!(
+                same,
+                "seed {seed}, life {life}: offset {offset} of {}",
+                found.len()
+            );
         }
         // What was not answered may be gone; its offsets are given anew.
         simulation.crash_after(HOST, 20 + seed * 7 % 90, kind);
@@ -49,7 +58,10 @@ fn crash_and_recover(seed: u64, config: LogConfig, kind: CrashKind, level: Level
         });
         let _: Result<(), _> = run;
     }
-    assert!(!answered.borrow().is_empty(), "seed {seed} answered nothing");
+    assert!(
+        !answered.borrow().is_empty(),
+        "seed {seed} answered nothing"
+    );
 }
 
 #[test]
@@ -96,11 +108,17 @@ fn an_idempotent_producer_is_recognised_after_a_kill() {
             assert!(!log.opened_clean());
             for sequence in 5..10 {
                 let again = append(&log, &batch(sequence)).await;
-                assert_eq!((again.base_offset, again.duplicate), (Offset(i64::from(sequence)), true));
+                assert_eq!(
+                    (again.base_offset, again.duplicate),
+                    (Offset(i64::from(sequence)), true)
+                );
             }
             assert_eq!(
                 try_append(&log, &batch(11)),
-                Err(AppendError::OutOfOrderSequence { expected: 10, found: 11 })
+                Err(AppendError::OutOfOrderSequence {
+                    expected: 10,
+                    found: 11
+                })
             );
             assert_eq!(append(&log, &batch(10)).await.base_offset, Offset(10));
         })

@@ -64,7 +64,11 @@ fn a_tail_torn_at_any_byte_loses_the_last_batch_alone() {
         }
         world.plant_file(HOST, FIRST_SEGMENT, &cut);
         // A last byte that was zero anyway leaves the batch whole.
-        let expected = if torn % 2 == 1 && bytes[torn..end].iter().all(|byte| *byte == 0) { 3 } else { 2 };
+        let expected = if torn % 2 == 1 && bytes[torn..end].iter().all(|byte| *byte == 0) {
+            3
+        } else {
+            2
+        };
         assert_eq!(recovered(&world), three[..expected], "torn at {torn}");
     }
 }
@@ -93,7 +97,10 @@ fn batches_of_another_partition_behind_our_tail_are_never_taken_as_ours() {
     // The end at every place around a block boundary, where the terminator needs the next block.
     for end in (block * 3 - 20)..=(block * 3 + 5) {
         let last_bytes = end - overhead - 1;
-        let three = (last_bytes - 4..last_bytes + 4).map(three).find(|three| stored_bytes(three) == end).unwrap();
+        let three = (last_bytes - 4..last_bytes + 4)
+            .map(three)
+            .find(|three| stored_bytes(three) == end)
+            .unwrap();
         for checkpointed in [false, true] {
             let world = simulation(end as u64);
             let mut bytes = killed_log(&world, &three, checkpointed);
@@ -109,7 +116,9 @@ fn batches_of_another_partition_behind_our_tail_are_never_taken_as_ours() {
             world.plant_file(HOST, FIRST_SEGMENT, &bytes);
             assert_eq!(recovered(&world), three, "end {end}");
             let io = world.boot(HOST);
-            let found = io.run(async { values(&open(&io, durable()).await).await }).unwrap();
+            let found = io
+                .run(async { values(&open(&io, durable()).await).await })
+                .unwrap();
             assert_eq!(found.len(), 4, "and neither after the log has gone on");
         }
     }
@@ -152,7 +161,10 @@ fn a_clean_close_leaves_exactly_the_batches() {
         log.close().await.unwrap();
     })
     .unwrap();
-    assert_eq!(world.file_bytes(HOST, FIRST_SEGMENT).unwrap().len(), stored_bytes(&three));
+    assert_eq!(
+        world.file_bytes(HOST, FIRST_SEGMENT).unwrap().len(),
+        stored_bytes(&three)
+    );
     world.crash(HOST, CrashKind::PowerLost);
     let io = world.boot(HOST);
     io.run(async {
@@ -213,12 +225,19 @@ fn a_missing_or_damaged_index_is_built_anew() {
     for close in [false, true] {
         let world = simulation(1);
         let big = several_segments(&world, close);
-        let indexes: Vec<_> =
-            world.paths(HOST).into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "index")).collect();
+        let indexes: Vec<_> = world
+            .paths(HOST)
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|ext| ext == "index"))
+            .collect();
         assert!(!indexes.is_empty());
         for (number, path) in indexes.iter().enumerate() {
             let mut bytes = world.file_bytes(HOST, path).unwrap();
-            if number % 2 == 0 { bytes.clear() } else { bytes[40] ^= 1 }
+            if number % 2 == 0 {
+                bytes.clear()
+            } else {
+                bytes[40] ^= 1
+            }
             world.plant_file(HOST, path, &bytes);
         }
         assert_eq!(recovered(&world), big);
@@ -229,8 +248,11 @@ fn a_missing_or_damaged_index_is_built_anew() {
 fn segments_behind_a_gap_are_set_aside_and_not_deleted() {
     let world = simulation(2);
     let big = several_segments(&world, false);
-    let segments: Vec<_> =
-        world.paths(HOST).into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "log")).collect();
+    let segments: Vec<_> = world
+        .paths(HOST)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+        .collect();
     assert!(segments.len() > 2);
     // The second one loses its last half.
     let bytes = world.file_bytes(HOST, &segments[1]).unwrap();
@@ -238,6 +260,9 @@ fn segments_behind_a_gap_are_set_aside_and_not_deleted() {
     let found = recovered(&world);
     assert!(found.len() > 20 && found.len() < 40);
     assert_eq!(found, big[..found.len()]);
-    let aside = world.paths(HOST).into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "set-aside"));
+    let aside = world
+        .paths(HOST)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|ext| ext == "set-aside"));
     assert_eq!(aside.count(), segments.len() - 2);
 }

@@ -23,7 +23,9 @@ fn what_was_appended_is_read_back_from_every_offset() {
                     assert_eq!(appended.base_offset.0, number as i64);
                     written.push(value);
                     if io.random_u64() % 4 == 0 {
-                        log.wait(appended.next_offset, Level::Written).await.unwrap();
+                        log.wait(appended.next_offset, Level::Written)
+                            .await
+                            .unwrap();
                     }
                 }
                 log.flush().await.unwrap();
@@ -53,8 +55,11 @@ fn appends_of_many_tasks_interleave_and_each_is_answered() {
                 let (log, io, done) = (log.clone(), io.clone(), Rc::clone(&done));
                 io.clone().spawn(async move {
                     for number in 0..20 {
-                        let appended = append(&log, &one(&value(task * 1000 + number, size(&io)))).await;
-                        log.wait(appended.next_offset, Level::Flushed).await.unwrap();
+                        let appended =
+                            append(&log, &one(&value(task * 1000 + number, size(&io)))).await;
+                        log.wait(appended.next_offset, Level::Flushed)
+                            .await
+                            .unwrap();
                         assert!(log.high_watermark() >= appended.next_offset);
                         done.set(done.get() + 1);
                     }
@@ -83,9 +88,15 @@ fn a_read_is_cut_at_a_batch_and_the_first_is_whole_if_asked_for() {
         for _ in 0..10 {
             append(&log, &bytes).await;
         }
-        let unseen = log.read(Offset(0), 1 << 20, true, Bound::HighWatermark).await.unwrap();
+        let unseen = log
+            .read(Offset(0), 1 << 20, true, Bound::HighWatermark)
+            .await
+            .unwrap();
         assert_eq!(unseen.bytes, 0, "nothing is flushed yet");
-        let early = log.read(Offset(0), 1 << 20, true, Bound::LogEnd).await.unwrap();
+        let early = log
+            .read(Offset(0), 1 << 20, true, Bound::LogEnd)
+            .await
+            .unwrap();
         assert_eq!(early.bytes, bytes.len() * 10);
         log.flush().await.unwrap();
         for (bytes_max, at_least_one, batches) in [
@@ -97,7 +108,10 @@ fn a_read_is_cut_at_a_batch_and_the_first_is_whole_if_asked_for() {
             (bytes.len() * 3 + 10, false, 3),
             (bytes.len() * 10, false, 10),
         ] {
-            let read = log.read(Offset(0), bytes_max, at_least_one, Bound::HighWatermark).await.unwrap();
+            let read = log
+                .read(Offset(0), bytes_max, at_least_one, Bound::HighWatermark)
+                .await
+                .unwrap();
             assert_eq!(read.bytes, batches * bytes.len(), "{bytes_max}");
             assert_eq!(read.next_offset, Offset(batches as i64));
         }
@@ -133,19 +147,30 @@ fn a_failed_write_or_sync_ends_the_log_and_keeps_what_could_be_read() {
             simulation.fail_once(fault, "00000000000000000000.log", 0);
             let mut next = first;
             for number in 0..40 {
-                match try_append(&log, &one(&value(number, 50_000))) {
+                let bytes = one(&value(number, 50_000));
+                match try_append(&log, &bytes) {
                     Ok(appended) => next = appended,
                     Err(AppendError::Poisoned) => break,
-                    Err(AppendError::Busy) => log.room().await,
+                    Err(AppendError::Busy) => log.room(bytes.len()).await,
                     Err(error) => panic!("{error}"),
                 }
             }
-            assert_eq!(log.wait(next.next_offset, Level::Flushed).await, Err(WaitError::Poisoned), "{fault:?}");
+            assert_eq!(
+                log.wait(next.next_offset, Level::Flushed).await,
+                Err(WaitError::Poisoned),
+                "{fault:?}"
+            );
             assert!(log.is_poisoned());
-            assert_eq!(try_append(&log, &one(b"later value")), Err(AppendError::Poisoned));
+            assert_eq!(
+                try_append(&log, &one(b"later value")),
+                Err(AppendError::Poisoned)
+            );
             assert!(log.flush().await.is_err());
             assert!(log.close().await.is_err());
-            let read = log.read(Offset(0), 100, true, Bound::HighWatermark).await.unwrap();
+            let read = log
+                .read(Offset(0), 100, true, Bound::HighWatermark)
+                .await
+                .unwrap();
             assert_eq!(read.next_offset, Offset(1));
         });
         run.unwrap();
@@ -163,13 +188,21 @@ fn an_open_answer_ends_when_the_leader_epoch_changes() {
         let ended = Rc::new(Cell::new(None));
         let seen = Rc::clone(&ended);
         io.spawn(async move { seen.set(Some(waiting.wait(Offset(5), Level::Written).await)) });
-        log.wait(appended.next_offset, Level::Written).await.unwrap();
+        log.wait(appended.next_offset, Level::Written)
+            .await
+            .unwrap();
         log.set_leader_epoch(LeaderEpoch(9));
         io.sleep_until(io.now().after_ms(1)).await;
         assert_eq!(ended.get(), Some(Err(WaitError::LeaderEpochChanged)));
         append(&log, &one(b"value two")).await;
-        assert_eq!(log.offset_for_leader_epoch(LeaderEpoch(5)), Some((LeaderEpoch(1), Offset(1))));
-        assert_eq!(log.offset_for_leader_epoch(LeaderEpoch(9)), Some((LeaderEpoch(9), Offset(2))));
+        assert_eq!(
+            log.offset_for_leader_epoch(LeaderEpoch(5)),
+            Some((LeaderEpoch(1), Offset(1)))
+        );
+        assert_eq!(
+            log.offset_for_leader_epoch(LeaderEpoch(9)),
+            Some((LeaderEpoch(9), Offset(2)))
+        );
     });
     run.unwrap();
 }
@@ -200,7 +233,11 @@ fn a_parked_fetch_is_woken_by_data_beyond_its_offset() {
 
 #[test]
 fn a_pool_that_runs_dry_answers_busy_and_then_has_room() {
-    let simulation = Simulation::new(SimOptions { buffers: 4, buffer_bytes: 64 * 1024, ..SimOptions::seeded(6) });
+    let simulation = Simulation::new(SimOptions {
+        buffers: 4,
+        buffer_bytes: 64 * 1024,
+        ..SimOptions::seeded(6)
+    });
     let io = simulation.boot(HOST);
     let run = io.run(async {
         let log = open(&io, durable()).await;
@@ -210,7 +247,7 @@ fn a_pool_that_runs_dry_answers_busy_and_then_has_room() {
             while let Err(error) = try_append(&log, &bytes) {
                 assert_eq!(error, AppendError::Busy);
                 busy += 1;
-                log.room().await;
+                log.room(bytes.len()).await;
             }
         }
         assert!(busy > 0);
@@ -247,7 +284,11 @@ fn records_are_found_by_time() {
         assert_eq!(find(1003).await, Some((3, 1003, 1)));
         assert_eq!(find(1005).await, Some((5, 1010, 1)));
         assert_eq!(find(1500).await, Some((250, 1500, 1)));
-        assert_eq!(find(3000).await, Some((389, 101_774, 1)), "the first that is late enough");
+        assert_eq!(
+            find(3000).await,
+            Some((389, 101_774, 1)),
+            "the first that is late enough"
+        );
         assert_eq!(find(200_000).await, None);
         let newest = log.max_timestamp().await.unwrap().unwrap();
         assert_eq!((newest.offset, newest.timestamp), (Offset(389), 101_774));
@@ -260,7 +301,14 @@ fn log_append_time_replaces_the_producers_time_and_the_crc_holds() {
     let simulation = simulation(8);
     let io = simulation.boot(HOST);
     let run = io.run(async {
-        let log = open(&io, LogConfig { log_append_time: true, ..durable() }).await;
+        let log = open(
+            &io,
+            LogConfig {
+                log_append_time: true,
+                ..durable()
+            },
+        )
+        .await;
         let appended = append(&log, &one(&value(1, 100_000))).await;
         assert!(appended.log_append_time_ms > 1_700_000_000_000);
         log.flush().await.unwrap();
@@ -276,7 +324,15 @@ fn retention_deletes_the_oldest_closed_segments_and_the_start_lasts() {
     let simulation = simulation(9);
     let io = simulation.boot(HOST);
     let run = io.run(async {
-        let log = open(&io, LogConfig { retention_bytes: 2 << 20, retention_ms: -1, ..durable() }).await;
+        let log = open(
+            &io,
+            LogConfig {
+                retention_bytes: 2 << 20,
+                retention_ms: -1,
+                ..durable()
+            },
+        )
+        .await;
         for number in 0..100 {
             append(&log, &one(&value(number, 50_000))).await;
         }
@@ -291,9 +347,15 @@ fn retention_deletes_the_oldest_closed_segments_and_the_start_lasts() {
         assert!(matches!(gone, Err(ReadError::OffsetOutOfRange { .. })));
         assert_eq!(values(&log).await.len() as i64, 100 - start.0);
         // By age everything is due, the active segment too.
-        log.set_config(LogConfig { retention_ms: 1000, ..durable() });
+        log.set_config(LogConfig {
+            retention_ms: 1000,
+            ..durable()
+        });
         log.enforce_retention(io.wall_clock_ms()).await.unwrap();
-        assert_eq!((log.log_start(), log.log_end(), log.bytes()), (Offset(100), Offset(100), 0));
+        assert_eq!(
+            (log.log_start(), log.log_end(), log.bytes()),
+            (Offset(100), Offset(100), 0)
+        );
         let appended = append(&log, &one(b"after all")).await;
         assert_eq!(appended.base_offset, Offset(100));
         log.close().await.unwrap();
@@ -315,7 +377,10 @@ fn a_deleted_log_leaves_no_file() {
         }
         log.checkpoint().await.unwrap();
         log.delete().await.unwrap();
-        assert_eq!(try_append(&log, &one(b"late value")), Err(AppendError::Closed));
+        assert_eq!(
+            try_append(&log, &one(b"late value")),
+            Err(AppendError::Closed)
+        );
     })
     .unwrap();
     assert_eq!(simulation.paths(HOST), Vec::<std::path::PathBuf>::new());
@@ -326,11 +391,19 @@ fn an_idle_log_gives_its_buffers_to_others() {
     let simulation = simulation(11);
     let io = simulation.boot(HOST);
     let run = io.run(async {
-        let cache = Rc::new(TailCache::new(12));
+        let cache = TailCache::new();
         let mut logs = Vec::new();
         for number in 0..40 {
             let path = format!("/data/topic-{number}");
-            let log = Log::open(io.clone(), Rc::clone(&cache), Path::new(&path), durable(), None).await.unwrap();
+            let log = Log::open(
+                io.clone(),
+                Rc::clone(&cache),
+                Path::new(&path),
+                durable(),
+                None,
+            )
+            .await
+            .unwrap();
             logs.push(log);
         }
         for round in 0..3 {
@@ -340,7 +413,10 @@ fn an_idle_log_gives_its_buffers_to_others() {
             }
         }
         for log in &logs {
-            assert_eq!(values(log).await, (0..3).map(|round| value(round, 3000)).collect::<Vec<_>>());
+            assert_eq!(
+                values(log).await,
+                (0..3).map(|round| value(round, 3000)).collect::<Vec<_>>()
+            );
         }
     });
     run.unwrap();

@@ -1,0 +1,77 @@
+//! What the two Raft logs hold. An entry is a version byte and an rkyv archive of one of these.
+//!
+//! A leader change leaves some proposals of unknown fate, so every command may be proposed again: the second time changes
+//! nothing more. A new command comes with a higher [`FEATURE_LEVEL`] and is proposed only once the cluster is at that level.
+
+use control_api::ids::{BrokerEpoch, BrokerId, TopicId};
+use control_api::message::{BrokerRegistration, ConfigChange, NewPartitions, NewTopic};
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// The newest commands that this program reads.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// The longest command that is proposed, so that a batch of them fits one frame between controllers.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// A broker process, named by the registration that made it known.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegisteredBroker {
+    pub id: BrokerId,
+    pub epoch: BrokerEpoch,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum MetaCommand {
+    /// Proposed by the first leader; later ones change nothing.
+    Bootstrap {
+        cluster_id: String,
+        feature_level: u32,
+    },
+    RegisterBroker(BrokerRegistration),
+    /// Its session ended, or it said goodbye.
+    FenceBroker(RegisteredBroker),
+    /// Its metadata has reached its registration.
+    UnfenceBroker(RegisteredBroker),
+    /// It wants to stop: nothing new for it, and what others can take over moves.
+    ShutDownBroker(RegisteredBroker),
+    CreateTopics(Vec<NewTopic>),
+    DeleteTopics(Vec<TopicId>),
+    CreatePartitions(Vec<NewPartitions>),
+    AlterConfigs(Vec<ConfigChange>),
+    AllocateProducerIds(RegisteredBroker),
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum OffsetsCommand {
+    Commit {
+        groups: Vec<GroupClaim>,
+        commits: Vec<Commit>,
+    },
+    /// All of a group's offsets when `partitions` is `None`.
+    DeleteOffsets {
+        group: String,
+        partitions: Option<Vec<(TopicId, u32)>>,
+    },
+    /// The topics are gone, so whatever was committed for them goes too.
+    ForgetTopics(Vec<TopicId>),
+}
+
+/// Under whose authority a command's commits for one group are made.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupClaim {
+    pub group: String,
+    pub coordinator_epoch: i32,
+    pub generation: i32,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Commit {
+    /// Position in the command's `groups`, so that a name is written once.
+    pub claim: u32,
+    pub topic: TopicId,
+    pub partition: u32,
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: String,
+    pub timestamp_ms: i64,
+}

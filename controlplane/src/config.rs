@@ -1,0 +1,102 @@
+//! What one controller is told at its start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub id: u64,
+    /// Where brokers, operators and the other controllers connect to.
+    pub listen: String,
+    pub peers: Peers,
+    /// Where metrics and health are served over HTTP.
+    pub metrics: String,
+    pub data: PathBuf,
+    /// A broker that is silent for so long is taken for dead.
+    pub session: Duration,
+    /// A snapshot is taken each time so many bytes of log were applied.
+    pub snapshot_log_bytes: u64,
+    /// How many entries stay in the log behind a snapshot, for followers that are a little behind.
+    pub log_entries_kept: u64,
+}
+
+/// The members of the control plane, by node id: the same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers(pub BTreeMap<u64, String>);
+
+/// More do not make a control plane safer, only slower.
+const MEMBERS_MAX: usize = 5;
+
+impl FromStr for Peers {
+    type Err = String;
+
+    /// `1=host:port,2=host:port,3=host:port`
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut peers = BTreeMap::new();
+        for item in text.split(',').map(str::trim) {
+            let parsed = item.split_once('=').and_then(|(id, address)| {
+                let (host, port) = address.rsplit_once(':')?;
+                let sound = !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0);
+                Some((id.parse::<u64>().ok().filter(|id| *id > 0)?, address)).filter(|_| sound)
+            });
+            let (id, address) = parsed.ok_or_else(|| format!("`{item}` is not ID=HOST:PORT"))?;
+            if peers.values().any(|other| other == address) {
+                return Err(format!("{address} is given twice"));
+            }
+            if peers.insert(id, address.to_owned()).is_some() {
+                return Err(format!("node {id} is given twice"));
+            }
+        }
+        match peers.len() {
+            count if count % 2 == 1 && count <= MEMBERS_MAX => Ok(Peers(peers)),
+            count => Err(format!(
+                "{count} controllers: there must be 1, 3 or {MEMBERS_MAX}, so that a majority is more than half"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let items = self.0.iter().map(|(id, address)| format!("{id}={address}"));
+        f.write_str(&items.collect::<Vec<_>>().join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sound_odd_clusters_are_taken() {
+        for good in [
+            "1=a:1",
+            "1=a:1,2=b:1,3=c:1",
+            "1=a:1, 7=a:2, 3=[::1]:3",
+            "1=a:1,2=a:2,3=a:3,4=a:4,5=a:5",
+        ] {
+            let peers: Peers = good.parse().unwrap();
+            assert_eq!(peers.to_string().parse(), Ok(peers), "{good}");
+        }
+        for bad in [
+            "",
+            "1",
+            "1=",
+            "1=a",
+            "1=a:0",
+            "1=a:70000",
+            "0=a:1",
+            "x=a:1",
+            "1=:5",
+            "1=a:1,2=b:1",
+            "1=a:1,1=b:1,2=c:1",
+            "1=a:1,2=a:1,3=c:1",
+            "1=a:1,2=b:1,3=c:1,4=d:1",
+            "1=a:1,2=a:2,3=a:3,4=a:4,5=a:5,6=a:6,7=a:7",
+        ] {
+            assert!(bad.parse::<Peers>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! One Raft group of this node: proposing, reading at a known index, and how it is doing.
+
+use crate::command::COMMAND_BYTES_MAX;
+use crate::config::NodeConfig;
+use crate::limits::{ENTRIES_PER_BATCH_MAX, QUORUM_TIME_MAX};
+use crate::raft::log::LogStore;
+use crate::raft::machine::{Applier, Machine, Shared};
+use crate::raft::network::Network;
+use crate::raft::snapshot::SnapshotStore;
+use crate::raft::wire::Hello;
+use crate::raft::{Proposal, Raft, TypeConfig, group_name};
+use anyhow::Context;
+use control_api::codec::{self, Encode};
+use control_api::message::{ControlError, RaftGroupStatus, Response};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::{ForwardToLeader, RaftError};
+use openraft::{BasicNode, Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A leader that no majority has answered for so long may have been replaced.
+const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(1_000);
+/// How long sending a snapshot may take.
+const SNAPSHOT_TIME_MAX_MS: u64 = 60_000;
+
+pub struct Group<M: Machine> {
+    pub id: u8,
+    pub raft: Raft<M>,
+    pub shared: Arc<Shared<M>>,
+}
+
+impl<M: Machine> Group<M> {
+    /// Opens the group's files and starts Raft. A node with an empty log proposes the configured members, which is the
+    /// same on all of them.
+    pub async fn open(id: u8, config: &NodeConfig, directory: &Path) -> anyhow::Result<Self> {
+        let name = group_name(id);
+        let damaged = || format!("data directory {} is damaged", config.data.display());
+        let log = LogStore::open(&directory.join("log")).with_context(damaged)?;
+        let snapshots = SnapshotStore::open(directory).with_context(damaged)?;
+        let applier = Applier::<M>::open(snapshots).with_context(damaged)?;
+        let shared = applier.shared();
+        let network = Network {
+            group: id,
+            hello: Arc::new(hello(config)),
+        };
+        let raft_config = Arc::new(raft_config(name, config).validate()?);
+        let raft = Raft::new(config.id, raft_config, network, log, applier).await;
+        let raft = raft.with_context(damaged)?;
+        let group = Group { id, raft, shared };
+        group.initialize(config).await?;
+        Ok(group)
+    }
+
+    /// Commits a command and answers what applying it answered, or that there is no majority, in bounded time.
+    pub async fn propose<C: Encode>(&self, command: &C) -> Result<Response, ControlError> {
+        let bytes = codec::encode(command);
+        if bytes.len() > COMMAND_BYTES_MAX {
+            let text = format!(
+                "the request takes {} bytes, more than {COMMAND_BYTES_MAX}",
+                bytes.len()
+            );
+            return Err(ControlError::InvalidRequest(text));
+        }
+        self.refuse_without_majority()?;
+        let write = self.raft.client_write(Proposal(bytes.into()));
+        match timeout(QUORUM_TIME_MAX, write).await {
+            Ok(Ok(written)) => Ok(written.data.0),
+            Ok(Err(error)) => Err(refusal(error.forward_to_leader())),
+            Err(_) => Err(ControlError::Unavailable),
+        }
+    }
+
+    /// Returns once the state here has everything that was acknowledged before the call. Only the leader can tell.
+    pub async fn read_barrier(&self) -> Result<(), ControlError> {
+        self.refuse_without_majority()?;
+        let barrier = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        match timeout(QUORUM_TIME_MAX, barrier).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refusal(error.forward_to_leader())),
+            Err(_) => Err(ControlError::Unavailable),
+        }
+    }
+
+    /// The term that this node leads, once it has applied all that earlier leaders committed and as long as a majority
+    /// answers it.
+    pub fn led_term(&self) -> Option<u64> {
+        let metrics = self.metrics();
+        let applied_term = metrics
+            .last_applied
+            .as_ref()
+            .map(|id| id.committed_leader_id().term);
+        let leads = metrics.state == ServerState::Leader
+            && applied_term == Some(metrics.current_term)
+            && has_majority(&metrics);
+        leads.then_some(metrics.current_term)
+    }
+
+    /// `Err` names the leader, as far as it is known here.
+    pub fn require_leader(&self) -> Result<u64, ControlError> {
+        self.led_term().ok_or_else(|| {
+            let leader = self.leader_address();
+            ControlError::NotLeader { leader }
+        })
+    }
+
+    /// The leader's address, unless that is this node.
+    pub fn leader_address(&self) -> Option<String> {
+        let metrics = self.metrics();
+        let leader = metrics
+            .current_leader
+            .filter(|leader| *leader != metrics.id)?;
+        let node = metrics.membership_config.membership().get_node(&leader);
+        node.map(|node| node.addr.clone())
+    }
+
+    pub fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    pub fn status(&self) -> RaftGroupStatus {
+        let metrics = self.metrics();
+        RaftGroupStatus {
+            name: group_name(self.id).to_owned(),
+            role: format!("{:?}", metrics.state).to_lowercase(),
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+            follower_lag: follower_lag(&metrics),
+        }
+    }
+
+    async fn initialize(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        if self.raft.is_initialized().await? {
+            return Ok(());
+        }
+        let members = config.peers.0.iter();
+        let members = members.map(|(id, address)| (*id, BasicNode::new(address)));
+        match self
+            .raft
+            .initialize(members.collect::<BTreeMap<_, _>>())
+            .await
+        {
+            // Another node was first, so there is nothing left to do.
+            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
+            Err(RaftError::Fatal(error)) => Err(error.into()),
+        }
+    }
+
+    /// Without this, every attempt on a leader that lost its majority would leave one more entry in its log.
+    fn refuse_without_majority(&self) -> Result<(), ControlError> {
+        let metrics = self.metrics();
+        match metrics.state == ServerState::Leader && !has_majority(&metrics) {
+            true => Err(ControlError::Unavailable),
+            false => Ok(()),
+        }
+    }
+}
+
+/// On the leader: how many entries each follower is behind.
+pub(crate) fn follower_lag(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, u64)> {
+    let last = metrics.last_log_index.map_or(0, |index| index + 1);
+    let followers = metrics.replication.iter().flatten();
+    let others = followers.filter(|(id, _)| **id != metrics.id);
+    let lag = others.map(|(id, matched)| {
+        let stored = matched.as_ref().map_or(0, |matched| matched.index + 1);
+        (*id, last.saturating_sub(stored))
+    });
+    lag.collect()
+}
+
+pub(crate) fn hello(config: &NodeConfig) -> Hello {
+    Hello {
+        peers: config.peers.0.clone(),
+    }
+}
+
+fn has_majority(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let alone = metrics.membership_config.voter_ids().count() == 1;
+    let acked = metrics.last_quorum_acked.as_ref();
+    alone || acked.is_none_or(|acked| acked.elapsed() < QUORUM_SILENCE_MAX)
+}
+
+/// Either another node leads, or the group cannot work now.
+fn refusal(forward: Option<&ForwardToLeader<TypeConfig>>) -> ControlError {
+    match forward {
+        Some(forward) => ControlError::NotLeader {
+            leader: forward.leader_node.as_ref().map(|node| node.addr.clone()),
+        },
+        None => ControlError::Unavailable,
+    }
+}
+
+fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
+    openraft::Config {
+        cluster_name: name.to_owned(),
+        heartbeat_interval: 50,
+        election_timeout_min: 150,
+        election_timeout_max: 300,
+        enable_pre_vote: Some(true),
+        max_payload_entries: ENTRIES_PER_BATCH_MAX as u64,
+        // The node asks for snapshots itself, by bytes of log: a count says little about their cost.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.log_entries_kept,
+        // A node whose disk was replaced comes back empty; without this its return would stop the leader.
+        allow_log_reversion: Some(true),
+        install_snapshot_timeout: SNAPSHOT_TIME_MAX_MS,
+        ..openraft::Config::default()
+    }
+}

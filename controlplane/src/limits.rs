@@ -1,0 +1,56 @@
+//! Every limit of the control plane, in one place.
+
+use control_api::frame::FRAME_BYTES_MAX;
+use std::time::Duration;
+
+pub const TOPICS_MAX: usize = 20_000;
+pub const PARTITIONS_PER_TOPIC_MAX: usize = 10_000;
+pub const PARTITIONS_MAX: usize = 100_000;
+pub const BROKERS_MAX: usize = 1_000;
+pub const HOST_BYTES_MAX: usize = 255;
+/// Values are numbers and words.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 32;
+
+pub const OFFSETS_MAX: usize = 2_000_000;
+pub const GROUPS_MAX: usize = 200_000;
+pub const GROUP_NAME_BYTES_MAX: usize = 1_024;
+/// Kafka's `offset.metadata.max.bytes`.
+pub const OFFSET_METADATA_BYTES_MAX: usize = 4_096;
+/// Over all offsets.
+pub const OFFSET_METADATA_BYTES_TOTAL_MAX: usize = 256 << 20;
+
+/// How many producer ids a broker is given at a time.
+pub const PRODUCER_IDS_PER_BLOCK: i32 = 1_000;
+
+/// Connections from brokers, operators and other controllers.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// A frame between controllers: a batch of log entries, or a part of a snapshot.
+pub const PEER_FRAME_BYTES_MAX: usize = 160 << 20;
+/// Entries per batch; times the longest command it stays below the longest frame.
+pub const ENTRIES_PER_BATCH_MAX: usize = 128;
+/// A batch is cut short once it holds so much.
+pub const BATCH_BYTES_SOFT_MAX: usize = 4 << 20;
+pub const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
+
+/// Recent metadata changes kept for brokers that fell behind a little; the others get a snapshot.
+pub const HISTORY_ENTRIES_MAX: usize = 8_192;
+pub const HISTORY_BYTES_MAX: usize = 16 << 20;
+
+/// How long a proposal or a linearizable read may take before the answer is that there is no majority.
+pub const QUORUM_TIME_MAX: Duration = Duration::from_millis(1_000);
+/// How long a peer may leave a request unanswered.
+pub const PEER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long writing one frame may take before the reader at the other end is given up.
+pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A metadata stream is never silent for longer.
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
+
+const _: () = assert!(
+    ENTRIES_PER_BATCH_MAX * (crate::command::COMMAND_BYTES_MAX + 64) < PEER_FRAME_BYTES_MAX,
+    "a full batch of the longest commands must fit one frame"
+);
+const _: () = assert!(
+    HISTORY_BYTES_MAX < FRAME_BYTES_MAX,
+    "any kept change must fit a frame"
+);

@@ -1,0 +1,128 @@
+//! The `meta` state machine: brokers, topics, partitions, configs, coordinators.
+//!
+//! Pure: no clock, no randomness, no I/O. A command at a log index turns the same state into the same state everywhere, and
+//! the events it answers with turn any copy of the image into the same image. Raft calls [`MetaState::apply`]; so may a
+//! simulator.
+
+mod brokers;
+mod configs;
+mod coordinators;
+mod election;
+mod placement;
+mod topics;
+
+use crate::command::{FEATURE_LEVEL, MetaCommand};
+use control_api::image::{MetadataEvent, MetadataImage};
+use control_api::message::{ControlError, Response};
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// All that the `meta` log has come to.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct MetaState {
+    image: MetadataImage,
+    /// Which commands may be in the log; 0 until the first command.
+    feature_level: u32,
+}
+
+impl MetaState {
+    pub fn image(&self) -> &MetadataImage {
+        &self.image
+    }
+
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// `index` is the command's place in the log and must grow.
+    pub fn apply(&mut self, index: u64, command: &MetaCommand) -> (Response, Vec<MetadataEvent>) {
+        let bootstrapped = !self.image.cluster_id.is_empty();
+        if !bootstrapped && !matches!(command, MetaCommand::Bootstrap { .. }) {
+            return (Response::Error(ControlError::Unavailable), Vec::new());
+        }
+        let mut change = Change {
+            index,
+            image: &mut self.image,
+            events: Vec::new(),
+        };
+        let response = match command {
+            MetaCommand::Bootstrap {
+                cluster_id,
+                feature_level,
+            } if !bootstrapped => {
+                if *feature_level > FEATURE_LEVEL {
+                    return (
+                        Response::Error(ControlError::UnsupportedVersion),
+                        Vec::new(),
+                    );
+                }
+                self.feature_level = *feature_level;
+                change.push(MetadataEvent::ClusterIdSet(cluster_id.clone()));
+                Response::Done(vec![Ok(())])
+            }
+            MetaCommand::Bootstrap { .. } => Response::Done(vec![Ok(())]),
+            MetaCommand::RegisterBroker(registration) => {
+                or_error(brokers::register(&mut change, registration))
+            }
+            MetaCommand::FenceBroker(broker) => done(brokers::fence(&mut change, *broker)),
+            MetaCommand::UnfenceBroker(broker) => done(brokers::unfence(&mut change, *broker)),
+            MetaCommand::ShutDownBroker(broker) => done(brokers::shut_down(&mut change, *broker)),
+            MetaCommand::CreateTopics(new) => Response::Topics(
+                new.iter()
+                    .map(|new| topics::create(&mut change, new))
+                    .collect(),
+            ),
+            MetaCommand::DeleteTopics(ids) => Response::Topics(
+                ids.iter()
+                    .map(|id| topics::delete(&mut change, *id))
+                    .collect(),
+            ),
+            MetaCommand::CreatePartitions(new) => Response::Topics(
+                new.iter()
+                    .map(|new| topics::extend(&mut change, new))
+                    .collect(),
+            ),
+            MetaCommand::AlterConfigs(changes) => Response::Done(
+                changes
+                    .iter()
+                    .map(|one| configs::alter(&mut change, one))
+                    .collect(),
+            ),
+            MetaCommand::AllocateProducerIds(broker) => {
+                or_error(brokers::allocate_producer_ids(&mut change, *broker))
+            }
+        };
+        let events = change.events;
+        (response, events)
+    }
+
+    /// What a command would answer, without its taking place.
+    pub fn validate(&self, command: &MetaCommand) -> Response {
+        let mut copy = self.clone();
+        copy.apply(self.image.index + 1, command).0
+    }
+}
+
+/// A change under way: each event takes effect on the image as it is recorded, so later steps see earlier ones.
+struct Change<'a> {
+    index: u64,
+    image: &'a mut MetadataImage,
+    events: Vec<MetadataEvent>,
+}
+
+impl Change<'_> {
+    fn push(&mut self, event: MetadataEvent) {
+        self.image.apply(self.index, std::slice::from_ref(&event));
+        self.events.push(event);
+    }
+}
+
+fn or_error(result: Result<Response, ControlError>) -> Response {
+    result.unwrap_or_else(Response::Error)
+}
+
+fn done(result: Result<(), ControlError>) -> Response {
+    or_error(result.map(|()| Response::Done(vec![Ok(())])))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! What a controller counts, and the Prometheus text of it.
+//!
+//! Counters are kept as things happen; everything that can be read off the node is read when it is asked for.
+
+use crate::group::{Group, follower_lag};
+use crate::node::Node;
+use crate::raft::group_name;
+use crate::raft::machine::Machine;
+use openraft::ServerState;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use tokio::time::Instant;
+
+pub struct Metrics {
+    registry: Registry,
+    pub connections: IntGauge,
+    /// By group.
+    pub proposals: IntCounterVec,
+    pub offset_commits: IntCounter,
+    raft: RaftGauges,
+    cluster: ClusterGauges,
+}
+
+/// Each by group; the lag by follower too.
+struct RaftGauges {
+    leader: IntGaugeVec,
+    leader_known: IntGaugeVec,
+    term: IntGaugeVec,
+    last_log: IntGaugeVec,
+    applied: IntGaugeVec,
+    snapshot: IntGaugeVec,
+    purged: IntGaugeVec,
+    follower_lag: IntGaugeVec,
+}
+
+struct ClusterGauges {
+    sessions: IntGauge,
+    live_brokers: IntGauge,
+    fenced_brokers: IntGauge,
+    topics: IntGauge,
+    partitions: IntGauge,
+    offline_partitions: IntGauge,
+    offset_groups: IntGauge,
+    offsets: IntGauge,
+}
+
+impl Metrics {
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let by_group = |name: &str, help: &str| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &["group"])?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let follower_lag = IntGaugeVec::new(
+            Opts::new(
+                "millrace_raft_follower_lag_entries",
+                "On the leader: entries a follower has yet to store",
+            ),
+            &["group", "follower"],
+        )?;
+        registry.register(Box::new(follower_lag.clone()))?;
+        let proposals = IntCounterVec::new(
+            Opts::new(
+                "millrace_raft_proposals_total",
+                "Commands that brokers and operators had this node propose",
+            ),
+            &["group"],
+        )?;
+        registry.register(Box::new(proposals.clone()))?;
+        let offset_commits = IntCounter::new(
+            "millrace_controller_offset_commits_total",
+            "Offset commits that this node has had committed",
+        )?;
+        registry.register(Box::new(offset_commits.clone()))?;
+        Ok(Metrics {
+            connections: gauge("millrace_controller_connections", "Open connections")?,
+            proposals,
+            offset_commits,
+            raft: RaftGauges {
+                leader: by_group("millrace_raft_leader", "1 where this node leads the group")?,
+                leader_known: by_group(
+                    "millrace_raft_leader_known",
+                    "1 where this node knows a leader",
+                )?,
+                term: by_group("millrace_raft_term", "Current term")?,
+                last_log: by_group(
+                    "millrace_raft_last_log_index",
+                    "Index of the last log entry",
+                )?,
+                applied: by_group(
+                    "millrace_raft_applied_index",
+                    "Index of the last entry applied",
+                )?,
+                snapshot: by_group(
+                    "millrace_raft_snapshot_index",
+                    "Index that the last snapshot covers",
+                )?,
+                purged: by_group(
+                    "millrace_raft_purged_index",
+                    "Index up to which the log was deleted",
+                )?,
+                follower_lag,
+            },
+            cluster: ClusterGauges {
+                sessions: gauge(
+                    "millrace_controller_broker_sessions",
+                    "On the meta leader: live broker sessions",
+                )?,
+                live_brokers: gauge(
+                    "millrace_controller_live_brokers",
+                    "Brokers that clients may be sent to",
+                )?,
+                fenced_brokers: gauge(
+                    "millrace_controller_fenced_brokers",
+                    "Registered brokers that are fenced",
+                )?,
+                topics: gauge("millrace_controller_topics", "Topics")?,
+                partitions: gauge("millrace_controller_partitions", "Partitions")?,
+                offline_partitions: gauge(
+                    "millrace_controller_offline_partitions",
+                    "Partitions without a leader",
+                )?,
+                offset_groups: gauge(
+                    "millrace_controller_offset_groups",
+                    "Consumer groups with committed offsets",
+                )?,
+                offsets: gauge(
+                    "millrace_controller_committed_offsets",
+                    "Committed offsets kept",
+                )?,
+            },
+            registry,
+        })
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, node: &Node) -> prometheus::Result<String> {
+        self.raft.read(&node.meta);
+        self.raft.read(&node.offsets);
+        self.cluster.read(node);
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl RaftGauges {
+    fn read<M: Machine>(&self, group: &Group<M>) {
+        let metrics = group.metrics();
+        let name = group_name(group.id);
+        let set = |gauge: &IntGaugeVec, value: u64| {
+            gauge
+                .with_label_values(&[name])
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.leader, (metrics.state == ServerState::Leader).into());
+        set(&self.leader_known, metrics.current_leader.is_some().into());
+        set(&self.term, metrics.current_term);
+        set(&self.last_log, metrics.last_log_index.unwrap_or(0));
+        set(
+            &self.applied,
+            metrics.last_applied.as_ref().map_or(0, |id| id.index),
+        );
+        set(
+            &self.snapshot,
+            metrics.snapshot.as_ref().map_or(0, |id| id.index),
+        );
+        set(
+            &self.purged,
+            metrics.purged.as_ref().map_or(0, |id| id.index),
+        );
+        let lag = follower_lag(&metrics);
+        for member in metrics.membership_config.voter_ids() {
+            let follower = member.to_string();
+            match lag.iter().find(|(id, _)| *id == member) {
+                Some((_, entries)) => {
+                    let gauge = self.follower_lag.with_label_values(&[name, &follower]);
+                    gauge.set(i64::try_from(*entries).unwrap_or(i64::MAX));
+                }
+                // A value from a time as leader would only mislead.
+                None => drop(self.follower_lag.remove_label_values(&[name, &follower])),
+            }
+        }
+    }
+}
+
+impl ClusterGauges {
+    fn read(&self, node: &Node) {
+        let set = |gauge: &IntGauge, count: usize| gauge.set(count as i64);
+        let leads = node.meta.led_term().is_some();
+        let sessions = if leads {
+            node.sessions().live_count(Instant::now())
+        } else {
+            0
+        };
+        set(&self.sessions, sessions);
+        node.meta.shared.read(|state| {
+            let image = state.image();
+            let live = image.live_brokers().count();
+            set(&self.live_brokers, live);
+            set(&self.fenced_brokers, image.brokers.len() - live);
+            set(&self.topics, image.topics.len());
+            let partitions = || image.topics.values().flat_map(|topic| &topic.partitions);
+            set(&self.partitions, partitions().count());
+            set(
+                &self.offline_partitions,
+                partitions().filter(|one| one.leader.is_none()).count(),
+            );
+        });
+        node.offsets.shared.read(|state| {
+            set(&self.offset_groups, state.groups().count());
+            set(&self.offsets, state.offset_count());
+        });
+    }
+}

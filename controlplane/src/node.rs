@@ -1,0 +1,99 @@
+//! One controller: both Raft groups, the listeners, and the tasks beside them.
+
+use crate::config::NodeConfig;
+use crate::data::DataDirectory;
+use crate::group::Group;
+use crate::meta::MetaState;
+use crate::metrics::Metrics;
+use crate::offsets::OffsetsState;
+use crate::sessions::Sessions;
+use crate::{http, server, supervise};
+use anyhow::Context;
+use control_api::client::ControlClient;
+use control_api::frame::{META_GROUP, OFFSETS_GROUP};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::info;
+
+/// What every task of the node shares.
+pub struct Node {
+    pub config: NodeConfig,
+    pub meta: Group<MetaState>,
+    pub offsets: Group<OffsetsState>,
+    pub metrics: Metrics,
+    /// Calls the leaders of the groups, wherever they are.
+    pub client: ControlClient,
+    sessions: Mutex<Sessions>,
+}
+
+impl Node {
+    pub fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A node that serves; [`RunningNode::stop`] ends it in good order.
+pub struct RunningNode {
+    pub node: Arc<Node>,
+    tasks: JoinSet<()>,
+    _data: DataDirectory,
+}
+
+impl RunningNode {
+    /// Opens the data directory and the ports and starts serving. An error is one clear line for the operator.
+    pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        let data = DataDirectory::open(&config.data, config.id, &config.peers)?;
+        let listener = bind(&config.listen).await?;
+        let metrics_listener = bind(&config.metrics).await?;
+        let meta = Group::open(META_GROUP, &config, &data.group("meta")).await?;
+        let offsets = Group::open(OFFSETS_GROUP, &config, &data.group("offsets")).await?;
+        info!(id = config.id, listen = config.listen, peers = %config.peers, "controller started");
+        let node = Arc::new(Node {
+            meta,
+            offsets,
+            metrics: Metrics::new()?,
+            client: ControlClient::new(config.peers.0.values().cloned().collect()),
+            sessions: Mutex::new(Sessions::new(config.session)),
+            config,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server::serve(node.clone(), listener));
+        tasks.spawn(http::serve(node.clone(), metrics_listener));
+        tasks.spawn(supervise::lead_brokers(node.clone()));
+        tasks.spawn(supervise::forget_deleted_topics(node.clone()));
+        tasks.spawn(supervise::take_snapshots(node.clone()));
+        tasks.spawn(supervise::report_leaders(node.clone()));
+        Ok(RunningNode {
+            node,
+            tasks,
+            _data: data,
+        })
+    }
+
+    /// Returns when the node cannot go on: its log failed, or holds what this version cannot read.
+    pub async fn failed(&self) -> anyhow::Error {
+        let (meta, offsets) = (&self.node.meta.raft, &self.node.offsets.raft);
+        tokio::select! {
+            error = supervise::fatal(meta) => error.context("the meta group stopped"),
+            error = supervise::fatal(offsets) => error.context("the offsets group stopped"),
+        }
+    }
+
+    /// Hands leadership over where it can, then stops serving. Whatever was acknowledged is on disk already.
+    pub async fn stop(mut self) {
+        supervise::hand_over(&self.node.meta).await;
+        supervise::hand_over(&self.node.offsets).await;
+        self.tasks.shutdown().await;
+        // Both are on their way out; a task of theirs that failed has nothing left to lose.
+        let _ = self.node.meta.raft.shutdown().await;
+        let _ = self.node.offsets.raft.shutdown().await;
+        info!(id = self.node.config.id, "controller stopped");
+    }
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}

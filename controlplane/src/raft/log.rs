@@ -1,0 +1,325 @@
+//! A Raft group's log and vote on disk, kept by `raft-log`.
+//!
+//! openraft calls it. Appends return at once and report through a callback when they are on stable storage; the crate's
+//! worker groups them into one flush.
+
+use super::wire::{WireLogId, WireMembership, WireVote};
+use super::{Entry, LogId, TypeConfig, Vote};
+use crate::command::COMMAND_BYTES_MAX;
+use crate::limits::{BATCH_BYTES_SOFT_MAX, ENTRIES_PER_BATCH_MAX};
+use bytes::Bytes;
+use control_api::codec;
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use raft_log::api::raft_log_writer::RaftLogWriter;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long the worker collects appends for one flush. Without it each append is flushed alone, at a tenth of the rate.
+const FLUSH_WAIT: Duration = Duration::from_millis(1);
+/// A file of the log. Whole files are deleted once a snapshot covers them.
+const FILE_BYTES: usize = 8 << 20;
+const READ_BUFFER_BYTES: usize = 1 << 20;
+/// Recent entries kept in memory, which is where followers are served from.
+const CACHE_BYTES: usize = 64 << 20;
+const CACHE_ENTRIES: usize = 100_000;
+/// An archived membership is far smaller than this, a command no longer.
+const PAYLOAD_BYTES_MAX: usize = COMMAND_BYTES_MAX + 1024;
+
+/// Cheap to clone; all clones are one log.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    log: Arc<Mutex<raft_log::RaftLog<LogTypes>>>,
+}
+
+impl LogStore {
+    /// Cuts a torn tail; any other damage is an error.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let mut config = raft_log::Config::new(directory.display());
+        config.wal.chunk_max_size = Some(FILE_BYTES);
+        config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
+        config.wal.flush_batch_wait = Some(FLUSH_WAIT);
+        config.log_cache_capacity = Some(CACHE_BYTES);
+        config.log_cache_max_items = Some(CACHE_ENTRIES);
+        let log = raft_log::RaftLog::open(Arc::new(config))?;
+        Ok(LogStore {
+            log: Arc::new(Mutex::new(log)),
+        })
+    }
+
+    fn log(&self) -> MutexGuard<'_, raft_log::RaftLog<LogTypes>> {
+        // A panic inside the log leaves it in an unknown state: nothing may be acknowledged from it any more.
+        self.log
+            .lock()
+            .expect("a log that panicked is not used again")
+    }
+
+    /// Makes one change and waits until it is on stable storage.
+    async fn write<T>(
+        &self,
+        change: impl FnOnce(&mut raft_log::RaftLog<LogTypes>) -> io::Result<T>,
+    ) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut log = self.log();
+            change(&mut log)?;
+            log.flush(true, Some(Flushed::Waiting(sender)))?;
+        }
+        receiver.await.map_err(io::Error::other)?
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<R>(&mut self, range: R) -> io::Result<Vec<Entry>>
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        let log = self.log();
+        log.read(start, end)
+            .map(|read| read.and_then(entry))
+            .collect()
+    }
+
+    /// For followers: as many entries as go into one frame, at least one.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let log = self.log();
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for read in log.read(start, end).take(ENTRIES_PER_BATCH_MAX) {
+            let (id, payload) = read?;
+            bytes += payload.bytes.len();
+            entries.push(entry((id, payload))?);
+            if bytes >= BATCH_BYTES_SOFT_MAX {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.log().log_state().vote().map(|vote| load_vote(*vote)))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let log = self.log();
+        let state = log.log_state();
+        Ok(LogState {
+            last_purged_log_id: state.purged().map(|id| load_id(*id)),
+            last_log_id: state.last().map(|id| load_id(*id)),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let vote = store_vote(vote)?;
+        self.write(|log| log.save_vote(vote)).await
+    }
+
+    /// Not waited for: a lost one is found again from the leader.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let Some(committed) = committed else {
+            return Ok(());
+        };
+        let mut log = self.log();
+        log.commit(store_id(&committed))?;
+        log.flush(false, None)
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.log().log_state().committed().map(|id| load_id(*id)))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut log = self.log();
+        log.append(entries.into_iter().map(record))?;
+        log.flush(true, Some(Flushed::Append(callback)))
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let next = last.map_or(0, |last| last.index + 1);
+        let end = self
+            .log()
+            .log_state()
+            .last()
+            .map_or(0, |(_, index)| index + 1);
+        // The crate refuses an index past the end, where there is nothing to do.
+        if end <= next {
+            return Ok(());
+        }
+        self.write(|log| log.truncate(next)).await
+    }
+
+    async fn purge(&mut self, up_to: LogId) -> io::Result<()> {
+        self.write(|log| log.purge(store_id(&up_to))).await
+    }
+}
+
+/// How `raft-log` sees our log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct LogTypes;
+
+/// (term, index)
+type StoredId = (u64, u64);
+/// (term, node with [`COMMITTED`] or not)
+type StoredVote = (u64, u64);
+
+/// The bit beside the node id that marks a vote which a majority has granted.
+const COMMITTED: u64 = 1 << 63;
+
+impl raft_log::Types for LogTypes {
+    type LogId = StoredId;
+    type LogPayload = Payload;
+    type Vote = StoredVote;
+    type Callback = Flushed;
+    type UserData = String;
+
+    fn log_index(id: &StoredId) -> u64 {
+        id.1
+    }
+
+    fn payload_size(payload: &Payload) -> u64 {
+        payload.bytes.len() as u64
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Payload {
+    kind: u8,
+    bytes: Bytes,
+}
+
+const KIND_BLANK: u8 = 0;
+const KIND_COMMAND: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+
+impl codeq::Encode for Payload {
+    /// `kind u8 | length u32 LE | bytes`; the crate adds a checksum around it.
+    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
+        let length = u32::try_from(self.bytes.len()).map_err(io::Error::other)?;
+        writer.write_all(&[self.kind])?;
+        writer.write_all(&length.to_le_bytes())?;
+        writer.write_all(&self.bytes)?;
+        Ok(5 + self.bytes.len())
+    }
+}
+
+impl codeq::Decode for Payload {
+    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
+        let mut header = [0; 5];
+        reader.read_exact(&mut header)?;
+        let [kind, length @ ..] = header;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > PAYLOAD_BYTES_MAX {
+            let text = format!("a log entry of {length} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let mut bytes = vec![0; length];
+        reader.read_exact(&mut bytes)?;
+        let bytes = bytes.into();
+        Ok(Payload { kind, bytes })
+    }
+}
+
+/// Whom to tell that a write is on stable storage.
+enum Flushed {
+    Append(IOFlushed<TypeConfig>),
+    Waiting(oneshot::Sender<io::Result<()>>),
+}
+
+impl raft_log::Callback for Flushed {
+    fn send(self, result: io::Result<()>) {
+        match self {
+            Flushed::Append(callback) => callback.io_completed(result),
+            // Nobody waits any more when the node is being stopped.
+            Flushed::Waiting(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+fn record(entry: Entry) -> (StoredId, Payload) {
+    let id = store_id(&entry.log_id);
+    let (kind, bytes) = match entry.payload {
+        openraft::EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
+        openraft::EntryPayload::Normal(command) => (KIND_COMMAND, command.0),
+        openraft::EntryPayload::Membership(membership) => (
+            KIND_MEMBERSHIP,
+            codec::encode(&WireMembership::from(&membership)).into(),
+        ),
+    };
+    (id, Payload { kind, bytes })
+}
+
+fn entry((id, payload): (StoredId, Payload)) -> io::Result<Entry> {
+    let (term, index) = id;
+    let payload = match payload.kind {
+        KIND_BLANK => openraft::EntryPayload::Blank,
+        KIND_COMMAND => openraft::EntryPayload::Normal(super::Proposal(payload.bytes)),
+        KIND_MEMBERSHIP => {
+            let membership: WireMembership =
+                codec::decode(&payload.bytes).map_err(io::Error::other)?;
+            openraft::EntryPayload::Membership(membership.try_into()?)
+        }
+        kind => return Err(io::Error::other(format!("a log entry of kind {kind}"))),
+    };
+    let log_id = WireLogId { term, index }.into();
+    Ok(openraft::Entry { log_id, payload })
+}
+
+fn store_id(id: &LogId) -> StoredId {
+    let wire = WireLogId::from(id);
+    (wire.term, wire.index)
+}
+
+fn load_id((term, index): StoredId) -> LogId {
+    WireLogId { term, index }.into()
+}
+
+fn store_vote(vote: &Vote) -> io::Result<StoredVote> {
+    let wire = WireVote::from(vote);
+    if wire.node >= COMMITTED {
+        return Err(io::Error::other("a vote for an impossible node id"));
+    }
+    let committed = if wire.committed { COMMITTED } else { 0 };
+    Ok((wire.term, wire.node | committed))
+}
+
+fn load_vote((term, node): StoredVote) -> Vote {
+    let wire = WireVote {
+        term,
+        node: node & !COMMITTED,
+        committed: node & COMMITTED != 0,
+    };
+    wire.into()
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}

@@ -1,0 +1,363 @@
+//! The calling side of Raft between controllers: framed TCP, pipelined appends.
+//!
+//! openraft owns one [`Peer`] per group and node. [`super::peer`] answers.
+
+use super::wire::{
+    Hello, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote, WireVoteAnswer,
+    WireVoteRequest,
+};
+use super::{Snapshot, TypeConfig, Vote};
+use crate::limits::{PEER_FRAME_BYTES_MAX, PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES};
+use bytes::Bytes;
+use control_api::codec::{Decode, Encode};
+use control_api::frame::{self, Frame, FrameError, FrameReader, KIND_PEER_FIRST};
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+pub(crate) const KIND_HELLO: u8 = KIND_PEER_FIRST;
+pub(crate) const KIND_APPEND: u8 = KIND_PEER_FIRST + 1;
+/// Turns the connection into a stream of appends and answers.
+pub(crate) const KIND_STREAM: u8 = KIND_PEER_FIRST + 2;
+pub(crate) const KIND_VOTE: u8 = KIND_PEER_FIRST + 3;
+pub(crate) const KIND_PRE_VOTE: u8 = KIND_PEER_FIRST + 4;
+pub(crate) const KIND_SNAPSHOT: u8 = KIND_PEER_FIRST + 5;
+pub(crate) const KIND_SNAPSHOT_PART: u8 = KIND_PEER_FIRST + 6;
+pub(crate) const KIND_TRANSFER: u8 = KIND_PEER_FIRST + 7;
+pub(crate) const KIND_ANSWER: u8 = KIND_PEER_FIRST + 8;
+
+/// A peer that cannot be reached is tried again so often, so that it is found soon after its restart.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
+
+type RpcError = RPCError<TypeConfig>;
+
+/// A connection between controllers, after the hellos.
+pub(crate) struct Link {
+    pub reader: FrameReader<OwnedReadHalf>,
+    pub writer: OwnedWriteHalf,
+}
+
+impl Link {
+    pub(crate) async fn send<T: Encode>(
+        &mut self,
+        kind: u8,
+        group: u8,
+        body: &T,
+    ) -> io::Result<()> {
+        frame::write(&mut self.writer, kind, group, body).await
+    }
+}
+
+/// Makes openraft's connections of one group.
+pub(crate) struct Network {
+    pub group: u8,
+    pub hello: Arc<Hello>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, _target: u64, node: &BasicNode) -> Peer {
+        Peer {
+            address: node.addr.clone(),
+            group: self.group,
+            hello: self.hello.clone(),
+            link: None,
+        }
+    }
+}
+
+pub(crate) struct Peer {
+    address: String,
+    group: u8,
+    hello: Arc<Hello>,
+    /// Free for the next call. A call that fails or is dropped takes it along.
+    link: Option<Link>,
+}
+
+impl Peer {
+    async fn call<Q: Encode, A: Decode>(
+        &mut self,
+        kind: u8,
+        request: &Q,
+        time: Duration,
+    ) -> Result<A, RpcError> {
+        let group = self.group;
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect(time).await?,
+        };
+        let exchange = async {
+            link.send(kind, group, request).await?;
+            link.reader.next().await?.body(KIND_ANSWER)
+        };
+        let answer = within(time, exchange).await?;
+        self.link = Some(link);
+        Ok(answer)
+    }
+
+    async fn connect(&self, time: Duration) -> Result<Link, RpcError> {
+        let connecting = connect(&self.address, &self.hello);
+        match timeout(time.min(CONNECT_TIME_MAX), connecting).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(error)) => Err(RPCError::Unreachable(Unreachable::new(&error))),
+            Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+        }
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, RpcError> {
+        let mut link = self.connect(CONNECT_TIME_MAX).await?;
+        let bytes = snapshot.snapshot;
+        let start = WireSnapshotStart {
+            vote: (&vote).into(),
+            meta: (&snapshot.meta).into(),
+            bytes: bytes.len() as u64,
+        };
+        if bytes.len() > SNAPSHOT_BYTES_MAX {
+            let error = io::Error::other("the snapshot is longer than a node takes");
+            return Err(RPCError::Network(NetworkError::new(&error)));
+        }
+        within(PEER_TIME_MAX, async {
+            Ok(link.send(KIND_SNAPSHOT, self.group, &start).await?)
+        })
+        .await?;
+        for part in bytes.chunks(SNAPSHOT_PART_BYTES) {
+            let part = frame::encode_raw(KIND_SNAPSHOT_PART, self.group, part);
+            within(PEER_TIME_MAX, async {
+                Ok(link.writer.write_all(&part).await?)
+            })
+            .await?;
+        }
+        // The peer decodes, writes and flushes it before it answers.
+        let time = PEER_TIME_MAX * 12;
+        let vote: WireVote =
+            within(time, async { link.reader.next().await?.body(KIND_ANSWER) }).await?;
+        Ok(vote.into())
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let request = WireAppend::from(request);
+        let answer: WireAppended = self.call(KIND_APPEND, &request, option.hard_ttl()).await?;
+        answer
+            .single()
+            .map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    /// Appends follow each other without waiting for answers. When openraft ends its side, ours ends cleanly: an error
+    /// here would make it retry for ever a follower that merely has nothing to get.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let link = self
+                .connect(option.hard_ttl().max(CONNECT_TIME_MAX))
+                .await?;
+            let progress = Arc::new(Progress::default());
+            let sending = send_appends(input, link.writer, self.group, progress.clone());
+            let answers = Answers {
+                reader: link.reader,
+                progress,
+                answered: 0,
+                _sender: AbortOnDrop(tokio::spawn(sending)),
+            };
+            let stream = futures::stream::unfold(Some(answers), |answers| async {
+                let mut answers = answers?;
+                let next = answers.next().await?;
+                // Only an ordinary answer has others after it.
+                let goes_on = matches!(next, Ok(Ok(_)));
+                Some((next, goes_on.then_some(answers)))
+            });
+            let stream: BoxStream<'s, _> = Box::pin(stream);
+            Ok(stream)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = WireVoteRequest::from(request);
+        let answer: WireVoteAnswer = self.call(KIND_VOTE, &request, option.hard_ttl()).await?;
+        Ok(answer.into())
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = WireVoteRequest::from(request);
+        let answer: WireVoteAnswer = self
+            .call(KIND_PRE_VOTE, &request, option.hard_ttl())
+            .await?;
+        Ok(answer.into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            sent = self.send_snapshot(vote, snapshot) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+            },
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let request = WireTransfer::from(&request);
+        let () = self
+            .call(KIND_TRANSFER, &request, option.hard_ttl())
+            .await?;
+        Ok(Ok(()))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY_PAUSE)))
+    }
+}
+
+/// How far a stream of appends has come.
+#[derive(Default)]
+struct Progress {
+    sent: AtomicU64,
+    ended: AtomicBool,
+}
+
+async fn send_appends<S>(
+    mut input: S,
+    mut writer: OwnedWriteHalf,
+    group: u8,
+    progress: Arc<Progress>,
+) where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    while let Some(request) = input.next().await {
+        progress.sent.fetch_add(1, Ordering::SeqCst);
+        let body = WireAppend::from(request);
+        if frame::write(&mut writer, KIND_STREAM, group, &body)
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+    progress.ended.store(true, Ordering::SeqCst);
+    // The peer answers what it has and closes; an error here it will notice itself.
+    let _ = writer.shutdown().await;
+}
+
+struct Answers {
+    reader: FrameReader<OwnedReadHalf>,
+    progress: Arc<Progress>,
+    answered: u64,
+    _sender: AbortOnDrop,
+}
+
+impl Answers {
+    /// `None` when the stream has ended as it should.
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, RpcError>> {
+        // Silence is fine while nothing is asked. What was asked before the last look is due by the next.
+        let mut due = self.answered;
+        let frame = loop {
+            tokio::select! {
+                frame = self.reader.next() => break frame,
+                () = sleep(PEER_TIME_MAX) => {}
+            }
+            if self.answered < due {
+                break Err(FrameError::Io(io::ErrorKind::TimedOut.into()));
+            }
+            due = self.progress.sent.load(Ordering::SeqCst);
+        };
+        self.answered += 1;
+        let answer = match frame {
+            Err(FrameError::Closed) if self.progress.ended.load(Ordering::SeqCst) => return None,
+            Err(error) => Err(io::Error::other(error)),
+            Ok(frame) => streamed(frame),
+        };
+        Some(answer.map_err(|error| RPCError::Network(NetworkError::new(&error))))
+    }
+}
+
+fn streamed(frame: Frame) -> io::Result<StreamAppendResult<TypeConfig>> {
+    let answer: WireAppended = frame.body(KIND_ANSWER).map_err(io::Error::other)?;
+    answer.streamed()
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Both sides say which cluster they are of before anything else.
+async fn connect(address: &str, hello: &Hello) -> Result<Link, FrameError> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (reader, writer) = stream.into_split();
+    let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+    let mut link = Link { reader, writer };
+    link.send(KIND_HELLO, frame::META_GROUP, hello).await?;
+    let theirs: Hello = link.reader.next().await?.body(KIND_HELLO)?;
+    match theirs == *hello {
+        true => Ok(link),
+        false => Err(FrameError::Io(io::Error::other(format!(
+            "{address} belongs to another cluster"
+        )))),
+    }
+}
+
+async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, FrameError>>,
+) -> Result<T, RpcError> {
+    match timeout(time, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(RPCError::Network(NetworkError::new(&error))),
+        Err(elapsed) => Err(RPCError::Network(NetworkError::new(&elapsed))),
+    }
+}

@@ -1,0 +1,162 @@
+//! openraft's storage suite on our log and state machine, and what a crash may leave behind.
+
+use super::log::LogStore;
+use super::machine::Applier;
+use super::snapshot::SnapshotStore;
+use super::wire::{WireLogId, WireVote};
+use super::{Entry, LogId, Proposal, TypeConfig, Vote};
+use crate::meta::MetaState;
+use crate::testing::TestDirectory;
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
+use openraft::{EntryPayload, StorageError};
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Applier<MetaState>, TestDirectory> for Builder {
+    async fn build(
+        &self,
+    ) -> Result<(TestDirectory, LogStore, Applier<MetaState>), StorageError<TypeConfig>> {
+        let directory = TestDirectory::new();
+        let log = LogStore::open(&directory.path().join("log")).unwrap();
+        let snapshots = SnapshotStore::open(directory.path()).unwrap();
+        Ok((directory, log, Applier::open(snapshots).unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_storage_suite_passes() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+fn id(index: u64) -> LogId {
+    WireLogId { term: 3, index }.into()
+}
+
+fn entry(index: u64) -> Entry {
+    openraft::Entry {
+        log_id: id(index),
+        payload: EntryPayload::Normal(Proposal(vec![index as u8; 100].into())),
+    }
+}
+
+async fn append(log: &mut LogStore, entries: impl Iterator<Item = u64> + Send) {
+    let (sender, receiver) = TypeConfig::oneshot();
+    let entries: Vec<Entry> = entries.map(entry).collect();
+    log.append(entries, IOFlushed::signal(sender))
+        .await
+        .unwrap();
+    receiver.await.unwrap().unwrap();
+}
+
+async fn indexes(log: &mut LogStore) -> Vec<u64> {
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    entries.iter().map(|entry| entry.log_id.index).collect()
+}
+
+#[tokio::test]
+async fn log_vote_and_purge_survive_a_restart() {
+    let directory = TestDirectory::new();
+    let vote: Vote = WireVote {
+        term: 3,
+        node: 2,
+        committed: true,
+    }
+    .into();
+    {
+        let mut log = LogStore::open(directory.path()).unwrap();
+        log.save_vote(&vote).await.unwrap();
+        append(&mut log, 0..10).await;
+        log.truncate_after(Some(id(7))).await.unwrap();
+        log.purge(id(4)).await.unwrap();
+        log.save_committed(Some(id(6))).await.unwrap();
+    }
+    let mut log = LogStore::open(directory.path()).unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+    assert_eq!(indexes(&mut log).await, [5, 6, 7]);
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(id(4)), Some(id(7)))
+    );
+}
+
+#[tokio::test]
+async fn truncating_past_the_end_changes_nothing() {
+    let directory = TestDirectory::new();
+    let mut log = LogStore::open(directory.path()).unwrap();
+    append(&mut log, 0..3).await;
+    log.truncate_after(Some(id(9))).await.unwrap();
+    assert_eq!(indexes(&mut log).await, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_log_that_was_purged_beyond_its_end_goes_on_there() {
+    let directory = TestDirectory::new();
+    {
+        let mut log = LogStore::open(directory.path()).unwrap();
+        append(&mut log, 0..3).await;
+        log.purge(id(50)).await.unwrap();
+        append(&mut log, 51..53).await;
+    }
+    let mut log = LogStore::open(directory.path()).unwrap();
+    assert_eq!(indexes(&mut log).await, [51, 52]);
+}
+
+#[tokio::test]
+async fn a_batch_for_a_follower_is_bounded_but_never_empty() {
+    let directory = TestDirectory::new();
+    let mut log = LogStore::open(directory.path()).unwrap();
+    append(&mut log, 0..1_000).await;
+    let batch = log.limited_get_log_entries(5, 1_000).await.unwrap();
+    assert_eq!(batch[0].log_id, id(5));
+    assert!(batch.len() < 995 && !batch.is_empty(), "{}", batch.len());
+}
+
+/// The last file of the log.
+fn tail(directory: &TestDirectory) -> PathBuf {
+    let files = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    logs.max().unwrap()
+}
+
+#[tokio::test]
+async fn a_torn_tail_costs_only_the_entry_that_was_torn() {
+    for cut in [1, 7, 30, 100] {
+        let directory = TestDirectory::new();
+        append(&mut LogStore::open(directory.path()).unwrap(), 0..10).await;
+        let path = tail(&directory);
+        let length = fs::metadata(&path).unwrap().len();
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(length - cut)
+            .unwrap();
+        let mut log = LogStore::open(directory.path()).unwrap();
+        assert_eq!(
+            indexes(&mut log).await,
+            (0..9).collect::<Vec<_>>(),
+            "cut by {cut}"
+        );
+        append(&mut log, 9..11).await;
+        assert_eq!(indexes(&mut log).await.len(), 11);
+    }
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_is_an_error_and_no_silent_loss() {
+    let directory = TestDirectory::new();
+    append(&mut LogStore::open(directory.path()).unwrap(), 0..10).await;
+    let path = tail(&directory);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(LogStore::open(directory.path()).is_err());
+}

@@ -1,0 +1,301 @@
+//! Answers to brokers and operators, one function per request.
+
+use crate::command::{
+    COMMAND_BYTES_MAX, Commit, GroupClaim, MetaCommand, OffsetsCommand, RegisteredBroker,
+};
+use crate::node::Node;
+use crate::supervise::accepted;
+use control_api::message::{
+    BrokerHeartbeat, BrokerRegistration, ControlError, NodeStatus, OffsetCommit, OffsetSelection,
+    Request, Response,
+};
+use std::collections::BTreeMap;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+type Answer = Result<Response, ControlError>;
+
+pub(crate) async fn answer(node: &Node, request: Request) -> Response {
+    let answer = match request {
+        Request::RegisterBroker(registration) => register(node, registration).await,
+        Request::Heartbeat(heartbeat) => beat(node, heartbeat).await,
+        Request::CreateTopics {
+            topics,
+            validate_only,
+        } => {
+            let answer = change(node, MetaCommand::CreateTopics(topics), validate_only).await;
+            log_topics(&answer, "topic created", validate_only);
+            answer
+        }
+        Request::DeleteTopics { topics } => {
+            let answer = change(node, MetaCommand::DeleteTopics(topics), false).await;
+            log_topics(&answer, "topic deleted", false);
+            answer
+        }
+        Request::CreatePartitions {
+            topics,
+            validate_only,
+        } => {
+            let answer = change(node, MetaCommand::CreatePartitions(topics), validate_only).await;
+            log_topics(&answer, "partitions added", validate_only);
+            answer
+        }
+        Request::AlterConfigs {
+            changes,
+            validate_only,
+        } => change(node, MetaCommand::AlterConfigs(changes), validate_only).await,
+        Request::AllocateProducerIds { broker, epoch } => {
+            let broker = RegisteredBroker { id: broker, epoch };
+            change(node, MetaCommand::AllocateProducerIds(broker), false).await
+        }
+        Request::CommitOffsets { commits } => commit_offsets(node, commits).await,
+        Request::FetchOffsets { group, which } => fetch_offsets(node, &group, &which).await,
+        Request::DeleteOffsets { group, which } => delete_offsets(node, group, which).await,
+        Request::Status => Ok(Response::Status(status(node))),
+        Request::MetadataIndex => {
+            let read = node.meta.read_barrier().await;
+            read.map(|()| Response::MetadataIndex(*node.meta.shared.applied().borrow()))
+        }
+        Request::WatchMetadata { .. } => Err(ControlError::InvalidRequest(
+            "a metadata stream takes a connection of its own".to_owned(),
+        )),
+    };
+    answer.unwrap_or_else(Response::Error)
+}
+
+/// Proposes a command to `meta`, or tells what it would answer.
+async fn change(node: &Node, command: MetaCommand, validate_only: bool) -> Answer {
+    if validate_only {
+        node.meta.read_barrier().await?;
+        return Ok(node.meta.shared.read(|state| state.validate(&command)));
+    }
+    node.metrics.proposals.with_label_values(&["meta"]).inc();
+    accepted(node.meta.propose(&command).await?)
+}
+
+async fn register(node: &Node, registration: BrokerRegistration) -> Answer {
+    let term = node.meta.require_leader()?;
+    let (id, incarnation) = (registration.id, registration.incarnation);
+    let now = Instant::now();
+    let held = node.meta.shared.read(|state| {
+        let mut sessions = node.sessions();
+        sessions.lead(term, state.image(), now);
+        sessions.held_by_other(id, incarnation, now)
+    });
+    if held {
+        return Err(ControlError::DuplicateBroker);
+    }
+    let address = format!("{}:{}", registration.host, registration.port);
+    let response = change(node, MetaCommand::RegisterBroker(registration), false).await?;
+    if let Response::Registered { epoch, .. } = &response {
+        node.sessions()
+            .renew(id, *epoch, incarnation, Instant::now());
+        info!(broker = id.0, epoch = epoch.0, address, "broker registered");
+    }
+    Ok(response)
+}
+
+/// Renews the session and proposes what the heartbeat asks for: to be unfenced, to shut down, to be gone.
+async fn beat(node: &Node, beat: BrokerHeartbeat) -> Answer {
+    let term = node.meta.require_leader()?;
+    let now = Instant::now();
+    let record = node.meta.shared.read(|state| {
+        let record = state
+            .image()
+            .brokers
+            .get(&beat.id)
+            .ok_or(ControlError::UnknownBroker)?;
+        if record.epoch != beat.epoch {
+            return Err(ControlError::StaleBrokerEpoch);
+        }
+        let mut sessions = node.sessions();
+        sessions.lead(term, state.image(), now);
+        sessions.renew(beat.id, beat.epoch, record.incarnation, now);
+        Ok(record.clone())
+    })?;
+    let broker = RegisteredBroker {
+        id: beat.id,
+        epoch: beat.epoch,
+    };
+    if beat.goodbye {
+        if !record.fenced {
+            change(node, MetaCommand::FenceBroker(broker), false).await?;
+            info!(broker = beat.id.0, "broker left");
+        }
+        node.sessions().end(beat.id);
+    } else if beat.wants_shutdown && !record.shutting_down {
+        change(node, MetaCommand::ShutDownBroker(broker), false).await?;
+        info!(broker = beat.id.0, "broker is shutting down");
+    } else if record.fenced && !record.shutting_down && beat.metadata_index >= beat.epoch.0 {
+        change(node, MetaCommand::UnfenceBroker(broker), false).await?;
+        info!(broker = beat.id.0, epoch = beat.epoch.0, "broker is live");
+    }
+    node.meta.shared.read(|state| {
+        let image = state.image();
+        let record = image
+            .brokers
+            .get(&beat.id)
+            .ok_or(ControlError::UnknownBroker)?;
+        Ok(Response::Heartbeat {
+            fenced: record.fenced,
+            // What another broker can take over has moved by the time that this is committed.
+            may_shut_down: record.shutting_down || record.fenced,
+            metadata_index: image.index,
+        })
+    })
+}
+
+/// Commits are proposed a bounded number of bytes at a time; each group's name and claim is written once per proposal.
+async fn commit_offsets(node: &Node, commits: Vec<OffsetCommit>) -> Answer {
+    let mut results = Vec::with_capacity(commits.len());
+    for commits in split(commits) {
+        let count = commits.len() as u64;
+        node.metrics.proposals.with_label_values(&["offsets"]).inc();
+        match accepted(node.offsets.propose(&commits_command(commits)).await?)? {
+            Response::Done(done) => results.extend(done),
+            other => warn!(?other, "an answer that does not belong to a commit"),
+        }
+        node.metrics.offset_commits.inc_by(count);
+    }
+    Ok(Response::Done(results))
+}
+
+fn split(commits: Vec<OffsetCommit>) -> Vec<Vec<OffsetCommit>> {
+    // An archived commit takes about a hundred bytes beside its strings.
+    const FIXED_BYTES: usize = 128;
+    let mut parts: Vec<Vec<OffsetCommit>> = Vec::new();
+    let mut room = 0;
+    for commit in commits {
+        let bytes = FIXED_BYTES + commit.group.len() + commit.metadata.len();
+        match parts.last_mut().filter(|_| bytes <= room) {
+            Some(part) => part.push(commit),
+            None => {
+                parts.push(vec![commit]);
+                room = COMMAND_BYTES_MAX / 2;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    parts
+}
+
+fn commits_command(commits: Vec<OffsetCommit>) -> OffsetsCommand {
+    let mut claims: BTreeMap<GroupClaim, u32> = BTreeMap::new();
+    let mut groups = Vec::new();
+    let commits = commits.into_iter().map(|commit| {
+        let claim = GroupClaim {
+            group: commit.group,
+            coordinator_epoch: commit.coordinator_epoch,
+            generation: commit.generation,
+        };
+        let next = u32::try_from(groups.len()).expect("bounded by the bytes of one command");
+        let position = *claims.entry(claim.clone()).or_insert(next);
+        if position == next {
+            groups.push(claim);
+        }
+        Commit {
+            claim: position,
+            topic: commit.topic,
+            partition: commit.partition,
+            offset: commit.offset,
+            leader_epoch: commit.leader_epoch,
+            metadata: commit.metadata,
+            timestamp_ms: commit.timestamp_ms,
+        }
+    });
+    let commits = commits.collect();
+    OffsetsCommand::Commit { groups, commits }
+}
+
+async fn fetch_offsets(node: &Node, group: &str, which: &OffsetSelection) -> Answer {
+    node.offsets.read_barrier().await?;
+    Ok(Response::Offsets(
+        node.offsets.shared.read(|state| state.fetch(group, which)),
+    ))
+}
+
+async fn delete_offsets(node: &Node, group: String, which: OffsetSelection) -> Answer {
+    let partitions = match which {
+        OffsetSelection::All => None,
+        OffsetSelection::Partitions(partitions) => Some(partitions),
+    };
+    node.metrics.proposals.with_label_values(&["offsets"]).inc();
+    accepted(
+        node.offsets
+            .propose(&OffsetsCommand::DeleteOffsets { group, partitions })
+            .await?,
+    )
+}
+
+fn status(node: &Node) -> NodeStatus {
+    NodeStatus {
+        node: node.config.id,
+        groups: vec![node.meta.status(), node.offsets.status()],
+        image: node.meta.shared.read(|state| state.image().clone()),
+        offset_groups: node.offsets.shared.read(|state| {
+            state
+                .groups()
+                .map(|(name, count)| (name.to_owned(), count as u64))
+                .collect()
+        }),
+    }
+}
+
+fn log_topics(answer: &Answer, what: &str, validate_only: bool) {
+    let Ok(Response::Topics(topics)) = answer else {
+        return;
+    };
+    for topic in topics.iter().flatten().filter(|_| !validate_only) {
+        info!(topic = topic.name, id = %topic.id, partitions = topic.partitions.len(), "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_api::ids::TopicId;
+
+    fn commit(group: &str, offset: i64, metadata_bytes: usize) -> OffsetCommit {
+        OffsetCommit {
+            group: group.into(),
+            topic: TopicId([1; 16]),
+            partition: 0,
+            offset,
+            leader_epoch: -1,
+            metadata: "m".repeat(metadata_bytes),
+            timestamp_ms: 0,
+            coordinator_epoch: 1,
+            generation: -1,
+        }
+    }
+
+    #[test]
+    fn commits_are_split_in_order_into_commands_that_may_be_proposed() {
+        let commits: Vec<_> = (0..2_000)
+            .map(|offset| commit("g", offset, 1_000))
+            .collect();
+        let parts = split(commits.clone());
+        assert!(parts.len() > 1);
+        assert_eq!(parts.concat(), commits);
+        for part in parts {
+            let bytes = control_api::codec::encode(&commits_command(part));
+            assert!(bytes.len() <= COMMAND_BYTES_MAX, "{}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_command_names_each_group_once() {
+        let commits = vec![commit("a", 1, 0), commit("b", 2, 0), commit("a", 3, 0)];
+        let OffsetsCommand::Commit { groups, commits } = commits_command(commits) else {
+            panic!("commits make a commit command")
+        };
+        assert_eq!(groups.len(), 2);
+        assert_eq!(
+            commits
+                .iter()
+                .map(|commit| commit.claim)
+                .collect::<Vec<_>>(),
+            [0, 1, 0]
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! Which brokers are alive, as far as the leader of `meta` can tell.
+//!
+//! Soft state: only that a session ended is proposed to the log. A new leader knows nothing of the heartbeats that the last
+//! one got, so it grants every broker a fresh session.
+
+use crate::command::RegisteredBroker;
+use control_api::ids::{BrokerEpoch, BrokerId, Incarnation};
+use control_api::image::MetadataImage;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+pub struct Sessions {
+    limit: Duration,
+    /// The term in which the sessions below were granted.
+    term: u64,
+    sessions: BTreeMap<BrokerId, Session>,
+}
+
+struct Session {
+    epoch: BrokerEpoch,
+    incarnation: Incarnation,
+    last: Instant,
+}
+
+impl Sessions {
+    pub fn new(limit: Duration) -> Self {
+        Sessions {
+            limit,
+            term: 0,
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// This node leads `term`. When that is news, all brokers get a fresh session.
+    pub fn lead(&mut self, term: u64, image: &MetadataImage, now: Instant) {
+        if self.term == term {
+            return;
+        }
+        self.term = term;
+        self.sessions.clear();
+        for broker in image.brokers.values().filter(|broker| !broker.fenced) {
+            self.renew(broker.id, broker.epoch, broker.incarnation, now);
+        }
+    }
+
+    pub fn renew(
+        &mut self,
+        id: BrokerId,
+        epoch: BrokerEpoch,
+        incarnation: Incarnation,
+        now: Instant,
+    ) {
+        let session = Session {
+            epoch,
+            incarnation,
+            last: now,
+        };
+        self.sessions.insert(id, session);
+    }
+
+    pub fn end(&mut self, id: BrokerId) {
+        self.sessions.remove(&id);
+    }
+
+    /// Whether another process than this one holds a live session under the id.
+    pub fn held_by_other(&self, id: BrokerId, incarnation: Incarnation, now: Instant) -> bool {
+        self.sessions.get(&id).is_some_and(|session| {
+            session.incarnation != incarnation && now.duration_since(session.last) < self.limit
+        })
+    }
+
+    /// Brokers that the image takes for alive and that have been silent for too long.
+    pub fn dead(&self, image: &MetadataImage, now: Instant) -> Vec<RegisteredBroker> {
+        let dead = image.live_brokers().filter(|broker| {
+            let session = self.sessions.get(&broker.id);
+            let current = session.filter(|session| session.epoch == broker.epoch);
+            current.is_none_or(|session| now.duration_since(session.last) >= self.limit)
+        });
+        dead.map(|broker| RegisteredBroker {
+            id: broker.id,
+            epoch: broker.epoch,
+        })
+        .collect()
+    }
+
+    pub fn live_count(&self, now: Instant) -> usize {
+        let sessions = self.sessions.values();
+        sessions
+            .filter(|session| now.duration_since(session.last) < self.limit)
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_api::image::BrokerRecord;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+    const ID: BrokerId = BrokerId(4);
+    const EPOCH: BrokerEpoch = BrokerEpoch(9);
+    const PROCESS: Incarnation = Incarnation([1; 16]);
+
+    fn image() -> MetadataImage {
+        let record = BrokerRecord {
+            id: ID,
+            epoch: EPOCH,
+            incarnation: PROCESS,
+            host: "localhost".into(),
+            port: 9092,
+            rack: None,
+            fenced: false,
+            shutting_down: false,
+        };
+        MetadataImage {
+            brokers: BTreeMap::from([(ID, record)]),
+            ..MetadataImage::default()
+        }
+    }
+
+    #[test]
+    fn a_silent_broker_is_dead_after_the_limit_and_not_before() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(LIMIT);
+        sessions.lead(1, &image(), start);
+        assert!(sessions.dead(&image(), start + LIMIT / 2).is_empty());
+        sessions.renew(ID, EPOCH, PROCESS, start + LIMIT / 2);
+        assert!(sessions.dead(&image(), start + LIMIT).is_empty());
+        let dead = sessions.dead(&image(), start + LIMIT * 2);
+        assert_eq!(
+            dead,
+            [RegisteredBroker {
+                id: ID,
+                epoch: EPOCH
+            }]
+        );
+    }
+
+    #[test]
+    fn a_new_leader_grants_fresh_sessions_once() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(LIMIT);
+        sessions.lead(1, &image(), start);
+        sessions.lead(2, &image(), start + LIMIT * 3);
+        assert!(sessions.dead(&image(), start + LIMIT * 3).is_empty());
+        sessions.lead(2, &image(), start + LIMIT * 5);
+        assert_eq!(sessions.dead(&image(), start + LIMIT * 5).len(), 1);
+    }
+
+    #[test]
+    fn an_id_is_held_until_its_session_ends() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(LIMIT);
+        sessions.renew(ID, EPOCH, PROCESS, start);
+        let other = Incarnation([2; 16]);
+        assert!(sessions.held_by_other(ID, other, start));
+        assert!(!sessions.held_by_other(ID, PROCESS, start));
+        assert!(!sessions.held_by_other(ID, other, start + LIMIT));
+        sessions.end(ID);
+        assert!(!sessions.held_by_other(ID, other, start));
+    }
+}

@@ -1,0 +1,359 @@
+//! Three real controllers: what they promise survives the death of any one of them.
+
+use crate::support::{Broker, Cluster, PATIENCE, commit, create, eventually, offset, topic};
+use control_api::client::{ClientError, ControlClient};
+use control_api::frame::{self, FrameReader, KIND_REQUEST, META_GROUP};
+use control_api::image::MetadataImage;
+use control_api::message::{ControlError, MetadataUpdate, OffsetSelection, Request, Response};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Registers a broker that topics can be placed on.
+async fn live_broker(client: &ControlClient, id: i32) -> Broker {
+    let broker = Broker::register(client, id, 1).await.unwrap();
+    assert!(
+        !broker.beat(client).await.unwrap(),
+        "it has caught up, so it is live"
+    );
+    broker
+}
+
+async fn committed(client: &ControlClient, group: &str) -> Vec<(u32, i64)> {
+    let request = Request::FetchOffsets {
+        group: group.into(),
+        which: OffsetSelection::All,
+    };
+    match client.call(request, PATIENCE).await.unwrap() {
+        Response::Offsets(offsets) => offsets
+            .iter()
+            .map(|one| (one.partition, one.offset))
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn topics_and_offsets_survive_the_leaders_death_and_a_new_one_goes_on() {
+    let mut cluster = Cluster::start(3, &["--session-ms", "60000"]).await;
+    let client = cluster.client();
+    live_broker(&client, 1).await;
+    create(&client, "before").await;
+    for round in 0..3 {
+        commit(
+            &client,
+            vec![
+                offset("g", "before", 0, round),
+                offset("g", "before", 1, 10 + round),
+            ],
+        )
+        .await;
+        for group in ["meta", "offsets"] {
+            let leader = cluster.leader_of(group).await;
+            cluster.kill(leader);
+            create(&client, &format!("after-{group}-{round}")).await;
+            assert_eq!(committed(&client, "g").await, [(0, round), (1, 10 + round)]);
+            cluster.start_node(leader);
+            cluster.caught_up(leader).await;
+        }
+    }
+    let leader = cluster.leader().await;
+    let expected = cluster.status(leader).await.unwrap().image;
+    assert_eq!(expected.topics.len(), 7);
+    for node in 1..=3 {
+        cluster.caught_up(node).await;
+        assert_eq!(
+            cluster.status(node).await.unwrap().image,
+            expected,
+            "node {node}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_follower_behind_a_purge_and_an_empty_node_catch_up_by_snapshot() {
+    let options = [
+        "--snapshot-log-bytes",
+        "20000",
+        "--log-entries-kept",
+        "5",
+        "--session-ms",
+        "60000",
+    ];
+    let mut cluster = Cluster::start(3, &options).await;
+    let client = cluster.client();
+    live_broker(&client, 1).await;
+    create(&client, "t").await;
+    let leader = cluster.leader_of("offsets").await;
+    let lagging = (1..=3).find(|node| *node != leader).unwrap();
+    cluster.caught_up(lagging).await;
+    let stored = cluster.status(lagging).await.unwrap().groups[1].last_log_index;
+    cluster.kill(lagging);
+    let mut next = 0;
+    let mut fill = async |cluster: &Cluster| {
+        let goal = cluster
+            .metric(leader, "millrace_raft_last_log_index{group=\"offsets\"}")
+            .await;
+        eventually("a purge", async || {
+            let commits = (0..50).map(|group| offset(&format!("group-{group}"), "t", 0, next));
+            commit(&client, commits.collect()).await;
+            next += 1;
+            let purged = cluster
+                .metric(leader, "millrace_raft_purged_index{group=\"offsets\"}")
+                .await;
+            (purged > goal).then_some(())
+        })
+        .await;
+    };
+    fill(&cluster).await;
+    let purged = cluster
+        .metric(leader, "millrace_raft_purged_index{group=\"offsets\"}")
+        .await;
+    assert!(purged > Some(stored), "the follower's next entry is gone");
+
+    cluster.start_node(lagging);
+    cluster.caught_up(lagging).await;
+    fill(&cluster).await;
+    cluster.caught_up(lagging).await;
+
+    cluster.kill(lagging);
+    std::fs::remove_dir_all(cluster.data(lagging)).unwrap();
+    cluster.start_node(lagging);
+    cluster.caught_up(lagging).await;
+    fill(&cluster).await;
+    cluster.caught_up(lagging).await;
+
+    let expected = cluster.status(leader).await.unwrap();
+    let found = cluster.status(lagging).await.unwrap();
+    assert_eq!(found.offset_groups, expected.offset_groups);
+    assert_eq!(found.offset_groups.len(), 50);
+    assert_eq!(found.image, expected.image);
+    eventually("no follower to lag", async || {
+        let lag = cluster.status(leader).await?.groups[1].follower_lag.clone();
+        lag.iter().all(|(_, entries)| *entries == 0).then_some(())
+    })
+    .await;
+    // A restart from snapshot and log gives the same again.
+    cluster.kill(lagging);
+    cluster.start_node(lagging);
+    cluster.caught_up(lagging).await;
+    assert_eq!(
+        cluster.status(lagging).await.unwrap().offset_groups,
+        expected.offset_groups
+    );
+}
+
+#[tokio::test]
+async fn without_a_majority_the_answer_is_unavailable_and_comes_in_time() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    for node in (1..=3).filter(|node| *node != leader) {
+        cluster.kill(node);
+    }
+    let client = cluster.client();
+    let address = cluster.addresses[&leader].clone();
+    let request = || Request::CreateTopics {
+        topics: vec![topic("t")],
+        validate_only: false,
+    };
+    // As a leader it cannot commit; later it is a leader no more.
+    for _ in 0..3 {
+        let answer = client.call_one(&address, request(), PATIENCE).await;
+        assert!(
+            matches!(
+                answer,
+                Err(ClientError::Refused(
+                    ControlError::Unavailable | ControlError::NotLeader { .. }
+                ))
+            ),
+            "{answer:?}"
+        );
+    }
+    let answer = client.call(request(), Duration::from_secs(2)).await;
+    assert!(
+        matches!(answer, Err(ClientError::Unavailable(_))),
+        "{answer:?}"
+    );
+    let status = cluster
+        .status(leader)
+        .await
+        .expect("what needs no majority goes on");
+    assert_eq!(status.node, leader);
+}
+
+#[tokio::test]
+async fn a_silent_broker_is_fenced_and_everybody_hears_of_it() {
+    let cluster = Cluster::start(3, &["--session-ms", "500"]).await;
+    let client = cluster.client();
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push((client.watch(0).await.unwrap(), MetadataImage::default()));
+    }
+    let broker = live_broker(&client, 1).await;
+    create(&client, "t").await;
+    let other = Broker::register(&client, 1, 2).await;
+    assert!(matches!(
+        other,
+        Err(ClientError::Refused(ControlError::DuplicateBroker))
+    ));
+    for (stream, image) in &mut streams {
+        follow(stream, image, |image| {
+            let lost = |topic: &control_api::image::TopicRecord| {
+                topic.partitions.iter().all(|one| one.leader.is_none())
+            };
+            image.topic("t").is_some_and(lost)
+        })
+        .await;
+        assert!(image.brokers[&broker.id].fenced);
+    }
+    let second = Broker::register(&client, 1, 2).await.unwrap();
+    assert!(second.epoch > broker.epoch);
+    let stale = broker.beat(&client).await;
+    assert!(matches!(
+        stale,
+        Err(ClientError::Refused(ControlError::StaleBrokerEpoch))
+    ));
+    second.beat(&client).await.unwrap();
+    for (stream, image) in &mut streams {
+        follow(stream, image, |image| {
+            let led = |topic: &control_api::image::TopicRecord| {
+                topic
+                    .partitions
+                    .iter()
+                    .all(|one| one.leader == Some(second.id))
+            };
+            image.topic("t").is_some_and(led)
+        })
+        .await;
+    }
+    // A later start, from an index in between, comes to the same image.
+    let (mut stream, mut image) = (client.watch(0).await.unwrap(), MetadataImage::default());
+    let index = streams[0].1.index;
+    follow(&mut stream, &mut image, |image| image.index >= index).await;
+    let mut resumed = client.watch(image.index).await.unwrap();
+    create(&client, "later").await;
+    follow(&mut resumed, &mut image, |image| {
+        image.topic("later").is_some()
+    })
+    .await;
+}
+
+async fn follow(
+    stream: &mut control_api::client::MetadataStream,
+    image: &mut MetadataImage,
+    done: impl Fn(&MetadataImage) -> bool,
+) {
+    let reach = async {
+        while !done(image) {
+            match stream.next().await.unwrap() {
+                MetadataUpdate::Snapshot(snapshot) => *image = snapshot,
+                MetadataUpdate::Delta { index, events } => {
+                    assert!(index >= image.index, "updates come in order");
+                    image.apply(index, &events);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reach)
+        .await
+        .expect("the stream tells of it");
+}
+
+#[tokio::test]
+async fn offsets_of_a_deleted_topic_are_forgotten() {
+    let cluster = Cluster::start(1, &["--session-ms", "60000"]).await;
+    let client = cluster.client();
+    live_broker(&client, 1).await;
+    create(&client, "gone").await;
+    create(&client, "stays").await;
+    commit(
+        &client,
+        vec![offset("g", "gone", 0, 1), offset("g", "stays", 2, 2)],
+    )
+    .await;
+    let topics = vec![topic("gone").id];
+    client
+        .call(Request::DeleteTopics { topics }, PATIENCE)
+        .await
+        .unwrap();
+    eventually("the offsets to go", async || {
+        (committed(&client, "g").await == [(2, 2)]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_harms_nobody() {
+    let cluster = Cluster::start(3, &["--session-ms", "60000"]).await;
+    let client = cluster.client();
+    live_broker(&client, 1).await;
+    let leader = cluster.leader().await;
+    let address = &cluster.addresses[&leader];
+    let hello = {
+        // What the controllers greet each other with can be had by asking; a garbled peer must do no harm after it.
+        let peers = cluster.addresses.clone();
+        frame::encode(frame::KIND_PEER_FIRST, META_GROUP, &peers)
+    };
+    let mut attacks: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0; 64],
+        vec![0xff; 64],
+        u32::MAX.to_le_bytes().to_vec(),
+        frame::encode_raw(KIND_REQUEST, META_GROUP, &[1; 100]),
+        frame::encode_raw(KIND_REQUEST, META_GROUP, &[]),
+        frame::encode_raw(200, META_GROUP, &[1, 2, 3]),
+        frame::encode_raw(frame::KIND_PEER_FIRST, META_GROUP, &[1; 1000]),
+    ];
+    for kind in frame::KIND_PEER_FIRST..frame::KIND_PEER_FIRST + 12 {
+        for group in [0, 1, 7] {
+            for body in [&[][..], &[1], &[1; 17], &[0xff; 300]] {
+                attacks.push([hello.clone(), frame::encode_raw(kind, group, body)].concat());
+            }
+        }
+    }
+    for attack in &attacks {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(attack).await.unwrap();
+        let _ = stream.shutdown().await;
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the connection is closed after {attack:?}");
+    }
+    // A frame cut at any place, and one that never comes.
+    let whole = frame::encode(KIND_REQUEST, META_GROUP, &Request::Status);
+    for end in 0..whole.len() {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&whole[..end]).await.unwrap();
+    }
+    create(&client, "still-here").await;
+    let mut stream = FrameReader::new(TcpStream::connect(address).await.unwrap(), 1 << 20);
+    stream.get_mut().write_all(&whole).await.unwrap();
+    assert!(stream.next().await.is_ok());
+    assert_eq!(cluster.leader().await, leader, "nobody had to be elected");
+    assert!(
+        !cluster.log(leader).contains("refused a controller"),
+        "the hello passed, so the garbage behind it was looked at"
+    );
+}
+
+#[tokio::test]
+async fn status_and_health_tell_how_it_stands() {
+    let cluster = Cluster::start(3, &["--session-ms", "60000"]).await;
+    let client = cluster.client();
+    live_broker(&client, 7).await;
+    create(&client, "orders").await;
+    let leader = cluster.leader().await;
+    for path in ["/healthz", "/readyz"] {
+        let page = cluster.page(leader, path).await.unwrap();
+        assert!(page.starts_with("HTTP/1.1 200"), "{path}: {page}");
+    }
+    let metrics = [
+        ("millrace_raft_leader{group=\"meta\"}", 1),
+        ("millrace_controller_live_brokers", 1),
+        ("millrace_controller_broker_sessions", 1),
+        ("millrace_controller_partitions", 3),
+    ];
+    for (name, value) in metrics {
+        assert_eq!(cluster.metric(leader, name).await, Some(value), "{name}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Real controller processes on loopback: clusters that lose members, and what an operator sees.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod cluster;
+mod operation;
+mod support;

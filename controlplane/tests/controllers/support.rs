@@ -1,0 +1,350 @@
+//! Real controller processes on loopback, in a directory of their own that goes with them.
+
+use control_api::client::{ClientError, ControlClient};
+use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use control_api::message::{
+    BrokerHeartbeat, BrokerRegistration, NewTopic, NodeStatus, OffsetCommit, Request, Response,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::sleep;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_millrace-controller");
+/// Far longer than anything takes; what is waited for so long is not going to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Cluster {
+    pub(crate) directory: PathBuf,
+    pub(crate) addresses: BTreeMap<u64, String>,
+    pub(crate) metrics: BTreeMap<u64, String>,
+    options: Vec<String>,
+    processes: BTreeMap<u64, Child>,
+}
+
+impl Cluster {
+    /// `options`: more flags for `serve`.
+    pub(crate) async fn start(nodes: u64, options: &[&str]) -> Self {
+        let ports = free_addresses(2 * nodes as usize);
+        let mut cluster = Cluster {
+            directory: directory(),
+            addresses: (1..=nodes).zip(ports.iter().cloned()).collect(),
+            metrics: (1..=nodes).zip(ports.iter().rev().cloned()).collect(),
+            options: options.iter().map(|option| option.to_string()).collect(),
+            processes: BTreeMap::new(),
+        };
+        (1..=nodes).for_each(|node| cluster.start_node(node));
+        cluster.leader().await;
+        cluster
+    }
+
+    /// What the node logs is kept and shown when the test fails.
+    pub(crate) fn start_node(&mut self, node: u64) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path(node))
+            .unwrap();
+        let mut command = Command::new(PROGRAM);
+        let child = command
+            .args(self.arguments(node))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.processes.insert(node, child);
+    }
+
+    fn log_path(&self, node: u64) -> PathBuf {
+        self.directory.join(format!("{node}.log"))
+    }
+
+    pub(crate) fn log(&self, node: u64) -> String {
+        std::fs::read_to_string(self.log_path(node)).unwrap_or_default()
+    }
+
+    pub(crate) fn arguments(&self, node: u64) -> Vec<String> {
+        let peers = self
+            .addresses
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"));
+        let peers = peers.collect::<Vec<_>>().join(",");
+        let data = self.data(node).display().to_string();
+        let flags = [
+            ("--id", node.to_string()),
+            ("--listen", self.addresses[&node].clone()),
+            ("--peers", peers),
+            ("--metrics", self.metrics[&node].clone()),
+            ("--data", data),
+        ];
+        let flags = flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value]);
+        std::iter::once("serve".to_owned())
+            .chain(flags)
+            .chain(self.options.clone())
+            .collect()
+    }
+
+    pub(crate) fn data(&self, node: u64) -> PathBuf {
+        self.directory.join(node.to_string())
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, node: u64) {
+        let mut child = self.processes.remove(&node).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; answers with the exit status.
+    pub(crate) async fn terminate(&mut self, node: u64) -> Option<i32> {
+        let mut child = self.processes.remove(&node).unwrap();
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        tokio::task::spawn_blocking(move || child.wait().unwrap().code())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) fn client(&self) -> ControlClient {
+        ControlClient::new(self.addresses.values().cloned().collect())
+    }
+
+    pub(crate) async fn status(&self, node: u64) -> Option<NodeStatus> {
+        let client = self.client();
+        let address = &self.addresses[&node];
+        let time = Duration::from_secs(1);
+        match client.call_one(address, Request::Status, time).await {
+            Ok(Response::Status(status)) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The node that leads `meta` and has formed the cluster.
+    pub(crate) async fn leader(&self) -> u64 {
+        self.leader_of("meta").await
+    }
+
+    pub(crate) async fn leader_of(&self, group: &str) -> u64 {
+        eventually("a leader", async || {
+            for node in self.processes.keys() {
+                let Some(status) = self.status(*node).await else {
+                    continue;
+                };
+                let leads = |one: &_| is_leader(one, group);
+                if status.groups.iter().any(leads) && !status.image.cluster_id.is_empty() {
+                    return Some(*node);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Waits until the node has applied all that the leaders have.
+    pub(crate) async fn caught_up(&self, node: u64) {
+        let meta = self.status(self.leader_of("meta").await).await.unwrap();
+        let offsets = self.status(self.leader_of("offsets").await).await.unwrap();
+        let goal = [
+            meta.groups[0].applied_index,
+            offsets.groups[1].applied_index,
+        ];
+        eventually("the node to catch up", async || {
+            let groups = self.status(node).await?.groups;
+            let reached = groups
+                .iter()
+                .zip(goal)
+                .all(|(group, goal)| group.applied_index >= goal);
+            reached.then_some(())
+        })
+        .await;
+    }
+
+    /// One metric of a node, as its page has it.
+    pub(crate) async fn metric(&self, node: u64, name: &str) -> Option<u64> {
+        let page = self.page(node, "/metrics").await?;
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.trim().parse().ok()
+    }
+
+    pub(crate) async fn page(&self, node: u64, path: &str) -> Option<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(&self.metrics[&node])
+            .await
+            .ok()?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.ok()?;
+        Some(page)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for node in self.addresses.keys().filter(|_| std::thread::panicking()) {
+            eprintln!("controller {node} logged:\n{}", self.log(*node));
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn is_leader(status: &control_api::message::RaftGroupStatus, group: &str) -> bool {
+    status.name == group && status.role == "leader"
+}
+
+/// Tries until there is an answer.
+pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let tries = PATIENCE.as_millis() / 20;
+    for _ in 0..tries {
+        if let Some(answer) = attempt().await {
+            return answer;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain for {what}");
+}
+
+/// A registered broker that beats only when told to.
+pub(crate) struct Broker {
+    pub(crate) id: BrokerId,
+    pub(crate) epoch: BrokerEpoch,
+}
+
+impl Broker {
+    pub(crate) async fn register(
+        client: &ControlClient,
+        id: i32,
+        process: u8,
+    ) -> Result<Self, ClientError> {
+        let registration = BrokerRegistration {
+            id: BrokerId(id),
+            incarnation: Incarnation([process; 16]),
+            host: "localhost".into(),
+            port: 9092,
+            rack: None,
+            cluster_id: String::new(),
+        };
+        match client
+            .call(Request::RegisterBroker(registration), PATIENCE)
+            .await?
+        {
+            Response::Registered { epoch, .. } => Ok(Broker {
+                id: BrokerId(id),
+                epoch,
+            }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn heartbeat(&self) -> BrokerHeartbeat {
+        BrokerHeartbeat {
+            id: self.id,
+            epoch: self.epoch,
+            metadata_index: self.epoch.0,
+            wants_shutdown: false,
+            goodbye: false,
+        }
+    }
+
+    /// Answers whether the broker is fenced.
+    pub(crate) async fn beat(&self, client: &ControlClient) -> Result<bool, ClientError> {
+        match client
+            .call(Request::Heartbeat(self.heartbeat()), PATIENCE)
+            .await?
+        {
+            Response::Heartbeat { fenced, .. } => Ok(fenced),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(crate) fn topic(name: &str) -> NewTopic {
+    let mut id = [9; 16];
+    id.iter_mut()
+        .zip(name.bytes())
+        .for_each(|(slot, byte)| *slot = byte);
+    NewTopic {
+        name: name.into(),
+        id: TopicId(id),
+        partitions: 3,
+        replication_factor: -1,
+        assignment: Vec::new(),
+        configs: BTreeMap::new(),
+    }
+}
+
+pub(crate) async fn create(client: &ControlClient, name: &str) {
+    let topics = vec![topic(name)];
+    let request = Request::CreateTopics {
+        topics,
+        validate_only: false,
+    };
+    match client.call(request, PATIENCE).await.unwrap() {
+        Response::Topics(created) => assert_eq!(created[0].as_ref().unwrap().name, name),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn offset(group: &str, topic_name: &str, partition: u32, offset: i64) -> OffsetCommit {
+    OffsetCommit {
+        group: group.into(),
+        topic: topic(topic_name).id,
+        partition,
+        offset,
+        leader_epoch: -1,
+        metadata: String::new(),
+        timestamp_ms: 1,
+        coordinator_epoch: 1,
+        generation: -1,
+    }
+}
+
+pub(crate) async fn commit(client: &ControlClient, commits: Vec<OffsetCommit>) {
+    let count = commits.len();
+    match client
+        .call(Request::CommitOffsets { commits }, PATIENCE)
+        .await
+        .unwrap()
+    {
+        Response::Done(done) => assert_eq!(done, vec![Ok(()); count]),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn directory() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(format!("millrace-cluster-{process}-{number}"));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Ports that were free a moment ago, all different.
+fn free_addresses(count: usize) -> Vec<String> {
+    let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let listeners: Vec<TcpListener> = listeners.collect();
+    let addresses = listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().to_string());
+    let distinct: BTreeSet<String> = addresses.collect();
+    assert_eq!(distinct.len(), count);
+    distinct.into_iter().collect()
+}

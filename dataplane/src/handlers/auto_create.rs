@@ -1,0 +1,122 @@
+//! Topics that come into being because a client asks for their metadata.
+
+use super::configs_of_broker;
+use super::new_topics;
+use crate::io::Io;
+use crate::shard::Shard;
+use control_api::message::{ControlError, NewTopic, Request, Response};
+use control_api::topic_config::broker_value;
+use std::collections::{BTreeMap, HashMap};
+use wire::ErrorCode;
+
+/// How long the answer waits for this broker to know the new topics, so that it can name their partitions at once. Kafka
+/// answers without waiting and makes the client ask again.
+const CREATED_WAIT_MS: u64 = 1_000;
+
+/// Topics that one request may bring into being; the others are created when the client asks again.
+const CREATED_TOPICS_MAX: usize = 1_000;
+
+/// `auto.create.topics.enable`.
+pub(super) fn is_enabled<I: Io>(shard: &Shard<I>) -> bool {
+    let configs = configs_of_broker(&shard.image(), shard.broker);
+    broker_value(&configs, "auto.create.topics.enable") == "true"
+}
+
+/// Creates topics with the defaults of the cluster, and says what to answer for each of those that are still unknown then.
+pub(super) async fn create<'a, I: Io>(
+    shard: &Shard<I>,
+    names: &[&'a str],
+) -> HashMap<&'a str, ErrorCode> {
+    let (legal, illegal): (Vec<&str>, Vec<&str>) = names
+        .iter()
+        .partition(|name| new_topics::is_topic_name(name));
+    let (asked, later) = legal.split_at(legal.len().min(CREATED_TOPICS_MAX));
+    let later = later
+        .iter()
+        .map(|name| (*name, ErrorCode::LeaderNotAvailable));
+    let illegal = illegal.into_iter();
+    let illegal = illegal.map(|name| (name, ErrorCode::InvalidTopicException));
+    let mut errors: HashMap<&str, ErrorCode> = later.chain(illegal).collect();
+    if asked.is_empty() {
+        return errors;
+    }
+    let image = shard.image();
+    let topics = asked.iter().map(|name| NewTopic {
+        name: (*name).to_owned(),
+        id: new_topics::topic_id(|| shard.io.random_u64()),
+        partitions: new_topics::default_partitions(&image, shard.broker),
+        replication_factor: -1,
+        assignment: Vec::new(),
+        configs: BTreeMap::new(),
+    });
+    let request = Request::CreateTopics {
+        topics: topics.collect(),
+        validate_only: false,
+    };
+    let failed = match shard.ask_control(request).await {
+        Ok(Response::Topics(results)) if results.len() == asked.len() => {
+            let failed = asked.iter().zip(results);
+            let failed = failed.filter_map(|(name, result)| Some((*name, result.err()?)));
+            failed
+                .map(|(name, error)| (name, unknown_for_now(&error)))
+                .collect()
+        }
+        Ok(_) => every(asked, &ControlError::UnsupportedVersion),
+        Err(error) => every(asked, &error),
+    };
+    // One that exists already was created by someone else a moment ago.
+    let created = |name: &&&str| {
+        failed
+            .get(**name)
+            .is_none_or(|code| *code == ErrorCode::LeaderNotAvailable)
+    };
+    let created: Vec<&str> = asked.iter().filter(created).copied().collect();
+    let known = |image: &control_api::image::MetadataImage| {
+        let mut created = created.iter();
+        created.all(|name| image.topic_ids.contains_key(*name))
+    };
+    shard.wait_for_image(CREATED_WAIT_MS, known).await;
+    errors.extend(failed);
+    errors
+}
+
+fn every<'a>(names: &[&'a str], error: &ControlError) -> HashMap<&'a str, ErrorCode> {
+    let code = unknown_for_now(error);
+    names.iter().map(|name| (*name, code)).collect()
+}
+
+/// What a client is told about a topic that could not be created. LEADER_NOT_AVAILABLE makes it ask again soon.
+fn unknown_for_now(error: &ControlError) -> ErrorCode {
+    match error {
+        ControlError::TopicExists | ControlError::Unavailable | ControlError::NotLeader { .. } => {
+            ErrorCode::LeaderNotAvailable
+        }
+        ControlError::InvalidTopic(_) => ErrorCode::InvalidTopicException,
+        ControlError::InvalidReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,
+        ControlError::UnknownTopic
+        | ControlError::InvalidPartitions(_)
+        | ControlError::InvalidAssignment(_)
+        | ControlError::InvalidConfig(_)
+        | ControlError::InvalidRequest(_)
+        | ControlError::DuplicateBroker
+        | ControlError::StaleBrokerEpoch
+        | ControlError::UnknownBroker
+        | ControlError::WrongCluster(_)
+        | ControlError::FencedCommit
+        | ControlError::UnsupportedVersion => ErrorCode::UnknownTopicOrPartition,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_makes_the_client_ask_again() {
+        for error in [ControlError::TopicExists, ControlError::Unavailable] {
+            assert_eq!(unknown_for_now(&error), ErrorCode::LeaderNotAvailable);
+        }
+        let refused = ControlError::InvalidTopic("collides".to_owned());
+        assert_eq!(unknown_for_now(&refused), ErrorCode::InvalidTopicException);
+    }
+}

@@ -1,0 +1,198 @@
+//! ListOffsets: the first and last offsets of partitions, and offsets by timestamp.
+
+use crate::dispatch::{RequestError, respond};
+use crate::io::{Gather, Io};
+use crate::partition_request::{ListedOffset, OffsetQuery, PartitionKey, list_offset_anywhere};
+use crate::respond::AnswerTo;
+use crate::shard::Shard;
+use std::collections::HashSet;
+use wire::messages::list_offsets::{
+    ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ListOffsetsTopicResponse,
+};
+use wire::{Array, ErrorCode};
+
+/// The questions that a timestamp below zero stands for.
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+const LARGEST_TIMESTAMP: i64 = -3;
+const EARLIEST_LOCAL: i64 = -4;
+const LATEST_TIERED: i64 = -5;
+
+/// The first version whose responses carry a leader epoch.
+const LEADER_EPOCH_VERSION: i16 = 4;
+
+/// The answer where no record matches.
+const NOTHING: ListedOffset = ListedOffset {
+    offset: -1,
+    timestamp: -1,
+    leader_epoch: -1,
+};
+
+pub(crate) async fn handle<I: Io>(
+    shard: &Shard<I>,
+    to: AnswerTo,
+    request: &ListOffsetsRequest<'_>,
+    answer: &mut Gather,
+) -> Result<(), RequestError> {
+    let repeated = repeated_partitions(request);
+    let mut listed = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for partition in &topic.partitions {
+            let result = if repeated.contains(&(topic.name, partition.partition_index)) {
+                Err(ErrorCode::InvalidRequest)
+            } else {
+                list(shard, topic.name, &partition, to.version).await
+            };
+            let number = partition.partition_index;
+            partitions.push(partition_response(number, result, to.version));
+        }
+        listed.push((topic.name, partitions));
+    }
+    let topics: Vec<ListOffsetsTopicResponse<'_>> = listed
+        .iter()
+        .map(|(name, partitions)| ListOffsetsTopicResponse {
+            name,
+            partitions: Array::from(partitions),
+        })
+        .collect();
+    let response = ListOffsetsResponse {
+        topics: Array::from(&topics),
+        ..Default::default()
+    };
+    respond(answer, to, |writer, version| {
+        response.encode(writer, version)
+    })
+}
+
+/// Without transactions the last stable offset is the high watermark, so the isolation level makes no difference.
+async fn list<I: Io>(
+    shard: &Shard<I>,
+    topic: &str,
+    partition: &ListOffsetsPartition,
+    version: i16,
+) -> Result<ListedOffset, ErrorCode> {
+    check_timestamp(partition.timestamp, version)?;
+    let route = shard
+        .topic_named(topic)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let key = PartitionKey {
+        topic: route.id,
+        partition: partition.partition_index,
+    };
+    let query = OffsetQuery {
+        timestamp: partition.timestamp,
+        current_leader_epoch: partition.current_leader_epoch,
+    };
+    let listed = list_offset_anywhere(shard, key, query).await;
+    listed.map_err(|error| match error {
+        // A topic that was deleted meanwhile, which the client knows by name only.
+        ErrorCode::UnknownTopicId => ErrorCode::UnknownTopicOrPartition,
+        error => error,
+    })
+}
+
+/// Each question below zero came with a version: the largest timestamp with KIP-734, the local log's start with KIP-405, the
+/// end of what is tiered with KIP-1005.
+fn check_timestamp(timestamp: i64, version: i16) -> Result<(), ErrorCode> {
+    let version_min = match timestamp {
+        0.. | LATEST | EARLIEST => 1,
+        LARGEST_TIMESTAMP => 7,
+        EARLIEST_LOCAL => 8,
+        LATEST_TIERED => 9,
+        _ => return Err(ErrorCode::UnsupportedVersion),
+    };
+    if version < version_min {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
+    Ok(())
+}
+
+/// The partitions that a request names more than once.
+fn repeated_partitions<'a>(request: &ListOffsetsRequest<'a>) -> HashSet<(&'a str, i32)> {
+    let mut seen = HashSet::new();
+    let topics = request.topics.iter();
+    let all = topics.flat_map(|topic| {
+        let partitions = topic.partitions.into_iter();
+        partitions.map(move |partition| (topic.name, partition.partition_index))
+    });
+    all.filter(|partition| !seen.insert(*partition)).collect()
+}
+
+fn partition_response(
+    partition_index: i32,
+    result: Result<ListedOffset, ErrorCode>,
+    version: i16,
+) -> ListOffsetsPartitionResponse {
+    let (error, listed) = match result {
+        Ok(listed) => (ErrorCode::None, listed),
+        Err(error) => (error, NOTHING),
+    };
+    ListOffsetsPartitionResponse {
+        partition_index,
+        error_code: error as i16,
+        timestamp: listed.timestamp,
+        offset: listed.offset,
+        leader_epoch: match version >= LEADER_EPOCH_VERSION {
+            true => listed.leader_epoch,
+            false => -1,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::messages::list_offsets::ListOffsetsTopic;
+
+    #[test]
+    fn each_question_has_its_first_version() {
+        let unsupported = Err(ErrorCode::UnsupportedVersion);
+        let first_versions = [
+            (0, 1),
+            (LATEST, 1),
+            (EARLIEST, 1),
+            (LARGEST_TIMESTAMP, 7),
+            (EARLIEST_LOCAL, 8),
+            (LATEST_TIERED, 9),
+        ];
+        for (timestamp, first) in first_versions {
+            assert_eq!(check_timestamp(timestamp, first), Ok(()), "{timestamp}");
+            let before = check_timestamp(timestamp, first - 1);
+            assert_eq!(before, unsupported, "{timestamp}");
+        }
+        assert_eq!(check_timestamp(-6, 10), unsupported);
+        assert_eq!(check_timestamp(i64::MIN, 10), unsupported);
+    }
+
+    #[test]
+    fn a_partition_named_twice_is_found_across_topics_entries() {
+        let partition = |partition_index| ListOffsetsPartition {
+            partition_index,
+            ..Default::default()
+        };
+        let (first, second) = ([partition(0), partition(1)], [partition(1)]);
+        let topic = |partitions| ListOffsetsTopic {
+            name: "t",
+            partitions,
+        };
+        let topics = [topic(Array::from(&first)), topic(Array::from(&second))];
+        let request = ListOffsetsRequest {
+            topics: Array::from(&topics),
+            ..Default::default()
+        };
+        assert_eq!(repeated_partitions(&request), HashSet::from([("t", 1)]));
+    }
+
+    #[test]
+    fn versions_without_a_leader_epoch_are_answered_without_one() {
+        let listed = ListedOffset {
+            offset: 5,
+            timestamp: 6,
+            leader_epoch: 7,
+        };
+        assert_eq!(partition_response(0, Ok(listed), 3).leader_epoch, -1);
+        assert_eq!(partition_response(0, Ok(listed), 4).leader_epoch, 7);
+    }
+}
