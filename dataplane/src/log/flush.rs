@@ -52,6 +52,10 @@ impl<I: Io> Log<I> {
         self.0.closed.set(true);
         self.0.changed.notify();
         self.quiet().await;
+        let _pass = self.0.checkpointing.enter().await;
+        self.0.deleted.set(true);
+        // A flush that is still due must not make the files again.
+        self.0.dirty.take();
         let io = &self.0.io;
         for name in io.list(&self.0.directory).await? {
             ignore_missing(io.remove_file(&self.0.directory.join(name)).await)?;
@@ -72,6 +76,9 @@ impl<I: Io> Log<I> {
     /// After writes completed or settings changed: moves the flushed offset or sees to it that a flush will.
     pub(super) fn settle_durability(&self) {
         let log = &*self.0;
+        if log.progress.is_poisoned() {
+            return;
+        }
         let config = log.config.get();
         let written = log.progress.written();
         if log.dirty.borrow().is_empty() && !log.flush_runs.get() {
@@ -155,6 +162,9 @@ impl<I: Io> Log<I> {
 
     pub(super) async fn store_checkpoint(&self, clean: bool) -> Result<(), LogError> {
         let _pass = self.0.checkpointing.enter().await;
+        if self.0.deleted.get() {
+            return Ok(());
+        }
         let active = self.0.active();
         // State and index are taken together, before the flush that makes them true on disk.
         let checkpoint = self.snapshot(&active, clean);

@@ -98,6 +98,7 @@ struct Inner<I: Io> {
     /// Segments with completed writes that no flush has covered.
     dirty: RefCell<Vec<Rc<Segment<I>>>>,
     closed: Cell<bool>,
+    deleted: Cell<bool>,
     writer_scheduled: Cell<bool>,
     preparing: Cell<bool>,
     flush_timer_runs: Cell<bool>,
@@ -139,6 +140,7 @@ impl<I: Io> Log<I> {
             unsealed: RefCell::default(),
             dirty: RefCell::default(),
             closed: Cell::new(false),
+            deleted: Cell::new(false),
             writer_scheduled: Cell::new(false),
             preparing: Cell::new(false),
             flush_timer_runs: Cell::new(false),
