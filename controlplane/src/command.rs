@@ -75,3 +75,55 @@ pub struct Commit {
     pub metadata: String,
     pub timestamp_ms: i64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_api::codec;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Logs and snapshots outlive the program that wrote them. When one of these changes, old data directories can no longer
+    /// be read: that needs a new format version and a way to read the old one.
+    #[test]
+    fn what_is_in_the_logs_keeps_its_form() {
+        let bootstrap = MetaCommand::Bootstrap {
+            cluster_id: "mQxNyM-0RYK1AUOhzXb8dw".into(),
+            feature_level: 1,
+        };
+        let fence = MetaCommand::FenceBroker(RegisteredBroker {
+            id: BrokerId(7),
+            epoch: BrokerEpoch(9),
+        });
+        let commit = OffsetsCommand::Commit {
+            groups: vec![GroupClaim {
+                group: "g".into(),
+                coordinator_epoch: 2,
+                generation: -1,
+            }],
+            commits: vec![Commit {
+                claim: 0,
+                topic: TopicId([5; 16]),
+                partition: 3,
+                offset: 42,
+                leader_epoch: -1,
+                metadata: "m".into(),
+                timestamp_ms: 1_000,
+            }],
+        };
+        assert_eq!(
+            hex(&codec::encode(&bootstrap)),
+            "016d51784e794d2d3052594b3141554f687a58623864770096000000e9ffffff010000000000000000000000000000000000000000000000000000000000000000000000000000"
+        );
+        assert_eq!(
+            hex(&codec::encode(&fence)),
+            "01020700000009000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        );
+        assert_eq!(
+            hex(&codec::encode(&commit)),
+            "0167ffffffffffffff02000000ffffffff0000000005050505050505050505050505050505030000002a00000000000000ffffffff6dffffffffffffffe80300000000000000bbffffff01000000c3ffffff0100000000"
+        );
+    }
+}

@@ -63,7 +63,7 @@ struct ServeArgs {
     #[arg(
         long,
         env = "MILLRACE_CONTROLLER_LOG_ENTRIES_KEPT",
-        default_value_t = 10_000
+        default_value_t = 1_000
     )]
     log_entries_kept: u64,
 }

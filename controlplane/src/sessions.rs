@@ -1,7 +1,8 @@
 //! Which brokers are alive, as far as the leader of `meta` can tell.
 //!
 //! Soft state: only that a session ended is proposed to the log. A new leader knows nothing of the heartbeats that the last
-//! one got, so it grants every broker a fresh session.
+//! one got, so it grants every broker a fresh session. A leader that was itself held up has heard from nobody meanwhile,
+//! and that time does not count against the brokers.
 
 use crate::command::RegisteredBroker;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation};
@@ -10,8 +11,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Looks for silent brokers that lie further apart than this mean that the leader was held up.
+const LOOKS_APART_MAX: Duration = Duration::from_millis(250);
+
 pub struct Sessions {
     limit: Duration,
+    /// When silent brokers were last looked for.
+    looked: Option<Instant>,
     /// The term in which the sessions below were granted.
     term: u64,
     sessions: BTreeMap<BrokerId, Session>,
@@ -27,6 +33,7 @@ impl Sessions {
     pub fn new(limit: Duration) -> Self {
         Sessions {
             limit,
+            looked: None,
             term: 0,
             sessions: BTreeMap::new(),
         }
@@ -71,7 +78,15 @@ impl Sessions {
     }
 
     /// Brokers that the image takes for alive and that have been silent for too long.
-    pub fn dead(&self, image: &MetadataImage, now: Instant) -> Vec<RegisteredBroker> {
+    /// To be called often.
+    pub fn dead(&mut self, image: &MetadataImage, now: Instant) -> Vec<RegisteredBroker> {
+        let looked = self.looked.replace(now).unwrap_or(now);
+        let held_up = now.duration_since(looked);
+        if held_up > LOOKS_APART_MAX {
+            for session in self.sessions.values_mut() {
+                session.last = now.min(session.last + held_up);
+            }
+        }
         let dead = image.live_brokers().filter(|broker| {
             let session = self.sessions.get(&broker.id);
             let current = session.filter(|session| session.epoch == broker.epoch);
@@ -119,15 +134,25 @@ mod tests {
         }
     }
 
+    /// Looks for dead brokers as often as the leader does; answers with the last look's.
+    fn look(sessions: &mut Sessions, from: Instant, to: Instant) -> Vec<RegisteredBroker> {
+        let mut now = from;
+        while now < to {
+            sessions.dead(&image(), now);
+            now += LOOKS_APART_MAX / 5;
+        }
+        sessions.dead(&image(), to)
+    }
+
     #[test]
     fn a_silent_broker_is_dead_after_the_limit_and_not_before() {
         let start = Instant::now();
         let mut sessions = Sessions::new(LIMIT);
         sessions.lead(1, &image(), start);
-        assert!(sessions.dead(&image(), start + LIMIT / 2).is_empty());
+        assert!(look(&mut sessions, start, start + LIMIT / 2).is_empty());
         sessions.renew(ID, EPOCH, PROCESS, start + LIMIT / 2);
-        assert!(sessions.dead(&image(), start + LIMIT).is_empty());
-        let dead = sessions.dead(&image(), start + LIMIT * 2);
+        assert!(look(&mut sessions, start + LIMIT / 2, start + LIMIT).is_empty());
+        let dead = look(&mut sessions, start + LIMIT, start + LIMIT * 2);
         assert_eq!(
             dead,
             [RegisteredBroker {
@@ -142,10 +167,25 @@ mod tests {
         let start = Instant::now();
         let mut sessions = Sessions::new(LIMIT);
         sessions.lead(1, &image(), start);
+        assert_eq!(look(&mut sessions, start, start + LIMIT * 3).len(), 1);
         sessions.lead(2, &image(), start + LIMIT * 3);
         assert!(sessions.dead(&image(), start + LIMIT * 3).is_empty());
         sessions.lead(2, &image(), start + LIMIT * 5);
-        assert_eq!(sessions.dead(&image(), start + LIMIT * 5).len(), 1);
+        assert_eq!(
+            look(&mut sessions, start + LIMIT * 3, start + LIMIT * 5).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_leader_that_was_held_up_does_not_blame_the_brokers() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(LIMIT);
+        sessions.lead(1, &image(), start);
+        assert!(look(&mut sessions, start, start + LIMIT / 2).is_empty());
+        let awake = start + LIMIT * 9;
+        assert!(sessions.dead(&image(), awake).is_empty());
+        assert_eq!(look(&mut sessions, awake, awake + LIMIT).len(), 1);
     }
 
     #[test]

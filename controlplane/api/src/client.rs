@@ -145,7 +145,8 @@ impl ControlClient {
     }
 
     /// The metadata after `from_index`; 0 asks for a snapshot first. Each call starts with another controller, so watching
-    /// again after an error leaves a bad one behind.
+    /// again after an error leaves a bad one behind. A controller that lost touch with the others goes on streaming what it
+    /// has: a follower that stays behind the `metadata_index` of its heartbeats' answers should watch again.
     pub async fn watch(&self, from_index: u64) -> Result<MetadataStream, ClientError> {
         let request = Request::WatchMetadata { from_index };
         let bytes = frame::encode(frame::KIND_REQUEST, frame::META_GROUP, &request);

@@ -35,6 +35,8 @@ pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 const HEADER_BYTES: usize = 10;
 /// The most that the buffer grows before the bytes for it have arrived.
 const READ_BYTES_MAX: usize = 256 << 10;
+/// Enough for several small frames in one read.
+const READ_BYTES_MIN: usize = 4 << 10;
 
 const _: () = assert!(REQUEST_BYTES_MAX <= FRAME_BYTES_MAX, "a request is a frame");
 
@@ -116,7 +118,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 Split::Missing(bytes) => bytes,
             };
             // Memory grows as bytes arrive: a claimed length alone costs one step.
-            self.buffer.reserve(missing.min(READ_BYTES_MAX));
+            self.buffer
+                .reserve(missing.clamp(READ_BYTES_MIN, READ_BYTES_MAX));
             if self.reader.read_buf(&mut self.buffer).await? > 0 {
                 continue;
             }

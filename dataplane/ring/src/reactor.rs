@@ -40,8 +40,8 @@ const NOBODY: u64 = u64::MAX;
 /// Messages kept for reuse, so that a send does not allocate.
 const SPARE_MESSAGES_MAX: usize = 256;
 
-/// A ring that is dropped waits this often, a second each, for the kernel to let go of its memory. Then the memory is leaked.
-const FAREWELL_WAITS_MAX: usize = 10;
+/// A ring that is dropped waits this long for the kernel to let go of its memory. Then the memory is leaked.
+const FAREWELL_NANOS_MAX: u64 = 10_000_000_000;
 
 pub(crate) struct Reactor {
     // Dropped first: it is registered with the ring.
@@ -532,15 +532,23 @@ impl Drop for Reactor {
                 .build()
                 .user_data(NOBODY),
         );
-        for _ in 0..FAREWELL_WAITS_MAX {
-            self.flush_backlog();
-            if self.in_flight.borrow().len() == 0 {
-                return;
+        let deadline = now_nanos() + FAREWELL_NANOS_MAX;
+        while self.in_flight.borrow().len() > 0 {
+            let left = deadline.saturating_sub(now_nanos());
+            if left == 0 {
+                return self.leak();
             }
+            self.flush_backlog();
             self.remote.was_notified();
-            self.enter_kernel(Some(1_000_000_000));
+            self.enter_kernel(Some(left));
             self.reap();
         }
+    }
+}
+
+impl Reactor {
+    /// Leaves to the kernel what it may still read and write.
+    fn leak(&self) {
         std::mem::forget(self.in_flight.replace(Slots::new()));
         // The pool's mapping and the receive buffers stay mapped with what the kernel may still write to.
         std::mem::forget((

@@ -314,6 +314,26 @@ fn memory_of_a_dropped_receive_is_kept_until_the_kernel_lets_go() {
 }
 
 #[test]
+fn memory_of_a_dropped_send_is_kept_until_the_kernel_lets_go() {
+    let ring = small_ring();
+    let (socket, _client_that_reads_nothing) = connect(&ring);
+    ring.block_on(async {
+        let mut log = Buffer::allocate(64 << 20).unwrap();
+        log.append(64 << 20, |_| ());
+        let mut message = ring.message(Vec::new());
+        message.push_shared(log.slice(0..log.len()));
+        poll_once(ring.send(&socket, message));
+        assert!(
+            !log.clear(),
+            "the operation holds the slice of the future that was dropped"
+        );
+        while !log.clear() {
+            sleep_ms(&ring, 1).await;
+        }
+    });
+}
+
+#[test]
 fn a_dropped_receive_or_accept_loses_nothing() {
     let ring = small_ring();
     let (listener, address) = listen(&ring);
@@ -404,6 +424,36 @@ fn an_accepted_socket_moves_to_the_ring_of_another_thread() {
         client.read_exact(&mut echo).unwrap();
         assert_eq!(&echo, b"across");
     });
+}
+
+#[test]
+fn a_ring_that_is_dropped_closes_every_socket_that_its_tasks_held() {
+    let ring = small_ring();
+    let (listener, address) = listen(&ring);
+    let mut clients: Vec<TcpStream> = Vec::new();
+    ring.block_on(async {
+        for _ in 0..100 {
+            clients.push(TcpStream::connect(address).unwrap());
+            let (socket, _) = ring.accept(&listener).await.unwrap();
+            let task_ring = ring.clone();
+            ring.spawn(async move {
+                let buffer = Buffer::allocate(100).unwrap();
+                task_ring
+                    .receive_into(&socket, buffer, 100)
+                    .await
+                    .0
+                    .unwrap();
+            });
+        }
+        sleep_ms(&ring, 5).await;
+    });
+    ring.drop_tasks();
+    drop(listener);
+    drop(ring);
+    for mut client in clients {
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+    assert!(TcpStream::connect(address).is_err());
 }
 
 #[test]

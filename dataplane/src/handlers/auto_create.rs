@@ -3,15 +3,20 @@
 use super::configs_of_broker;
 use super::new_topics;
 use crate::io::Io;
+use crate::select;
 use crate::shard::Shard;
 use control_api::message::{ControlError, NewTopic, Request, Response};
 use control_api::topic_config::broker_value;
 use std::collections::{BTreeMap, HashMap};
 use wire::ErrorCode;
 
+/// How long the answer waits for the control plane. A client that gets no leader asks again soon, and the request made here
+/// goes on meanwhile; while there is no majority, the topics that do exist are to be answered without much delay.
+const CREATE_WAIT_MS: u64 = 300;
+
 /// How long the answer waits for this broker to know the new topics, so that it can name their partitions at once. Kafka
 /// answers without waiting and makes the client ask again.
-const CREATED_WAIT_MS: u64 = 1_000;
+const CREATED_WAIT_MS: u64 = 500;
 
 /// Topics that one request may bring into being; the others are created when the client asks again.
 const CREATED_TOPICS_MAX: usize = 1_000;
@@ -53,44 +58,55 @@ pub(super) async fn create<'a, I: Io>(
         topics: topics.collect(),
         validate_only: false,
     };
-    let failed = match shard.ask_control(request).await {
+    let failed: HashMap<&str, ErrorCode> = match ask_in_time(shard, request).await {
         Ok(Response::Topics(results)) if results.len() == asked.len() => {
             let failed = asked.iter().zip(results);
-            let failed = failed.filter_map(|(name, result)| Some((*name, result.err()?)));
             failed
-                .map(|(name, error)| (name, unknown_for_now(&error)))
+                .filter_map(|(name, result)| Some((*name, failure(&result.err()?)?)))
                 .collect()
         }
         Ok(_) => every(asked, &ControlError::UnsupportedVersion),
         Err(error) => every(asked, &error),
     };
-    // One that exists already was created by someone else a moment ago.
-    let created = |name: &&&str| {
-        failed
-            .get(**name)
-            .is_none_or(|code| *code == ErrorCode::LeaderNotAvailable)
-    };
-    let created: Vec<&str> = asked.iter().filter(created).copied().collect();
+    let created: Vec<&str> = asked
+        .iter()
+        .filter(|name| !failed.contains_key(**name))
+        .copied()
+        .collect();
     let known = |image: &control_api::image::MetadataImage| {
         let mut created = created.iter();
         created.all(|name| image.topic_ids.contains_key(*name))
     };
     shard.wait_for_image(CREATED_WAIT_MS, known).await;
     errors.extend(failed);
+    // Only looked at if the topic is still unknown.
+    let late = ErrorCode::LeaderNotAvailable;
+    errors.extend(created.iter().map(|name| (*name, late)));
     errors
 }
 
-fn every<'a>(names: &[&'a str], error: &ControlError) -> HashMap<&'a str, ErrorCode> {
-    let code = unknown_for_now(error);
-    names.iter().map(|name| (*name, code)).collect()
+async fn ask_in_time<I: Io>(shard: &Shard<I>, request: Request) -> Result<Response, ControlError> {
+    let mut answer = Err(ControlError::Unavailable);
+    let asking = async { answer = shard.ask_control(request).await };
+    let timeout = shard
+        .io
+        .sleep_until(shard.io.now().after_ms(CREATE_WAIT_MS));
+    select::first(asking, timeout).await;
+    answer
 }
 
-/// What a client is told about a topic that could not be created. LEADER_NOT_AVAILABLE makes it ask again soon.
-fn unknown_for_now(error: &ControlError) -> ErrorCode {
-    match error {
-        ControlError::TopicExists | ControlError::Unavailable | ControlError::NotLeader { .. } => {
-            ErrorCode::LeaderNotAvailable
-        }
+fn every<'a>(names: &[&'a str], error: &ControlError) -> HashMap<&'a str, ErrorCode> {
+    let code = failure(error);
+    let failed = names.iter().filter_map(|name| Some((*name, code?)));
+    failed.collect()
+}
+
+/// What a client is told about a topic that could not be created; `None` if it was created by someone else a moment ago.
+/// LEADER_NOT_AVAILABLE makes it ask again soon.
+fn failure(error: &ControlError) -> Option<ErrorCode> {
+    Some(match error {
+        ControlError::TopicExists => return None,
+        ControlError::Unavailable | ControlError::NotLeader { .. } => ErrorCode::LeaderNotAvailable,
         ControlError::InvalidTopic(_) => ErrorCode::InvalidTopicException,
         ControlError::InvalidReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,
         ControlError::UnknownTopic
@@ -104,7 +120,7 @@ fn unknown_for_now(error: &ControlError) -> ErrorCode {
         | ControlError::WrongCluster(_)
         | ControlError::FencedCommit
         | ControlError::UnsupportedVersion => ErrorCode::UnknownTopicOrPartition,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -112,11 +128,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_pass_makes_the_client_ask_again() {
-        for error in [ControlError::TopicExists, ControlError::Unavailable] {
-            assert_eq!(unknown_for_now(&error), ErrorCode::LeaderNotAvailable);
-        }
+    fn only_what_may_pass_makes_the_client_ask_again() {
+        let again = Some(ErrorCode::LeaderNotAvailable);
+        assert_eq!(failure(&ControlError::Unavailable), again);
         let refused = ControlError::InvalidTopic("collides".to_owned());
-        assert_eq!(unknown_for_now(&refused), ErrorCode::InvalidTopicException);
+        let invalid = Some(ErrorCode::InvalidTopicException);
+        assert_eq!(failure(&refused), invalid);
+        assert_eq!(failure(&ControlError::TopicExists), None);
     }
 }

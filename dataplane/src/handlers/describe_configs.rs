@@ -100,7 +100,10 @@ fn describe<'a>(
         ConfigResource::Broker(Some(broker)) => config_entries::of_broker(image, broker),
         ConfigResource::Broker(None) => config_entries::of_all_brokers(image),
     };
-    if let Some(keys) = &resource.configuration_keys {
+    // To Kafka an empty list means the same as null.
+    if let Some(keys) = &resource.configuration_keys
+        && !keys.is_empty()
+    {
         entries.retain(|entry| keys.iter().any(|name| name == entry.key.name));
     }
     Ok(entries)
@@ -136,6 +139,7 @@ fn entry_answer<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_api::topic_config::BROKER_KEYS;
     use wire::ErrorCode;
 
     fn names(resource: &DescribeConfigsResource<'_>) -> Result<Vec<&'static str>, ErrorCode> {
@@ -157,16 +161,16 @@ mod tests {
     }
 
     #[test]
-    fn null_asks_for_every_key() {
-        let resource = DescribeConfigsResource {
-            resource_type: config_resources::BROKER,
-            resource_name: "1",
-            configuration_keys: None,
-        };
-        assert_eq!(
-            names(&resource).unwrap().len(),
-            control_api::topic_config::BROKER_KEYS.len()
-        );
+    fn null_and_an_empty_list_ask_for_every_key() {
+        for configuration_keys in [None, Some(Array::default())] {
+            let resource = DescribeConfigsResource {
+                resource_type: config_resources::BROKER,
+                resource_name: "1",
+                configuration_keys,
+            };
+            let described = names(&resource).unwrap();
+            assert_eq!(described.len(), BROKER_KEYS.len());
+        }
     }
 
     #[test]

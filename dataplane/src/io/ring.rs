@@ -205,3 +205,54 @@ impl Io for RingIo {
         self.ring.sync_directory(path).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::ring::RingConfig;
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    fn io() -> RingIo {
+        RingIo::new(Ring::new(RingConfig::default()).unwrap())
+    }
+
+    #[test]
+    fn a_gathered_message_is_sent_in_the_order_of_its_parts_and_comes_back() {
+        let io = io();
+        let listener = io.ring.listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let mut client = TcpStream::connect(listener.local_address().unwrap()).unwrap();
+        let mut buffer = io.take_buffer().unwrap();
+        buffer.extend_from_slice(b"records");
+        let message = Gather {
+            inline: b"headtrailer".to_vec(),
+            parts: vec![
+                GatherPart::Inline(0..4),
+                GatherPart::Shared(buffer.slice(0..7)),
+                GatherPart::Inline(4..11),
+            ],
+        };
+        let bytes = message.bytes();
+        io.ring.clone().block_on(async {
+            let (socket, _) = io.accept(&listener).await.unwrap();
+            let socket = io.take_over(io.hand_off(socket));
+            let (result, message) = io.send(&socket, message).await;
+            result.unwrap();
+            assert_eq!(message.inline, b"headtrailer");
+            assert_eq!(message.bytes(), bytes);
+        });
+        let mut received = vec![0; bytes];
+        client.read_exact(&mut received).unwrap();
+        assert_eq!(received, b"headrecordstrailer");
+    }
+
+    #[test]
+    fn randomness_differs_from_call_to_call_and_from_ring_to_ring() {
+        let (first, second) = (io(), io());
+        let drawn: std::collections::HashSet<u64> = (0..100)
+            .flat_map(|_| [first.random_u64(), second.random_u64()])
+            .collect();
+        assert_eq!(drawn.len(), 200);
+        assert!(first.wall_clock_ms() > 1_700_000_000_000);
+    }
+}

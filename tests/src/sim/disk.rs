@@ -3,119 +3,21 @@
 //! The disk knows no time and no tasks. The simulation begins an operation, finishes it when its latency is over, and crashes the
 //! disk between any two of these; an operation has no effect before it is finished, except that a crash may leave part of it.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use dataplane::io::{BLOCK_BYTES, OpenMode, WriteDurability};
 
 use super::faults::FileFault;
 use super::file::{SECTOR_BYTES, SimFileData, Unsynced, tear};
+use super::names::{FileNumber, Names};
+use super::operation::{OpenFile, Operation, Outcome};
 use super::random::Random;
-use super::trace::hash_bytes;
 
-pub(super) type FileNumber = u64;
-
-const ROOT: FileNumber = 0;
 const EIO: i32 = 5;
 const EBADF: i32 = 9;
-
-/// What a shard may ask of a disk; the arguments are those of the `Io` trait.
-#[derive(Debug)]
-pub(super) enum Operation {
-    Open(PathBuf, OpenMode),
-    Read(OpenFile, u64, usize),
-    Write(OpenFile, u64, Vec<u8>, WriteDurability),
-    Sync(OpenFile),
-    Allocate(OpenFile, u64, u64),
-    Truncate(OpenFile, u64),
-    FileBytes(OpenFile),
-    CreateDirectories(PathBuf),
-    List(PathBuf),
-    Rename(PathBuf, PathBuf),
-    RemoveFile(PathBuf),
-    RemoveDirectory(PathBuf),
-    ReadFile(PathBuf, usize),
-    ReplaceFile(PathBuf, Vec<u8>),
-    SyncDirectory(PathBuf),
-}
-
-/// A file number that keeps its file although its name may have gone.
-#[derive(Clone, Debug)]
-pub(super) struct OpenFile {
-    number: FileNumber,
-    /// By which it was opened.
-    path: Rc<str>,
-    mode: OpenMode,
-    _open: Rc<()>,
-}
-
-impl Operation {
-    /// The path that is worked on, or by which the file was opened.
-    pub(super) fn path(&self) -> Cow<'_, str> {
-        match self {
-            Operation::Read(file, ..)
-            | Operation::Write(file, ..)
-            | Operation::Sync(file)
-            | Operation::Allocate(file, ..)
-            | Operation::Truncate(file, _)
-            | Operation::FileBytes(file) => Cow::Borrowed(&*file.path),
-            Operation::Open(path, _)
-            | Operation::CreateDirectories(path)
-            | Operation::List(path)
-            | Operation::Rename(path, _)
-            | Operation::RemoveFile(path)
-            | Operation::RemoveDirectory(path)
-            | Operation::ReadFile(path, _)
-            | Operation::ReplaceFile(path, _)
-            | Operation::SyncDirectory(path) => path.to_string_lossy(),
-        }
-    }
-
-    /// For the trace: a name, and a number or two that tell this operation from others.
-    pub(super) fn summary(&self) -> (&'static str, [u64; 2]) {
-        match self {
-            Operation::Open(..) => ("open", [0, 0]),
-            Operation::Read(_, at, bytes) => ("read", [*at, *bytes as u64]),
-            Operation::Write(_, at, bytes, _) => ("write", [*at, hash_bytes(bytes)]),
-            Operation::Sync(_) => ("sync", [0, 0]),
-            Operation::Allocate(_, at, bytes) => ("allocate", [*at, *bytes]),
-            Operation::Truncate(_, bytes) => ("truncate", [*bytes, 0]),
-            Operation::FileBytes(_) => ("file_bytes", [0, 0]),
-            Operation::CreateDirectories(_) => ("create_directories", [0, 0]),
-            Operation::List(_) => ("list", [0, 0]),
-            Operation::Rename(..) => ("rename", [0, 0]),
-            Operation::RemoveFile(_) => ("remove_file", [0, 0]),
-            Operation::RemoveDirectory(_) => ("remove_directory", [0, 0]),
-            Operation::ReadFile(..) => ("read_file", [0, 0]),
-            Operation::ReplaceFile(_, bytes) => ("replace_file", [0, hash_bytes(bytes)]),
-            Operation::SyncDirectory(_) => ("sync_directory", [0, 0]),
-        }
-    }
-
-    /// Nanoseconds that it usually takes: an NVMe disk's order of magnitude.
-    pub(super) fn usual_nanos(&self) -> u64 {
-        match self {
-            Operation::Sync(_) | Operation::ReplaceFile(..) | Operation::SyncDirectory(_) => {
-                1_000_000
-            }
-            Operation::Write(.., WriteDurability::Synced) => 400_000,
-            Operation::Write(..) | Operation::Read(..) => 80_000,
-            _ => 20_000,
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Done,
-    File(OpenFile),
-    Bytes(Vec<u8>),
-    Length(u64),
-    Names(Vec<String>),
-}
 
 /// What a disk has been asked to do so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,10 +32,8 @@ pub struct DiskCounters {
 }
 
 pub(super) struct Disk {
-    nodes: BTreeMap<FileNumber, Node>,
-    next_node: FileNumber,
-    /// Name changes that no directory sync has covered, oldest first. Each happens whole or not at all.
-    journal: Vec<Vec<NameChange>>,
+    names: Names,
+    files: BTreeMap<FileNumber, DiskFile>,
     in_flight: BTreeMap<u64, InFlight>,
     next_operation: u64,
     /// Counts finished operations, so that a sync knows what it covers.
@@ -142,22 +42,11 @@ pub(super) struct Disk {
     pub(super) counters: DiskCounters,
 }
 
-enum Node {
-    File(SimFileData, Rc<()>),
-    Directory(Directory),
-}
-
 #[derive(Default)]
-struct Directory {
-    entries: BTreeMap<String, FileNumber>,
-    durable: BTreeMap<String, FileNumber>,
-}
-
-#[derive(Clone)]
-struct NameChange {
-    directory: FileNumber,
-    name: String,
-    becomes: Option<FileNumber>,
+struct DiskFile {
+    data: SimFileData,
+    /// Each open handle holds a clone.
+    open: Rc<()>,
 }
 
 struct InFlight {
@@ -168,9 +57,8 @@ struct InFlight {
 impl Disk {
     pub(super) fn new(capacity_bytes: u64) -> Disk {
         Disk {
-            nodes: BTreeMap::from([(ROOT, Node::Directory(Directory::default()))]),
-            next_node: ROOT + 1,
-            journal: Vec::new(),
+            names: Names::new(),
+            files: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             next_operation: 0,
             stamp: 1,
@@ -267,55 +155,33 @@ impl Disk {
     pub(super) fn lose_power(&mut self, random: &mut Random) {
         self.kill_process(random);
         let fate = Unsynced::draw(random);
-        for change in std::mem::take(&mut self.journal) {
-            if fate.pick(random, 2) == 1 {
-                self.make_durable(&change);
-            }
-        }
-        for node in self.nodes.values_mut() {
-            match node {
-                Node::File(file, _) => file.lose_power(random, fate),
-                Node::Directory(directory) => directory.entries = directory.durable.clone(),
-            }
+        self.names.lose_power(random, fate);
+        for file in self.files.values_mut() {
+            file.data.lose_power(random, fate);
         }
         self.collect_unreachable();
     }
 
     /// A file's bytes as a test sees them, past all operations.
     pub(super) fn peek(&self, path: &Path) -> Option<Vec<u8>> {
-        let number = self.lookup(path).ok()?;
-        match &self.nodes[&number] {
-            Node::File(file, _) => Some(file.read(0, file.len() as usize)),
-            Node::Directory(_) => None,
-        }
+        let number = self.names.lookup(path).ok()?;
+        let data = &self.files.get(&number)?.data;
+        Some(data.read(0, data.len() as usize))
     }
 
     /// Puts a durable file in place, past all operations: the way for a test to damage or plant one.
     pub(super) fn plant(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         if let Some(parent) = path.parent() {
-            self.create_directories(parent)?;
+            self.names.create_directories(parent)?;
         }
         self.replace_file(path, bytes)?;
-        let journal = std::mem::take(&mut self.journal);
-        journal.iter().for_each(|change| self.make_durable(change));
+        self.names.sync_all();
         Ok(())
     }
 
     /// Paths of all files, sorted.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut open = vec![(PathBuf::from("/"), ROOT)];
-        while let Some((path, number)) = open.pop() {
-            match &self.nodes[&number] {
-                Node::File(..) => found.push(path),
-                Node::Directory(directory) => {
-                    let entries = directory.entries.iter();
-                    open.extend(entries.map(|(name, &number)| (path.join(name), number)));
-                }
-            }
-        }
-        found.sort();
-        found
+        self.names.paths()
     }
 
     fn count(&mut self, operation: &Operation) {
@@ -351,7 +217,7 @@ impl Disk {
             Operation::Sync(file) => self.file(file.number)?.sync(begun_at),
             Operation::Allocate(file, at, bytes) => {
                 let end = at.checked_add(bytes).ok_or(ErrorKind::FileTooLarge)?;
-                self.reserve(file.number, end)?;
+                self.reserve_up_to(file.number, end)?;
                 let stamp = self.stamp;
                 self.file(file.number)?.allocate(stamp, end);
             }
@@ -362,19 +228,13 @@ impl Disk {
             Operation::FileBytes(file) => {
                 return Ok(Outcome::Length(self.file(file.number)?.len()));
             }
-            Operation::CreateDirectories(path) => {
-                self.create_directories(&path)?;
-            }
-            Operation::List(path) => {
-                let number = self.lookup(&path)?;
-                let names = self.directory(number)?.entries.keys().cloned().collect();
-                return Ok(Outcome::Names(names));
-            }
-            Operation::Rename(from, to) => self.rename(&from, &to)?,
-            Operation::RemoveFile(path) => self.remove(&path, false)?,
-            Operation::RemoveDirectory(path) => self.remove(&path, true)?,
+            Operation::CreateDirectories(path) => self.names.create_directories(&path)?,
+            Operation::List(path) => return self.names.list(&path).map(Outcome::Names),
+            Operation::Rename(from, to) => self.names.rename(&from, &to)?,
+            Operation::RemoveFile(path) => self.names.remove_file(&path)?,
+            Operation::RemoveDirectory(path) => self.names.remove_directory(&path)?,
             Operation::ReadFile(path, bytes_max) => {
-                let number = self.lookup(&path)?;
+                let number = self.names.lookup(&path)?;
                 let file = self.file(number)?;
                 if file.len() > bytes_max as u64 {
                     return Err(ErrorKind::FileTooLarge.into());
@@ -383,9 +243,8 @@ impl Disk {
             }
             Operation::ReplaceFile(path, bytes) => self.replace_file(&path, &bytes)?,
             Operation::SyncDirectory(path) => {
-                let number = self.lookup(&path)?;
-                self.directory(number)?;
-                self.sync_directory(number);
+                self.names.sync_directory(&path)?;
+                self.collect_unreachable();
             }
         }
         Ok(Outcome::Done)
@@ -394,28 +253,21 @@ impl Disk {
     // Contents.
 
     fn open(&mut self, path: &Path, mode: OpenMode) -> io::Result<OpenFile> {
-        let number = match (self.lookup(path), mode) {
+        let number = match (self.names.lookup(path), mode) {
             (Err(error), OpenMode::Direct) if error.kind() == ErrorKind::NotFound => {
-                let (directory, name) = self.place(path)?;
-                let number = self.add_node(Node::File(SimFileData::default(), Rc::new(())));
-                self.change_names(vec![NameChange {
-                    directory,
-                    name,
-                    becomes: Some(number),
-                }]);
+                let number = self.names.add_file(path)?;
+                self.files.insert(number, DiskFile::default());
                 number
             }
             (found, _) => found?,
         };
-        match &self.nodes[&number] {
-            Node::File(_, open) => Ok(OpenFile {
-                number,
-                path: Rc::from(path.to_string_lossy()),
-                mode,
-                _open: Rc::clone(open),
-            }),
-            Node::Directory(_) => Err(ErrorKind::IsADirectory.into()),
-        }
+        let file = self.files.get(&number).ok_or(ErrorKind::IsADirectory)?;
+        Ok(OpenFile {
+            number,
+            path: Rc::from(path.to_string_lossy()),
+            mode,
+            _open: Rc::clone(&file.open),
+        })
     }
 
     /// A read that meets a write in flight sees any mixture of old and new sectors.
@@ -459,7 +311,7 @@ impl Disk {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.reserve(file.number, at + bytes.len() as u64)?;
+        self.reserve_up_to(file.number, at + bytes.len() as u64)?;
         let stamp = self.stamp;
         self.file(file.number)?.write(stamp, at, bytes, durable);
         Ok(())
@@ -482,248 +334,64 @@ impl Disk {
             .collect()
     }
 
-    fn reserve(&mut self, number: FileNumber, end: u64) -> io::Result<()> {
+    fn reserve_up_to(&mut self, number: FileNumber, end: u64) -> io::Result<()> {
         let needed = self.file(number)?.blocks_needed(end);
-        let used: u64 = self
-            .nodes
-            .values()
-            .map(|node| match node {
-                Node::File(file, _) => file.blocks_used(),
-                Node::Directory(_) => 0,
-            })
-            .sum();
-        if needed > 0 && (used + needed).saturating_mul(BLOCK_BYTES as u64) > self.capacity_bytes {
+        self.reserve(needed * BLOCK_BYTES as u64)
+    }
+
+    /// Whether the disk has room for so much more.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let files = self.files.values();
+        let used: u64 = files.map(|file| file.data.blocks_used()).sum();
+        let wanted = (used * BLOCK_BYTES as u64).saturating_add(bytes);
+        if bytes > 0 && wanted > self.capacity_bytes {
             return Err(ErrorKind::StorageFull.into());
         }
         Ok(())
     }
 
-    // Names.
-
-    fn create_directories(&mut self, path: &Path) -> io::Result<()> {
-        let mut number = ROOT;
-        for name in names_of(path)? {
-            let next = self.directory(number)?.entries.get(&name).copied();
-            number = match next {
-                Some(next) => next,
-                None => {
-                    let created = self.add_node(Node::Directory(Directory::default()));
-                    self.change_names(vec![NameChange {
-                        directory: number,
-                        name,
-                        becomes: Some(created),
-                    }]);
-                    created
-                }
-            };
-        }
-        self.directory(number).map(|_| ())
-    }
-
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let number = self.lookup(from)?;
-        let (from_directory, from_name) = self.place(from)?;
-        let (directory, name) = self.place(to)?;
-        if let Ok(replaced) = self.lookup(to)
-            && (matches!(self.nodes[&replaced], Node::Directory(_))
-                || matches!(self.nodes[&number], Node::Directory(_)))
-        {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        self.change_names(vec![
-            NameChange {
-                directory: from_directory,
-                name: from_name,
-                becomes: None,
-            },
-            NameChange {
-                directory,
-                name,
-                becomes: Some(number),
-            },
-        ]);
-        Ok(())
-    }
-
-    fn remove(&mut self, path: &Path, want_directory: bool) -> io::Result<()> {
-        let number = self.lookup(path)?;
-        match (&self.nodes[&number], want_directory) {
-            (Node::Directory(directory), true) if !directory.entries.is_empty() => {
-                return Err(ErrorKind::DirectoryNotEmpty.into());
-            }
-            (Node::Directory(_), false) => return Err(ErrorKind::IsADirectory.into()),
-            (Node::File(..), true) => return Err(ErrorKind::NotADirectory.into()),
-            (Node::Directory(_), true) | (Node::File(..), false) => {}
-        }
-        let (directory, name) = self.place(path)?;
-        self.change_names(vec![NameChange {
-            directory,
-            name,
-            becomes: None,
-        }]);
-        Ok(())
-    }
-
     fn replace_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let (directory, name) = self.place(path)?;
-        let mut data = SimFileData::default();
-        data.write(self.stamp, 0, bytes, false);
-        data.settle_all();
-        let number = self.add_node(Node::File(data, Rc::new(())));
-        if let Err(error) = self.reserve(number, bytes.len() as u64) {
-            self.nodes.remove(&number);
-            return Err(error);
-        }
-        self.change_names(vec![NameChange {
-            directory,
-            name,
-            becomes: Some(number),
-        }]);
-        self.sync_directory(directory);
+        let parent = path.parent().ok_or(ErrorKind::InvalidInput)?.to_owned();
+        let number = self.add_file(path, bytes)?;
+        self.file(number)?.settle_all();
+        self.names.sync_directory(&parent)?;
+        self.collect_unreachable();
         Ok(())
     }
 
     /// What a replacement that was cut off before its rename leaves behind.
     fn leave_temporary(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let (directory, name) = self.place(path)?;
-        let mut data = SimFileData::default();
-        data.write(self.stamp, 0, bytes, false);
-        let number = self.add_node(Node::File(data, Rc::new(())));
-        self.change_names(vec![NameChange {
-            directory,
-            name: format!("{name}.tmp"),
-            becomes: Some(number),
-        }]);
-        Ok(())
+        let mut name = path.as_os_str().to_owned();
+        name.push(".tmp");
+        self.add_file(Path::new(&name), bytes).map(|_| ())
     }
 
-    fn change_names(&mut self, changes: Vec<NameChange>) {
-        for change in &changes {
-            if let Some(Node::Directory(directory)) = self.nodes.get_mut(&change.directory) {
-                set_name(&mut directory.entries, change);
-            }
-        }
-        self.journal.push(changes);
-    }
-
-    /// Makes every change in `number` durable, and with each also the earlier changes in whatever other directory it touches.
-    fn sync_directory(&mut self, number: FileNumber) {
-        let mut covered = vec![number];
-        let mut settled = Vec::new();
-        let mut left = Vec::new();
-        for change in std::mem::take(&mut self.journal).into_iter().rev() {
-            if change.iter().any(|part| covered.contains(&part.directory)) {
-                covered.extend(change.iter().map(|part| part.directory));
-                settled.push(change);
-            } else {
-                left.push(change);
-            }
-        }
-        left.reverse();
-        self.journal = left;
-        for change in settled.iter().rev() {
-            self.make_durable(change);
-        }
-        self.collect_unreachable();
-    }
-
-    fn make_durable(&mut self, changes: &[NameChange]) {
-        for change in changes {
-            if let Some(Node::Directory(directory)) = self.nodes.get_mut(&change.directory) {
-                set_name(&mut directory.durable, change);
-            }
-        }
-    }
-
-    /// Forgets files and directories that no name, no journal entry and no handle leads to.
-    fn collect_unreachable(&mut self) {
-        let mut reached = std::collections::BTreeSet::from([ROOT]);
-        let mut open = vec![ROOT];
-        let journal = self.journal.iter().flatten();
-        open.extend(journal.filter_map(|change| change.becomes));
-        while let Some(number) = open.pop() {
-            reached.insert(number);
-            if let Some(Node::Directory(directory)) = self.nodes.get(&number) {
-                let entries = directory.entries.values();
-                let all = entries.chain(directory.durable.values());
-                open.extend(all.filter(|&number| !reached.contains(number)));
-            }
-        }
-        self.nodes.retain(|number, node| {
-            let is_open = matches!(node, Node::File(_, open) if Rc::strong_count(open) > 1);
-            is_open || reached.contains(number)
-        });
-    }
-
-    fn add_node(&mut self, node: Node) -> FileNumber {
-        let number = self.next_node;
-        self.next_node += 1;
-        self.nodes.insert(number, node);
-        number
-    }
-
-    fn lookup(&self, path: &Path) -> io::Result<FileNumber> {
-        let mut number = ROOT;
-        for name in names_of(path)? {
-            match &self.nodes[&number] {
-                Node::Directory(directory) => {
-                    number = *directory.entries.get(&name).ok_or(ErrorKind::NotFound)?;
-                }
-                Node::File(..) => return Err(ErrorKind::NotADirectory.into()),
-            }
-        }
+    /// A new file of this content.
+    fn add_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<FileNumber> {
+        self.reserve(bytes.len() as u64)?;
+        let number = self.names.add_file(path)?;
+        let mut file = DiskFile::default();
+        file.data.write(self.stamp, 0, bytes, false);
+        self.files.insert(number, file);
         Ok(number)
     }
 
-    /// The directory that holds, or would hold, the path's last name.
-    fn place(&self, path: &Path) -> io::Result<(FileNumber, String)> {
-        let name = names_of(path)?.pop().ok_or(ErrorKind::InvalidInput)?;
-        let parent = self.lookup(path.parent().ok_or(ErrorKind::InvalidInput)?)?;
-        self.directory(parent)?;
-        Ok((parent, name))
-    }
-
-    fn directory(&self, number: FileNumber) -> io::Result<&Directory> {
-        match self.nodes.get(&number) {
-            Some(Node::Directory(directory)) => Ok(directory),
-            Some(Node::File(..)) => Err(ErrorKind::NotADirectory.into()),
-            None => Err(ErrorKind::NotFound.into()),
-        }
+    /// Forgets files that no name, no change of names and no handle leads to.
+    fn collect_unreachable(&mut self) {
+        let reachable = self.names.collect_reachable();
+        self.files
+            .retain(|number, file| reachable.contains(number) || Rc::strong_count(&file.open) > 1);
     }
 
     fn file(&mut self, number: FileNumber) -> io::Result<&mut SimFileData> {
-        match self.nodes.get_mut(&number) {
-            Some(Node::File(file, _)) => Ok(file),
-            Some(Node::Directory(_)) => Err(ErrorKind::IsADirectory.into()),
+        match self.files.get_mut(&number) {
+            Some(file) => Ok(&mut file.data),
+            None if self.names.is_directory(number) => Err(ErrorKind::IsADirectory.into()),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
-}
-
-fn set_name(names: &mut BTreeMap<String, FileNumber>, change: &NameChange) {
-    match change.becomes {
-        Some(number) => names.insert(change.name.clone(), number),
-        None => names.remove(&change.name),
-    };
 }
 
 fn is_aligned(bytes: u64) -> bool {
     bytes.is_multiple_of(BLOCK_BYTES as u64)
-}
-
-fn names_of(path: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => {
-                let name = name.to_str().ok_or(ErrorKind::InvalidFilename)?;
-                names.push(name.to_owned());
-            }
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => {
-                return Err(ErrorKind::InvalidFilename.into());
-            }
-        }
-    }
-    Ok(names)
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
 use super::random::Random;
-use super::{Event, Incarnation};
+use super::world::{Event, Incarnation};
 
 pub(super) type TaskNumber = u64;
 pub(super) type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;

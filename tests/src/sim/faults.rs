@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::disk::Operation;
+use super::operation::Operation;
 use super::random::Random;
 
 /// How often each fault happens, per million operations of its kind. The default is a world without faults.

@@ -19,10 +19,11 @@ use dataplane::io::{
 };
 use ring::memory::Pool;
 
-use super::disk::{OpenFile, Operation, Outcome};
 use super::executor::EventKey;
 use super::network::End;
-use super::{CrashKind, Event, Incarnation, Shared, Stopped, trace};
+use super::operation::{OpenFile, Operation, Outcome};
+use super::world::{Event, Incarnation, Shared};
+use super::{CrashKind, Stopped, trace};
 
 const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 

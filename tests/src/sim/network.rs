@@ -12,8 +12,8 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::task::Waker;
 
-use super::Incarnation;
 use super::random::Random;
+use super::world::Incarnation;
 
 /// Bytes of one direction between the two ends: the sender's socket buffer and the receiver's.
 const STREAM_BYTES_MAX: usize = 128 * 1024;
