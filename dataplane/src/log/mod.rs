@@ -238,6 +238,8 @@ impl<I: Io> Log<I> {
             log.changed.changed_since(generation).await;
         }
         let _pass = log.cache.gathering.enter().await;
+        // The caller appends before any other task runs; if it has gone away, nothing stays behind.
+        let _given_back = GiveBack(&log.spare);
         // A roll may need one buffer more than the rest of the active one saves.
         loop {
             let generation = log.changed.generation();
@@ -457,6 +459,15 @@ impl<I: Io> Inner<I> {
         if segment.first_timestamp.get().is_none() {
             segment.first_timestamp.set(Some(max_timestamp));
         }
+    }
+}
+
+/// Returns gathered buffers to the pool when dropped.
+struct GiveBack<'a>(&'a RefCell<Vec<Buffer>>);
+
+impl Drop for GiveBack<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().clear();
     }
 }
 

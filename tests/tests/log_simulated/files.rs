@@ -120,6 +120,9 @@ fn batches_of_another_partition_behind_our_tail_are_never_taken_as_ours() {
                 .run(async { values(&open(&io, durable()).await).await })
                 .unwrap();
             assert_eq!(found.len(), 4, "and neither after the log has gone on");
+            let bytes = world.file_bytes(HOST, FIRST_SEGMENT).unwrap();
+            let rest = &bytes[end + one(b"going on").len()..];
+            assert!(rest.iter().all(|byte| *byte == 0), "nothing of it is left");
         }
     }
 }
