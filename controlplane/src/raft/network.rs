@@ -361,3 +361,88 @@ async fn within<T>(
         Err(elapsed) => Err(RPCError::Network(NetworkError::new(&elapsed))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use tokio::net::TcpListener;
+
+    fn hello() -> Hello {
+        let peers = BTreeMap::from([(1, "localhost:1".to_owned())]);
+        Hello { peers }
+    }
+
+    /// A peer that takes one connection, greets with `greeting`, answers so many appends, and then waits for the end of what
+    /// it is sent or, if it is told to be `rude`, does not.
+    async fn peer(greeting: Hello, appends: usize, rude: bool) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (reader, writer) = stream.into_split();
+            let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+            let mut link = Link { reader, writer };
+            link.reader.next().await.unwrap();
+            link.send(KIND_HELLO, 0, &greeting).await.unwrap();
+            for _ in 0..appends {
+                link.reader.next().await.unwrap();
+                link.send(KIND_ANSWER, 0, &WireAppended::Up(None))
+                    .await
+                    .unwrap();
+            }
+            if !rude {
+                assert!(matches!(link.reader.next().await, Err(FrameError::Closed)));
+            }
+        });
+        Peer {
+            address,
+            group: 0,
+            hello: Arc::new(hello()),
+            link: None,
+        }
+    }
+
+    fn append() -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: Vote::new(1, 1),
+            prev_log_id: None,
+            leader_commit: None,
+            entries: Vec::new(),
+        }
+    }
+
+    fn option() -> RPCOption {
+        RPCOption::new(PEER_TIME_MAX)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_openraft_ends_ends_without_an_error() {
+        let mut peer = peer(hello(), 3, false).await;
+        let input = futures::stream::iter([append(), append(), append()]);
+        let answers = peer.stream_append(input, option()).await.unwrap();
+        let answers: Vec<_> = answers.collect().await;
+        assert_eq!(answers.len(), 3);
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(Ok(None)))));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_the_peer_cuts_ends_with_an_error() {
+        let mut peer = peer(hello(), 2, true).await;
+        let input = futures::stream::iter([append(), append()]).chain(futures::stream::pending());
+        let answers = peer.stream_append(input, option()).await.unwrap();
+        let answers: Vec<_> = answers.collect().await;
+        assert_eq!(answers.len(), 3);
+        assert!(answers[2].is_err());
+    }
+
+    #[tokio::test]
+    async fn a_node_of_another_cluster_is_not_spoken_to() {
+        let other = Hello {
+            peers: BTreeMap::new(),
+        };
+        let mut peer = peer(other, 0, false).await;
+        let answered = peer.append_entries(append(), option()).await;
+        assert!(matches!(answered, Err(RPCError::Unreachable(_))));
+    }
+}
