@@ -1,5 +1,7 @@
 //! The partition log on the real ring and a real file system: direct writes, fallocate, the page cache, a reopening.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
+
 use std::path::{Path, PathBuf};
 
 use control_api::ids::LeaderEpoch;

@@ -1,5 +1,7 @@
 //! The partition log in the simulated world: round trips, crashes, damaged files, faults, retention.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
+
 #[path = "log_simulated/crashes.rs"]
 mod crashes;
 #[path = "log_simulated/files.rs"]

@@ -7,6 +7,9 @@ use millrace_tests::sim::CrashKind;
 
 use super::*;
 
+/// Offset and value of a batch.
+type Answered = (i64, Vec<u8>);
+
 /// Ten, or as many as MILLRACE_SEEDS says.
 fn seeds() -> std::ops::Range<u64> {
     0..std::env::var("MILLRACE_SEEDS")
@@ -18,8 +21,7 @@ fn seeds() -> std::ops::Range<u64> {
 /// Appends until the crash, reopens, and checks; then once more on the recovered log.
 fn crash_and_recover(seed: u64, config: LogConfig, kind: CrashKind, level: Level) {
     let simulation = simulation(seed);
-    // Offset and value of everything that was answered.
-    let answered: Rc<RefCell<Vec<(i64, Vec<u8>)>>> = Rc::default();
+    let answered: Rc<RefCell<Vec<Answered>>> = Rc::default();
     for life in 0..4u64 {
         let io = simulation.boot(HOST);
         let log = io.run(open(&io, config)).unwrap();

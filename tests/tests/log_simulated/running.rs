@@ -22,7 +22,7 @@ fn what_was_appended_is_read_back_from_every_offset() {
                     let appended = append(&log, &one(&value)).await;
                     assert_eq!(appended.base_offset.0, number as i64);
                     written.push(value);
-                    if io.random_u64() % 4 == 0 {
+                    if io.random_u64().is_multiple_of(4) {
                         log.wait(appended.next_offset, Level::Written)
                             .await
                             .unwrap();
