@@ -41,15 +41,23 @@ impl TailCache {
         Rc::new(TailCache::default())
     }
 
+    /// A buffer was begun.
     pub(super) fn note(&self, owner: Weak<dyn TailOwner>) {
-        self.queue.borrow_mut().push_back(owner);
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() == queue.capacity() {
+            // Logs that are gone leave their entries behind; without this they would add up while the pool is never dry.
+            queue.retain(|owner| owner.strong_count() > 0);
+        }
+        queue.push_back(owner);
     }
 
     /// Gives up one buffer, the oldest that can be. Its memory returns once no reader holds a slice of it.
     pub(super) fn evict(&self) -> bool {
         let entries = self.queue.borrow().len();
         for _ in 0..entries {
-            let Some(owner) = self.queue.borrow_mut().pop_front() else { return false };
+            let Some(owner) = self.queue.borrow_mut().pop_front() else {
+                return false;
+            };
             let Some(log) = owner.upgrade() else { continue };
             match log.evict_oldest() {
                 Eviction::Evicted => return true,

@@ -110,13 +110,22 @@ impl Checkpoint {
 }
 
 fn bounded(count: usize, max: usize) -> Result<usize, CodecError> {
-    if count <= max { Ok(count) } else { Err(CodecError::Malformed) }
+    if count <= max {
+        Ok(count)
+    } else {
+        Err(CodecError::Malformed)
+    }
 }
 
 fn decode_epochs(decoder: &mut Decoder<'_>) -> Result<Epochs, CodecError> {
     let count = bounded(decoder.count(EPOCH_BYTES)?, EPOCHS_MAX)?;
     let entries: Vec<EpochStart> = (0..count)
-        .map(|_| Ok(EpochStart { epoch: LeaderEpoch(decoder.i32()?), start: Offset(decoder.i64()?) }))
+        .map(|_| {
+            Ok(EpochStart {
+                epoch: LeaderEpoch(decoder.i32()?),
+                start: Offset(decoder.i64()?),
+            })
+        })
         .collect::<Result<_, CodecError>>()?;
     Ok(Epochs::from_entries(&entries))
 }
@@ -169,7 +178,14 @@ fn decode_producers(decoder: &mut Decoder<'_>) -> Result<Producers, CodecError> 
                 })
             })
             .collect::<Result<_, CodecError>>()?;
-        producers.restore(id, Producer { epoch, last_ms, batches });
+        producers.restore(
+            id,
+            Producer {
+                epoch,
+                last_ms,
+                batches,
+            },
+        );
     }
     Ok(producers)
 }
@@ -182,14 +198,26 @@ mod tests {
     fn checkpoint() -> Checkpoint {
         let mut producers = Producers::default();
         for number in 0..8 {
-            let batch = Sequenced { producer_id: 5 + i64::from(number % 2), epoch: 1, first_sequence: number, last_offset_delta: 0 };
+            let batch = Sequenced {
+                producer_id: 5 + i64::from(number % 2),
+                epoch: 1,
+                first_sequence: number,
+                last_offset_delta: 0,
+            };
             producers.append(&batch, Offset(i64::from(number)), -1, 77);
         }
-        let start = |epoch, start| EpochStart { epoch: LeaderEpoch(epoch), start: Offset(start) };
+        let start = |epoch, start| EpochStart {
+            epoch: LeaderEpoch(epoch),
+            start: Offset(start),
+        };
         Checkpoint {
             clean: true,
             log_start: Offset(3),
-            recovery: RecoveryPoint { offset: Offset(900), segment: Offset(500), position: 12_345 },
+            recovery: RecoveryPoint {
+                offset: Offset(900),
+                segment: Offset(500),
+                position: 12_345,
+            },
             epochs: Epochs::from_entries(&[start(0, 0), start(4, 600)]),
             segments: vec![SegmentSummary {
                 base: Offset(0),
@@ -221,6 +249,9 @@ mod tests {
         encoder.u8(0);
         (0..4).for_each(|_| encoder.i64(0));
         encoder.u32(u32::MAX);
-        assert_eq!(Checkpoint::decode(&encoder.finish()), Err(CodecError::Malformed));
+        assert_eq!(
+            Checkpoint::decode(&encoder.finish()),
+            Err(CodecError::Malformed)
+        );
     }
 }

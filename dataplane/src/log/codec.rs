@@ -66,7 +66,11 @@ pub(super) struct Decoder<'a>(&'a [u8]);
 
 impl<'a> Decoder<'a> {
     /// Checks the frame and stands at the start of its body.
-    pub(super) fn new(bytes: &'a [u8], magic: u32, version: u16) -> Result<Decoder<'a>, CodecError> {
+    pub(super) fn new(
+        bytes: &'a [u8],
+        magic: u32,
+        version: u16,
+    ) -> Result<Decoder<'a>, CodecError> {
         let (framed, crc) = bytes.split_last_chunk::<4>().ok_or(CodecError::Malformed)?;
         let mut decoder = Decoder(framed);
         if decoder.u32()? != magic {
@@ -82,7 +86,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(CodecError::Malformed)?;
+        let (taken, rest) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or(CodecError::Malformed)?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -118,13 +125,20 @@ impl<'a> Decoder<'a> {
     /// A count of items that take at least `item_bytes` each, so that what is left can hold them.
     pub(super) fn count(&mut self, item_bytes: usize) -> Result<usize, CodecError> {
         let count = self.u32()? as usize;
-        if count.checked_mul(item_bytes).is_none_or(|bytes| bytes > self.0.len()) {
+        if count
+            .checked_mul(item_bytes)
+            .is_none_or(|bytes| bytes > self.0.len())
+        {
             return Err(CodecError::Malformed);
         }
         Ok(count)
     }
 
     pub(super) fn end(self) -> Result<(), CodecError> {
-        if self.0.is_empty() { Ok(()) } else { Err(CodecError::Malformed) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(CodecError::Malformed)
+        }
     }
 }

@@ -22,7 +22,9 @@ impl Epochs {
     /// Entries that do not rise are dropped.
     pub(super) fn from_entries(entries: &[EpochStart]) -> Epochs {
         let mut epochs = Epochs::default();
-        entries.iter().for_each(|entry| epochs.begin(entry.epoch, entry.start));
+        entries
+            .iter()
+            .for_each(|entry| epochs.begin(entry.epoch, entry.start));
         epochs
     }
 
@@ -56,7 +58,11 @@ impl Epochs {
 
     /// The log now begins at `log_start`: the epoch that covers it begins there, older ones are gone.
     pub(super) fn forget_before(&mut self, log_start: Offset) {
-        let covering = self.0.iter().rposition(|entry| entry.start <= log_start).unwrap_or(0);
+        let covering = self
+            .0
+            .iter()
+            .rposition(|entry| entry.start <= log_start)
+            .unwrap_or(0);
         self.0.drain(..covering);
         if let Some(first) = self.0.first_mut() {
             first.start = first.start.max(log_start);
@@ -69,7 +75,11 @@ impl Epochs {
     }
 
     /// The largest epoch up to `epoch` and where it ended, or `None` when `epoch` is newer than all or nothing is known.
-    pub(super) fn end_of(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
+    pub(super) fn end_of(
+        &self,
+        epoch: LeaderEpoch,
+        log_end: Offset,
+    ) -> Option<(LeaderEpoch, Offset)> {
         let latest = self.latest()?;
         if epoch == latest {
             return Some((epoch, log_end));
@@ -93,7 +103,9 @@ mod tests {
     }
 
     fn end_of(epochs: &Epochs, epoch: i32) -> Option<(i32, i64)> {
-        epochs.end_of(LeaderEpoch(epoch), Offset(100)).map(|(epoch, end)| (epoch.0, end.0))
+        epochs
+            .end_of(LeaderEpoch(epoch), Offset(100))
+            .map(|(epoch, end)| (epoch.0, end.0))
     }
 
     #[test]
@@ -104,7 +116,11 @@ mod tests {
         assert_eq!(end_of(&epochs, 3), Some((3, 50)));
         assert_eq!(end_of(&epochs, 7), Some((7, 100)));
         assert_eq!(end_of(&epochs, 8), None, "newer than all that is known");
-        assert_eq!(end_of(&epochs, 0), Some((0, 0)), "older than all that is known");
+        assert_eq!(
+            end_of(&epochs, 0),
+            Some((0, 0)),
+            "older than all that is known"
+        );
         assert_eq!(end_of(&Epochs::default(), 0), None);
     }
 

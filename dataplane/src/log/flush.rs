@@ -52,23 +52,36 @@ impl<I: Io> Log<I> {
         self.0.closed.set(true);
         self.0.changed.notify();
         self.quiet().await;
+        let _pass = self.0.checkpointing.enter().await;
+        self.0.deleted.set(true);
+        // A flush that is still due must not make the files again.
+        self.0.dirty.take();
         let io = &self.0.io;
         for name in io.list(&self.0.directory).await? {
             ignore_missing(io.remove_file(&self.0.directory.join(name)).await)?;
         }
-        Ok(ignore_missing(io.remove_directory(&self.0.directory).await)?)
+        Ok(ignore_missing(
+            io.remove_directory(&self.0.directory).await,
+        )?)
     }
 
     pub(super) fn write_durability(&self) -> WriteDurability {
-        if self.0.config.get().write_caching { WriteDurability::Written } else { WriteDurability::Synced }
+        if self.0.config.get().write_caching {
+            WriteDurability::Written
+        } else {
+            WriteDurability::Synced
+        }
     }
 
     /// After writes completed or settings changed: moves the flushed offset or sees to it that a flush will.
     pub(super) fn settle_durability(&self) {
         let log = &*self.0;
+        if log.progress.is_poisoned() {
+            return;
+        }
         let config = log.config.get();
         let written = log.progress.written();
-        if !log.segments.borrow().iter().any(|segment| segment.dirty.get()) && !log.flush_runs.get() {
+        if log.dirty.borrow().is_empty() && !log.flush_runs.get() {
             log.progress.advance_flushed(written);
         }
         log.progress.publish(config.write_caching);
@@ -92,7 +105,11 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) async fn flush_until(&self, end: Offset) -> Result<(), LogError> {
-        self.0.progress.wait(end, Level::Written).await.or_else(|_| self.poisoned())?;
+        self.0
+            .progress
+            .wait(end, Level::Written)
+            .await
+            .or_else(|_| self.poisoned())?;
         while self.flushed() < end {
             self.poisoned()?;
             let generation = self.0.changed.generation();
@@ -123,34 +140,56 @@ impl<I: Io> Log<I> {
         });
     }
 
+    /// A write that is not durable by itself has completed.
+    pub(super) fn note_dirty(&self, segment: &Rc<Segment<I>>) {
+        let mut dirty = self.0.dirty.borrow_mut();
+        if !dirty.iter().any(|known| Rc::ptr_eq(known, segment)) {
+            dirty.push(Rc::clone(segment));
+        }
+    }
+
     async fn sync_dirty_segments(&self) -> io::Result<()> {
-        let dirty: Vec<Rc<Segment<I>>> =
-            self.0.segments.borrow().iter().filter(|segment| segment.dirty.get()).map(Rc::clone).collect();
-        for segment in dirty {
-            // Writes that complete from here on need the next flush.
-            segment.dirty.set(false);
+        // Writes that complete from here on need the next flush.
+        for segment in self.0.dirty.take() {
             let file = segment.open(&self.0.io).await?;
             self.0.io.sync(&file).await?;
+            if segment.sealed.get() {
+                segment.file.replace(None);
+            }
         }
         Ok(())
     }
 
     pub(super) async fn store_checkpoint(&self, clean: bool) -> Result<(), LogError> {
         let _pass = self.0.checkpointing.enter().await;
+        if self.0.deleted.get() {
+            return Ok(());
+        }
         let active = self.0.active();
         // State and index are taken together, before the flush that makes them true on disk.
         let checkpoint = self.snapshot(&active, clean);
         let grown = active.bytes.get() - active.index_stored_bytes.get();
         let index = (clean && grown > 0 || grown >= INDEX_WRITE_BYTES)
-            .then(|| active.index.borrow().as_ref().map(|index| (index.encode(), index.covered_bytes())))
+            .then(|| {
+                active
+                    .index
+                    .borrow()
+                    .as_ref()
+                    .map(|index| (index.encode(), index.covered_bytes()))
+            })
             .flatten();
         self.flush_until(checkpoint.recovery.offset).await?;
         if let Some((bytes, covered)) = index {
             self.0.io.replace_file(&active.index_path(), bytes).await?;
             active.index_stored_bytes.set(covered);
         }
-        self.0.io.replace_file(&self.0.directory.join(CHECKPOINT_FILE), checkpoint.encode()).await?;
-        self.0.checkpointed.set((checkpoint.log_start, checkpoint.recovery.offset));
+        self.0
+            .io
+            .replace_file(&self.0.directory.join(CHECKPOINT_FILE), checkpoint.encode())
+            .await?;
+        self.0
+            .checkpointed
+            .set((checkpoint.log_start, checkpoint.recovery.offset));
         Ok(())
     }
 
@@ -160,9 +199,17 @@ impl<I: Io> Log<I> {
         Checkpoint {
             clean,
             log_start: self.log_start(),
-            recovery: RecoveryPoint { offset: self.log_end(), segment: active.base, position: active.bytes.get() },
+            recovery: RecoveryPoint {
+                offset: self.log_end(),
+                segment: active.base,
+                position: active.bytes.get(),
+            },
             epochs: self.0.epochs.borrow().clone(),
-            segments: segments.iter().take(closed.min(SEGMENTS_MAX)).map(|segment| segment.summary()).collect(),
+            segments: segments
+                .iter()
+                .take(closed.min(SEGMENTS_MAX))
+                .map(|segment| segment.summary())
+                .collect(),
             producers: self.0.producers.borrow().clone(),
         }
     }

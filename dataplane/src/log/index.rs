@@ -68,16 +68,33 @@ impl Index {
     }
 
     /// Notes the batch that stands at `covered_bytes`.
-    pub(super) fn append(&mut self, base_offset: Offset, next_offset: Offset, bytes: usize, max_timestamp: i64, interval_bytes: u32) {
-        assert!(base_offset >= self.next_offset, "batches are indexed in order");
-        let due = self
-            .entries
-            .last()
-            .is_none_or(|last| self.covered_bytes - u64::from(last.position) > u64::from(interval_bytes));
+    pub(super) fn append(
+        &mut self,
+        base_offset: Offset,
+        next_offset: Offset,
+        bytes: usize,
+        max_timestamp: i64,
+        interval_bytes: u32,
+    ) {
+        assert!(
+            base_offset >= self.next_offset,
+            "batches are indexed in order"
+        );
+        let due = self.entries.last().is_none_or(|last| {
+            self.covered_bytes - u64::from(last.position) > u64::from(interval_bytes)
+        });
         let relative_offset = u32::try_from(base_offset.0 - self.base.0);
         let position = u32::try_from(self.covered_bytes);
-        if let (true, Ok(relative_offset), Ok(position)) = (due && self.entries.len() < INDEX_ENTRIES_MAX, relative_offset, position) {
-            self.entries.push(Entry { relative_offset, position, max_timestamp_before: self.max_timestamp });
+        if let (true, Ok(relative_offset), Ok(position)) = (
+            due && self.entries.len() < INDEX_ENTRIES_MAX,
+            relative_offset,
+            position,
+        ) {
+            self.entries.push(Entry {
+                relative_offset,
+                position,
+                max_timestamp_before: self.max_timestamp,
+            });
         }
         self.covered_bytes += bytes as u64;
         self.next_offset = next_offset;
@@ -90,18 +107,24 @@ impl Index {
     /// Where a batch stands that is not after the one with `offset`.
     pub(super) fn position_of(&self, offset: Offset) -> u64 {
         let relative = offset.0.saturating_sub(self.base.0);
-        let after = self.entries.partition_point(|entry| i64::from(entry.relative_offset) <= relative);
+        let after = self
+            .entries
+            .partition_point(|entry| i64::from(entry.relative_offset) <= relative);
         self.position_before(after)
     }
 
     /// Where a batch stands that is not after the first one with a timestamp of at least `timestamp`.
     pub(super) fn position_of_timestamp(&self, timestamp: i64) -> u64 {
-        let after = self.entries.partition_point(|entry| entry.max_timestamp_before < timestamp);
+        let after = self
+            .entries
+            .partition_point(|entry| entry.max_timestamp_before < timestamp);
         self.position_before(after)
     }
 
     fn position_before(&self, after: usize) -> u64 {
-        after.checked_sub(1).map_or(0, |index| u64::from(self.entries[index].position))
+        after
+            .checked_sub(1)
+            .map_or(0, |index| u64::from(self.entries[index].position))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -142,10 +165,9 @@ impl Index {
                 position: decoder.u32()?,
                 max_timestamp_before: decoder.i64()?,
             };
-            let rises = index
-                .entries
-                .last()
-                .is_none_or(|last| last.position < entry.position && last.relative_offset < entry.relative_offset);
+            let rises = index.entries.last().is_none_or(|last| {
+                last.position < entry.position && last.relative_offset < entry.relative_offset
+            });
             if !rises || u64::from(entry.position) >= index.covered_bytes {
                 return Err(CodecError::Malformed);
             }
@@ -167,7 +189,13 @@ mod tests {
     fn index() -> Index {
         let mut index = Index::new(Offset(100));
         for batch in 0..20 {
-            index.append(Offset(100 + batch * 10), Offset(110 + batch * 10), 1000, 5000 + batch, 2500);
+            index.append(
+                Offset(100 + batch * 10),
+                Offset(110 + batch * 10),
+                1000,
+                5000 + batch,
+                2500,
+            );
         }
         index
     }
@@ -178,7 +206,10 @@ mod tests {
         for offset in 100..300 {
             let batch = (offset - 100) as u64 / 10 * 1000;
             let position = index.position_of(Offset(offset));
-            assert!(position <= batch && batch - position <= 3000, "offset {offset}");
+            assert!(
+                position <= batch && batch - position <= 3000,
+                "offset {offset}"
+            );
             assert!(position.is_multiple_of(1000));
         }
         for batch in 0..20 {
@@ -193,7 +224,13 @@ mod tests {
     fn the_first_batch_with_the_largest_timestamp_is_remembered() {
         let mut index = Index::new(Offset(0));
         for (batch, timestamp) in [3, 9, 9, 4].into_iter().enumerate() {
-            index.append(Offset(batch as i64), Offset(batch as i64 + 1), 100, timestamp, 4096);
+            index.append(
+                Offset(batch as i64),
+                Offset(batch as i64 + 1),
+                100,
+                timestamp,
+                4096,
+            );
         }
         assert_eq!(index.max_timestamp(), (9, Offset(1)));
     }
@@ -203,12 +240,18 @@ mod tests {
         let index = index();
         let bytes = index.encode();
         assert_eq!(Index::decode(&bytes, Offset(100)), Ok(index));
-        assert!(Index::decode(&bytes, Offset(101)).is_err(), "another segment's index");
+        assert!(
+            Index::decode(&bytes, Offset(101)).is_err(),
+            "another segment's index"
+        );
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x40;
             assert!(Index::decode(&damaged, Offset(100)).is_err(), "byte {at}");
-            assert!(Index::decode(&bytes[..at], Offset(100)).is_err(), "cut at {at}");
+            assert!(
+                Index::decode(&bytes[..at], Offset(100)).is_err(),
+                "cut at {at}"
+            );
         }
     }
 }

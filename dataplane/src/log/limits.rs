@@ -66,8 +66,14 @@ pub const CHECKPOINT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of decompressed records that a lookup by timestamp looks through in one batch.
 pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-const _: () = assert!(BATCH_BYTES_MAX <= SEGMENT_BYTES_MAX as usize, "a batch fits a segment");
-const _: () = assert!(TERMINATOR_BYTES <= BLOCK_BYTES, "one more block always holds the terminator");
+const _: () = assert!(
+    BATCH_BYTES_MAX <= SEGMENT_BYTES_MAX as usize,
+    "a batch fits a segment"
+);
+const _: () = assert!(
+    TERMINATOR_BYTES <= BLOCK_BYTES,
+    "one more block always holds the terminator"
+);
 const _: () = assert!(ZERO_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(EXTENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64));
 const _: () = assert!(PIPELINED_WRITE_BYTES_MIN >= BLOCK_BYTES);

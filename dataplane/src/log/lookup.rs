@@ -21,14 +21,25 @@ pub struct FoundRecord {
 
 impl<I: Io> Log<I> {
     /// The first record below the high watermark with a timestamp of at least `timestamp`.
-    pub async fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<FoundRecord>, ReadError> {
-        let segments: Vec<Rc<Segment<I>>> = self.0.segments.borrow().iter().map(Rc::clone).collect();
-        for segment in segments.iter().filter(|segment| segment.max_timestamp.get().0 >= timestamp) {
+    pub async fn offset_for_timestamp(
+        &self,
+        timestamp: i64,
+    ) -> Result<Option<FoundRecord>, ReadError> {
+        let segments: Vec<Rc<Segment<I>>> =
+            self.0.segments.borrow().iter().map(Rc::clone).collect();
+        for segment in segments
+            .iter()
+            .filter(|segment| segment.max_timestamp.get().0 >= timestamp)
+        {
             if segment.next.get() <= self.log_start() {
                 continue;
             }
             self.load_index(segment).await?;
-            let position = segment.index.borrow().as_ref().map_or(0, |index| index.position_of_timestamp(timestamp));
+            let position = segment
+                .index
+                .borrow()
+                .as_ref()
+                .map_or(0, |index| index.position_of_timestamp(timestamp));
             if let Some(found) = self.first_in(segment, position, timestamp).await? {
                 return Ok(Some(found).filter(|found| found.offset < self.high_watermark()));
             }
@@ -47,20 +58,33 @@ impl<I: Io> Log<I> {
             .map(|segment| segment.max_timestamp.get())
             // Of several the first, which `max_by_key` alone would not return.
             .reduce(|newest, next| if next.0 > newest.0 { next } else { newest });
-        let Some((timestamp, offset)) = newest else { return Ok(None) };
+        let Some((timestamp, offset)) = newest else {
+            return Ok(None);
+        };
         let place = self.locate(offset).await?;
-        let found = self.first_in(&place.segment, place.position, timestamp).await?;
+        let found = self
+            .first_in(&place.segment, place.position, timestamp)
+            .await?;
         Ok(found.filter(|found| found.offset < self.high_watermark()))
     }
 
-    async fn first_in(&self, segment: &Rc<Segment<I>>, mut position: u64, timestamp: i64) -> Result<Option<FoundRecord>, ReadError> {
+    async fn first_in(
+        &self,
+        segment: &Rc<Segment<I>>,
+        mut position: u64,
+        timestamp: i64,
+    ) -> Result<Option<FoundRecord>, ReadError> {
         let mut walk = Walk::new(self, Rc::clone(segment));
         while let Some(header) = walk.header(position).await? {
             let bytes = batch_bytes(&header, segment, position)?;
             if header.max_timestamp >= timestamp && header.last_offset() >= self.log_start().0 {
                 let records = self.records_at(segment, position, bytes).await?;
                 if let Some((offset, found)) = first_at_or_after(&header, &records, timestamp) {
-                    return Ok(Some(found_record(&header, offset.max(self.log_start()), found)));
+                    return Ok(Some(found_record(
+                        &header,
+                        offset.max(self.log_start()),
+                        found,
+                    )));
                 }
             }
             position += bytes;
@@ -68,13 +92,26 @@ impl<I: Io> Log<I> {
         Ok(None)
     }
 
-    async fn records_at(&self, segment: &Rc<Segment<I>>, position: u64, bytes: u64) -> Result<Vec<u8>, ReadError> {
+    async fn records_at(
+        &self,
+        segment: &Rc<Segment<I>>,
+        position: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>, ReadError> {
         let window = self.0.window(segment, position, bytes as usize).await?;
         let records = position + BATCH_HEADER_BYTES as u64..position + bytes;
-        Ok(window.slices(records).iter().flat_map(|slice| slice.iter().copied()).collect())
+        Ok(window
+            .slices(records)
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect())
     }
 }
 
 fn found_record(header: &BatchHeader, offset: Offset, timestamp: i64) -> FoundRecord {
-    FoundRecord { offset, timestamp, leader_epoch: LeaderEpoch(header.partition_leader_epoch) }
+    FoundRecord {
+        offset,
+        timestamp,
+        leader_epoch: LeaderEpoch(header.partition_leader_epoch),
+    }
 }

@@ -38,8 +38,11 @@ mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 
 use control_api::ids::LeaderEpoch;
 use wire::{BATCH_HEADER_BYTES, Batch, BatchAttributes};
@@ -60,7 +63,9 @@ pub use self::cache::TailCache;
 pub use self::lookup::FoundRecord;
 pub use self::progress::FetchWaiter;
 pub use self::read::Read;
-pub use self::types::{AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError};
+pub use self::types::{
+    AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError,
+};
 
 /// A handle; clones are the same log.
 pub struct Log<I: Io>(Rc<Inner<I>>);
@@ -90,7 +95,10 @@ struct Inner<I: Io> {
     warm: RefCell<VecDeque<Rc<Segment<I>>>>,
     /// Closed segments that are not sealed yet, oldest first.
     unsealed: RefCell<VecDeque<Rc<Segment<I>>>>,
+    /// Segments with completed writes that no flush has covered.
+    dirty: RefCell<Vec<Rc<Segment<I>>>>,
     closed: Cell<bool>,
+    deleted: Cell<bool>,
     writer_scheduled: Cell<bool>,
     preparing: Cell<bool>,
     flush_timer_runs: Cell<bool>,
@@ -130,7 +138,9 @@ impl<I: Io> Log<I> {
             places: RefCell::default(),
             warm: RefCell::default(),
             unsealed: RefCell::default(),
+            dirty: RefCell::default(),
             closed: Cell::new(false),
+            deleted: Cell::new(false),
             writer_scheduled: Cell::new(false),
             preparing: Cell::new(false),
             flush_timer_runs: Cell::new(false),
@@ -159,7 +169,9 @@ impl<I: Io> Log<I> {
             return Err(AppendError::Invalid);
         }
         let sequenced = sequenced(batch);
-        if let Some(known) = sequenced.map_or(Ok(None), |batch| log.producers.borrow().check(&batch))? {
+        if let Some(known) =
+            sequenced.map_or(Ok(None), |batch| log.producers.borrow().check(&batch))?
+        {
             return Ok(Appended {
                 base_offset: known.base_offset,
                 next_offset: Offset(known.last_offset.0 + 1),
@@ -169,7 +181,9 @@ impl<I: Io> Log<I> {
         }
         let now_ms = log.io.wall_clock_ms();
         let base_offset = log.progress.log_end();
-        let next_offset = base_offset.0.checked_add(i64::from(header.last_offset_delta) + 1);
+        let next_offset = base_offset
+            .0
+            .checked_add(i64::from(header.last_offset_delta) + 1);
         let next_offset = Offset(next_offset.ok_or(AppendError::Invalid)?);
         let log_append_time = log.config.get().log_append_time.then_some(now_ms);
         let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
@@ -178,22 +192,38 @@ impl<I: Io> Log<I> {
 
         // Nothing below can fail.
         let segment = if rolls { log.roll() } else { log.active() };
-        let stamped = stamped_header(batch, base_offset, log.progress.leader_epoch(), log_append_time);
+        let stamped = stamped_header(
+            batch,
+            base_offset,
+            log.progress.leader_epoch(),
+            log_append_time,
+        );
         let parts = std::iter::once(&stamped[..]).chain(batch.records.pieces());
         let mut spare = log.spare.borrow_mut();
-        let begun = log.tail.borrow_mut().append(&segment, parts, next_offset, &mut spare);
+        let begun = log
+            .tail
+            .borrow_mut()
+            .append(&segment, parts, next_offset, &mut spare);
         spare.clear();
+        drop(spare);
         for _ in 0..begun {
             log.cache.note(self.as_owner());
         }
         log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
         let log_append_time_ms = log_append_time.unwrap_or(-1);
         if let Some(batch) = sequenced {
-            log.producers.borrow_mut().append(&batch, base_offset, log_append_time_ms, now_ms);
+            log.producers
+                .borrow_mut()
+                .append(&batch, base_offset, log_append_time_ms, now_ms);
         }
         log.progress.appended(next_offset);
         self.schedule_writer();
-        Ok(Appended { base_offset, next_offset, log_append_time_ms, duplicate: false })
+        Ok(Appended {
+            base_offset,
+            next_offset,
+            log_append_time_ms,
+            duplicate: false,
+        })
     }
 
     /// Waits until there may be memory for a batch of `bytes` bytes, or until waiting is of no use because the log stopped.
@@ -208,10 +238,16 @@ impl<I: Io> Log<I> {
             log.changed.changed_since(generation).await;
         }
         let _pass = log.cache.gathering.enter().await;
+        // The caller appends before any other task runs; if it has gone away, nothing stays behind.
+        let _given_back = GiveBack(&log.spare);
         // A roll may need one buffer more than the rest of the active one saves.
-        while log.may_append().is_ok() && !log.gather(bytes, true) {
-            let buffer = log.io.wait_buffer().await;
-            log.spare.borrow_mut().push(buffer);
+        loop {
+            let generation = log.changed.generation();
+            if log.may_append().is_err() || log.gather(bytes, true) {
+                return;
+            }
+            let buffer = log.buffer_or_change(generation).await;
+            log.spare.borrow_mut().extend(buffer);
         }
     }
 
@@ -290,7 +326,12 @@ impl<I: Io> Log<I> {
 
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
-        self.0.segments.borrow().iter().map(|segment| segment.bytes.get()).sum()
+        self.0
+            .segments
+            .borrow()
+            .iter()
+            .map(|segment| segment.bytes.get())
+            .sum()
     }
 
     pub fn segments(&self) -> usize {
@@ -308,11 +349,20 @@ impl<I: Io> Inner<I> {
         if self.progress.is_poisoned() {
             return Err(AppendError::Poisoned);
         }
-        if self.closed.get() { Err(AppendError::Closed) } else { Ok(()) }
+        if self.closed.get() {
+            Err(AppendError::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     fn active(&self) -> Rc<Segment<I>> {
-        Rc::clone(self.segments.borrow().back().expect("a log always has an active segment"))
+        Rc::clone(
+            self.segments
+                .borrow()
+                .back()
+                .expect("a log always has an active segment"),
+        )
     }
 
     fn must_roll(&self, bytes: usize, next_offset: Offset, max_timestamp: i64) -> bool {
@@ -351,7 +401,10 @@ impl<I: Io> Inner<I> {
             // Eviction may take our own active buffer, so the need is counted anew each time.
             let active = self.active();
             let target = (!rolls).then_some(&active);
-            let needed = self.tail.borrow().buffers_needed(bytes, self.io.buffer_bytes(), target);
+            let needed = self
+                .tail
+                .borrow()
+                .buffers_needed(bytes, self.io.buffer_bytes(), target);
             if self.spare.borrow().len() >= needed {
                 return true;
             }
@@ -363,6 +416,17 @@ impl<I: Io> Inner<I> {
         }
     }
 
+    /// A buffer as soon as one is free, or nothing as soon as something was completed.
+    async fn buffer_or_change(&self, generation: u64) -> Option<Buffer> {
+        let mut buffer = pin!(self.io.wait_buffer());
+        let mut change = pin!(self.changed.changed_since(generation));
+        poll_fn(|context| match buffer.as_mut().poll(context) {
+            Poll::Ready(buffer) => Poll::Ready(Some(buffer)),
+            Poll::Pending => change.as_mut().poll(context).map(|()| None),
+        })
+        .await
+    }
+
     fn gather_or_give_back(&self, bytes: usize, rolls: bool) -> Result<(), AppendError> {
         if !self.is_backlogged(bytes) && self.gather(bytes, rolls) {
             return Ok(());
@@ -371,15 +435,39 @@ impl<I: Io> Inner<I> {
         Err(AppendError::Busy)
     }
 
-    fn note_batch(&self, segment: &Segment<I>, base_offset: Offset, next_offset: Offset, bytes: usize, max_timestamp: i64) {
+    fn note_batch(
+        &self,
+        segment: &Segment<I>,
+        base_offset: Offset,
+        next_offset: Offset,
+        bytes: usize,
+        max_timestamp: i64,
+    ) {
         let mut index = segment.index.borrow_mut();
-        let index = index.as_mut().expect("the active segment's index is loaded");
-        index.append(base_offset, next_offset, bytes, max_timestamp, self.config.get().index_interval_bytes);
+        let index = index
+            .as_mut()
+            .expect("the active segment's index is loaded");
+        index.append(
+            base_offset,
+            next_offset,
+            bytes,
+            max_timestamp,
+            self.config.get().index_interval_bytes,
+        );
         segment.next.set(next_offset);
         segment.max_timestamp.set(index.max_timestamp());
         if segment.first_timestamp.get().is_none() {
             segment.first_timestamp.set(Some(max_timestamp));
         }
+    }
+}
+
+/// Returns gathered buffers to the pool when dropped.
+struct GiveBack<'a>(&'a RefCell<Vec<Buffer>>);
+
+impl Drop for GiveBack<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().clear();
     }
 }
 
@@ -419,11 +507,16 @@ fn stamped_header(
     let mut header = batch.header;
     header.base_offset = base_offset.0;
     header.partition_leader_epoch = epoch.0;
-    let Some(now_ms) = log_append_time else { return header.to_bytes() };
+    let Some(now_ms) = log_append_time else {
+        return header.to_bytes();
+    };
     header.attributes = BatchAttributes(header.attributes.0 | LOG_APPEND_TIME);
     header.max_timestamp = now_ms;
     let mut bytes = header.to_bytes();
-    let crc = batch.records.pieces().fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
+    let crc = batch
+        .records
+        .pieces()
+        .fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
     bytes[CRC].copy_from_slice(&crc.to_be_bytes());
     bytes
 }

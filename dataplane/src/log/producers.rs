@@ -52,15 +52,21 @@ pub(super) struct Producers {
 impl Producers {
     /// `Ok(None)`: the batch may be appended. `Ok(Some(_))`: it has been before.
     pub(super) fn check(&self, batch: &Sequenced) -> Result<Option<ProducerBatch>, AppendError> {
-        let Some(producer) = self.states.get(&batch.producer_id) else { return Ok(None) };
+        let Some(producer) = self.states.get(&batch.producer_id) else {
+            return Ok(None);
+        };
         if batch.epoch < producer.epoch {
-            return Err(AppendError::InvalidProducerEpoch { current: producer.epoch, found: batch.epoch });
+            return Err(AppendError::InvalidProducerEpoch {
+                current: producer.epoch,
+                found: batch.epoch,
+            });
         }
         if batch.epoch > producer.epoch {
             return expect_sequence(0, batch.first_sequence);
         }
         let same = |known: &&ProducerBatch| {
-            known.first_sequence == batch.first_sequence && known.last_sequence == batch.last_sequence()
+            known.first_sequence == batch.first_sequence
+                && known.last_sequence == batch.last_sequence()
         };
         if let Some(known) = producer.batches.iter().find(same) {
             return Ok(Some(*known));
@@ -72,13 +78,22 @@ impl Producers {
     }
 
     /// Notes a batch that was appended.
-    pub(super) fn append(&mut self, batch: &Sequenced, base_offset: Offset, log_append_time_ms: i64, now_ms: i64) {
+    pub(super) fn append(
+        &mut self,
+        batch: &Sequenced,
+        base_offset: Offset,
+        log_append_time_ms: i64,
+        now_ms: i64,
+    ) {
         self.make_room(batch.producer_id);
-        let producer = self.states.entry(batch.producer_id).or_insert_with(|| Producer {
-            epoch: batch.epoch,
-            last_ms: now_ms,
-            batches: VecDeque::with_capacity(PRODUCER_BATCHES),
-        });
+        let producer = self
+            .states
+            .entry(batch.producer_id)
+            .or_insert_with(|| Producer {
+                epoch: batch.epoch,
+                last_ms: now_ms,
+                batches: VecDeque::with_capacity(PRODUCER_BATCHES),
+            });
         if producer.epoch != batch.epoch {
             producer.epoch = batch.epoch;
             producer.batches.clear();
@@ -97,7 +112,8 @@ impl Producers {
     }
 
     pub(super) fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.states.retain(|_, producer| now_ms.saturating_sub(producer.last_ms) < expiration_ms);
+        self.states
+            .retain(|_, producer| now_ms.saturating_sub(producer.last_ms) < expiration_ms);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -117,7 +133,11 @@ impl Producers {
         if self.states.len() < PRODUCERS_MAX || self.states.contains_key(&for_id) {
             return;
         }
-        let silent = self.states.iter().min_by_key(|(_, producer)| producer.last_ms).map(|(id, _)| *id);
+        let silent = self
+            .states
+            .iter()
+            .min_by_key(|(_, producer)| producer.last_ms)
+            .map(|(id, _)| *id);
         silent.map(|id| self.states.remove(&id));
     }
 }
@@ -127,7 +147,11 @@ fn next_sequence(last: i32) -> i32 {
 }
 
 fn expect_sequence(expected: i32, found: i32) -> Result<Option<ProducerBatch>, AppendError> {
-    if expected == found { Ok(None) } else { Err(AppendError::OutOfOrderSequence { expected, found }) }
+    if expected == found {
+        Ok(None)
+    } else {
+        Err(AppendError::OutOfOrderSequence { expected, found })
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +161,12 @@ mod tests {
     const ID: i64 = 7;
 
     fn batch(epoch: i16, first_sequence: i32, records: i32) -> Sequenced {
-        Sequenced { producer_id: ID, epoch, first_sequence, last_offset_delta: records - 1 }
+        Sequenced {
+            producer_id: ID,
+            epoch,
+            first_sequence,
+            last_offset_delta: records - 1,
+        }
     }
 
     fn append(producers: &mut Producers, batch: Sequenced, base_offset: i64) {
@@ -149,16 +178,26 @@ mod tests {
     fn each_of_the_last_five_batches_is_recognised_and_an_older_one_is_out_of_order() {
         let mut producers = Producers::default();
         for number in 0..6 {
-            append(&mut producers, batch(0, number * 10, 10), 100 + i64::from(number) * 10);
+            append(
+                &mut producers,
+                batch(0, number * 10, 10),
+                100 + i64::from(number) * 10,
+            );
         }
         for number in 1..6 {
-            let known = producers.check(&batch(0, number * 10, 10)).unwrap().unwrap();
+            let known = producers
+                .check(&batch(0, number * 10, 10))
+                .unwrap()
+                .unwrap();
             assert_eq!(known.base_offset, Offset(100 + i64::from(number) * 10));
             assert_eq!(known.last_offset, Offset(109 + i64::from(number) * 10));
         }
         assert_eq!(
             producers.check(&batch(0, 0, 10)),
-            Err(AppendError::OutOfOrderSequence { expected: 60, found: 0 })
+            Err(AppendError::OutOfOrderSequence {
+                expected: 60,
+                found: 0
+            })
         );
     }
 
@@ -166,8 +205,16 @@ mod tests {
     fn a_gap_or_a_batch_of_another_length_is_out_of_order() {
         let mut producers = Producers::default();
         append(&mut producers, batch(0, 0, 10), 0);
-        for wrong in [batch(0, 11, 1), batch(0, 9, 1), batch(0, 0, 9), batch(0, 0, 11)] {
-            assert!(matches!(producers.check(&wrong), Err(AppendError::OutOfOrderSequence { expected: 10, .. })));
+        for wrong in [
+            batch(0, 11, 1),
+            batch(0, 9, 1),
+            batch(0, 0, 9),
+            batch(0, 0, 11),
+        ] {
+            assert!(matches!(
+                producers.check(&wrong),
+                Err(AppendError::OutOfOrderSequence { expected: 10, .. })
+            ));
         }
     }
 
@@ -184,12 +231,18 @@ mod tests {
         append(&mut producers, batch(0, 0, 10), 0);
         assert_eq!(
             producers.check(&batch(1, 10, 1)),
-            Err(AppendError::OutOfOrderSequence { expected: 0, found: 10 })
+            Err(AppendError::OutOfOrderSequence {
+                expected: 0,
+                found: 10
+            })
         );
         append(&mut producers, batch(1, 0, 10), 10);
         assert_eq!(
             producers.check(&batch(0, 10, 1)),
-            Err(AppendError::InvalidProducerEpoch { current: 1, found: 0 })
+            Err(AppendError::InvalidProducerEpoch {
+                current: 1,
+                found: 0
+            })
         );
     }
 
@@ -207,12 +260,32 @@ mod tests {
     fn silent_producers_expire_and_the_longest_silent_one_makes_room() {
         let mut producers = Producers::default();
         for id in 0..PRODUCERS_MAX as i64 {
-            producers.append(&Sequenced { producer_id: id, ..batch(0, 0, 1) }, Offset(id), -1, 1000 - id % 900);
+            producers.append(
+                &Sequenced {
+                    producer_id: id,
+                    ..batch(0, 0, 1)
+                },
+                Offset(id),
+                -1,
+                1000 - id % 900,
+            );
         }
-        producers.append(&Sequenced { producer_id: -5, ..batch(0, 0, 1) }, Offset(0), -1, 1000);
+        producers.append(
+            &Sequenced {
+                producer_id: -5,
+                ..batch(0, 0, 1)
+            },
+            Offset(0),
+            -1,
+            1000,
+        );
         assert_eq!(producers.len(), PRODUCERS_MAX);
         assert!(!producers.states.contains_key(&899));
         producers.expire(1100, 100);
-        assert!(producers.iter().all(|(_, producer)| producer.last_ms > 1000));
+        assert!(
+            producers
+                .iter()
+                .all(|(_, producer)| producer.last_ms > 1000)
+        );
     }
 }

@@ -92,32 +92,43 @@ impl Progress {
     }
 
     pub(super) fn advance_written(&self, written: Offset) {
-        assert!(written <= self.log_end.get(), "only what was appended is written");
+        assert!(
+            written <= self.log_end.get(),
+            "only what was appended is written"
+        );
         self.written.set(self.written.get().max(written));
     }
 
     pub(super) fn advance_flushed(&self, flushed: Offset) {
-        assert!(flushed <= self.written.get(), "only what was written is flushed");
+        assert!(
+            flushed <= self.written.get(),
+            "only what was written is flushed"
+        );
         self.flushed.set(self.flushed.get().max(flushed));
     }
 
     pub(super) fn advance_log_start(&self, log_start: Offset) {
-        assert!(log_start <= self.high_watermark.get(), "only what consumers could read is deleted");
+        assert!(
+            log_start <= self.high_watermark.get(),
+            "only what consumers could read is deleted"
+        );
         self.log_start.set(self.log_start.get().max(log_start));
     }
 
     /// Moves the high watermark after the other offsets moved and wakes everyone who waited for this.
     pub(super) fn publish(&self, write_caching: bool) {
-        let visible = if write_caching { self.written.get() } else { self.flushed.get() };
-        let moved = visible > self.high_watermark.get();
-        self.high_watermark.set(self.high_watermark.get().max(visible));
-        let (written, flushed) = (self.written.get(), self.flushed.get());
-        let mut answers = self.answers.borrow_mut();
-        let reached = |end: &Offset, level: &Level| match level {
-            Level::Written => *end <= written,
-            Level::Flushed => *end <= flushed,
+        let visible = if write_caching {
+            self.written.get()
+        } else {
+            self.flushed.get()
         };
-        for (_, _, waker) in answers.extract_if(.., |(end, level, _)| reached(end, level)) {
+        let moved = visible > self.high_watermark.get();
+        self.high_watermark
+            .set(self.high_watermark.get().max(visible));
+        let mut answers = self.answers.borrow_mut();
+        for (_, _, waker) in
+            answers.extract_if(.., |(end, level, _)| self.has_reached(*end, *level))
+        {
             waker.wake();
         }
         drop(answers);
@@ -143,18 +154,27 @@ impl Progress {
     }
 
     fn wake_all(&self) {
-        self.answers.borrow_mut().drain(..).for_each(|(_, _, waker)| waker.wake());
-        self.fetches.borrow().iter().for_each(|entry| entry.event.notify());
+        self.answers
+            .borrow_mut()
+            .drain(..)
+            .for_each(|(_, _, waker)| waker.wake());
+        self.fetches
+            .borrow()
+            .iter()
+            .for_each(|entry| entry.event.notify());
+    }
+
+    fn has_reached(&self, end: Offset, level: Level) -> bool {
+        match level {
+            Level::Written => end <= self.written.get(),
+            Level::Flushed => end <= self.flushed.get(),
+        }
     }
 
     pub(super) async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
         let epoch = self.leader_epoch.get();
         poll_fn(|context| {
-            let reached = match level {
-                Level::Written => self.written.get(),
-                Level::Flushed => self.flushed.get(),
-            };
-            if reached >= end {
+            if self.has_reached(end, level) {
                 return Poll::Ready(Ok(()));
             }
             if self.poisoned.get() {
@@ -165,7 +185,12 @@ impl Progress {
             }
             let mut answers = self.answers.borrow_mut();
             let waker = context.waker();
-            if !answers.iter().rev().take(4).any(|(of, _, known)| *of == end && known.will_wake(waker)) {
+            if !answers
+                .iter()
+                .rev()
+                .take(4)
+                .any(|(of, _, known)| *of == end && known.will_wake(waker))
+            {
                 answers.push((end, level, waker.clone()));
             }
             Poll::Pending
@@ -174,17 +199,30 @@ impl Progress {
     }
 
     /// Notifies `event` each time the high watermark moves past `beyond`, and when the log stops or changes hands.
-    pub(super) fn register_fetch(self: &Rc<Self>, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
+    pub(super) fn register_fetch(
+        self: &Rc<Self>,
+        beyond: Offset,
+        event: &Rc<Event>,
+    ) -> FetchWaiter {
         let id = self.next_fetch.get();
         self.next_fetch.set(id + 1);
-        self.fetches.borrow_mut().push(FetchEntry { id, beyond, event: Rc::clone(event) });
-        FetchWaiter { progress: Rc::downgrade(self), id }
+        self.fetches.borrow_mut().push(FetchEntry {
+            id,
+            beyond,
+            event: Rc::clone(event),
+        });
+        FetchWaiter {
+            progress: Rc::downgrade(self),
+            id,
+        }
     }
 }
 
 impl Drop for FetchWaiter {
     fn drop(&mut self) {
-        let Some(progress) = self.progress.upgrade() else { return };
+        let Some(progress) = self.progress.upgrade() else {
+            return;
+        };
         let mut fetches = progress.fetches.borrow_mut();
         if let Some(index) = fetches.iter().position(|entry| entry.id == self.id) {
             fetches.swap_remove(index);

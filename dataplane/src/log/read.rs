@@ -9,7 +9,9 @@ use std::rc::Rc;
 use wire::{BATCH_HEADER_BYTES, BatchHeader};
 
 use super::index::Index;
-use super::limits::{BATCH_BYTES_MAX, LOOKUP_BYTES, READ_BYTES_MAX, READ_PLACES, WARM_SEGMENTS_MAX};
+use super::limits::{
+    BATCH_BYTES_MAX, LOOKUP_BYTES, READ_BYTES_MAX, READ_PLACES, WARM_SEGMENTS_MAX,
+};
 use super::scan::{Scanner, read_exactly};
 use super::segment::Segment;
 use super::types::{Bound, Offset, ReadError};
@@ -45,7 +47,13 @@ pub(super) struct Window {
 impl<I: Io> Log<I> {
     /// Batches from the one that holds `from` on, at most `bytes_max` bytes, below `bound`. With `at_least_one` the first is
     /// returned whole even if it is larger. Empty when there is nothing below the bound yet.
-    pub async fn read(&self, from: Offset, bytes_max: usize, at_least_one: bool, bound: Bound) -> Result<Read, ReadError> {
+    pub async fn read(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+        bound: Bound,
+    ) -> Result<Read, ReadError> {
         let log = &*self.0;
         log.check_range(from)?;
         let upper = match bound {
@@ -55,19 +63,32 @@ impl<I: Io> Log<I> {
         if from >= upper || bytes_max == 0 && !at_least_one {
             return Ok(log.answer(Vec::new(), 0, from));
         }
-        match self.read_below(from, bytes_max.min(READ_BYTES_MAX), at_least_one, upper).await {
+        match self
+            .read_below(from, bytes_max.min(READ_BYTES_MAX), at_least_one, upper)
+            .await
+        {
             // Retention may have removed the segment meanwhile.
             Err(error) => Err(log.check_range(from).err().unwrap_or(error)),
             read => read,
         }
     }
 
-    async fn read_below(&self, from: Offset, bytes_max: usize, at_least_one: bool, upper: Offset) -> Result<Read, ReadError> {
+    async fn read_below(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+        upper: Offset,
+    ) -> Result<Read, ReadError> {
         let log = &*self.0;
         let place = self.locate(from).await?;
         let (segment, start) = (&place.segment, place.position);
-        let mut window = log.window(segment, start, bytes_max.max(BATCH_HEADER_BYTES)).await?;
-        let first = window.header(segment, start).ok_or(ReadError::Damaged(from))?;
+        let mut window = log
+            .window(segment, start, bytes_max.max(BATCH_HEADER_BYTES))
+            .await?;
+        let first = window
+            .header(segment, start)
+            .ok_or(ReadError::Damaged(from))?;
         let first_bytes = batch_bytes(&first, segment, start)?;
         if first_bytes as usize > bytes_max {
             if !at_least_one {
@@ -79,7 +100,10 @@ impl<I: Io> Log<I> {
         let (mut end, mut last) = (start, first);
         while let Some(header) = window.header(segment, end) {
             let bytes = batch_bytes(&header, segment, end)?;
-            if header.base_offset >= upper.0 || end + bytes > window.end() || end + bytes - start > limit {
+            if header.base_offset >= upper.0
+                || end + bytes > window.end()
+                || end + bytes - start > limit
+            {
                 break;
             }
             (end, last) = (end + bytes, header);
@@ -89,7 +113,11 @@ impl<I: Io> Log<I> {
         }
         let next_offset = Offset(last.last_offset() + 1);
         log.places.borrow_mut().note(next_offset, segment.base, end);
-        Ok(log.answer(window.slices(start..end), (end - start) as usize, next_offset))
+        Ok(log.answer(
+            window.slices(start..end),
+            (end - start) as usize,
+            next_offset,
+        ))
     }
 
     /// The batch that holds an offset below the log's end.
@@ -100,10 +128,17 @@ impl<I: Io> Log<I> {
             return Ok(Place { segment, position });
         }
         self.load_index(&segment).await?;
-        let mut position = segment.index.borrow().as_ref().map_or(0, |index| index.position_of(offset));
+        let mut position = segment
+            .index
+            .borrow()
+            .as_ref()
+            .map_or(0, |index| index.position_of(offset));
         let mut walk = Walk::new(self, Rc::clone(&segment));
         loop {
-            let header = walk.header(position).await?.ok_or(ReadError::Damaged(offset))?;
+            let header = walk
+                .header(position)
+                .await?
+                .ok_or(ReadError::Damaged(offset))?;
             if header.last_offset() >= offset.0 {
                 return Ok(Place { segment, position });
             }
@@ -133,13 +168,17 @@ impl<I: Io> Log<I> {
         let mut index = Index::new(segment.base);
         while index.covered_bytes() < segment.bytes.get() {
             let (position, offset) = (index.covered_bytes(), index.next_offset());
-            let header = scanner.header(position, offset).await?.ok_or(ReadError::Damaged(offset))?;
+            let header = scanner
+                .header(position, offset)
+                .await?
+                .ok_or(ReadError::Damaged(offset))?;
             let bytes = batch_bytes(&header, segment, position)? as usize;
             let next_offset = Offset(header.last_offset() + 1);
             let interval = self.config().index_interval_bytes;
             index.append(offset, next_offset, bytes, header.max_timestamp, interval);
         }
-        io.replace_file(&segment.index_path(), index.encode()).await?;
+        io.replace_file(&segment.index_path(), index.encode())
+            .await?;
         Ok(index)
     }
 }
@@ -148,7 +187,11 @@ impl<I: Io> Inner<I> {
     fn check_range(&self, from: Offset) -> Result<(), ReadError> {
         let (log_start, log_end) = (self.progress.log_start(), self.progress.log_end());
         if from < log_start || from > log_end {
-            return Err(ReadError::OffsetOutOfRange { from, log_start, log_end });
+            return Err(ReadError::OffsetOutOfRange {
+                from,
+                log_start,
+                log_end,
+            });
         }
         Ok(())
     }
@@ -156,7 +199,14 @@ impl<I: Io> Inner<I> {
     fn answer(&self, slices: Vec<Slice>, bytes: usize, next_offset: Offset) -> Read {
         let high_watermark = self.progress.high_watermark();
         let log_start = self.progress.log_start();
-        Read { slices, bytes, next_offset, high_watermark, log_start, last_stable: high_watermark }
+        Read {
+            slices,
+            bytes,
+            next_offset,
+            high_watermark,
+            log_start,
+            last_stable: high_watermark,
+        }
     }
 
     fn segment_of(&self, offset: Offset) -> Rc<Segment<I>> {
@@ -166,18 +216,34 @@ impl<I: Io> Inner<I> {
     }
 
     /// Bytes of the segment from `position` on: `bytes` of them, or up to the end of its batches.
-    pub(super) async fn window(&self, segment: &Rc<Segment<I>>, position: u64, bytes: usize) -> Result<Window, ReadError> {
+    pub(super) async fn window(
+        &self,
+        segment: &Rc<Segment<I>>,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Window, ReadError> {
         let end = (position + bytes as u64).min(segment.bytes.get());
-        let mut window = Window { position, parts: Vec::new(), bytes: 0 };
+        let mut window = Window {
+            position,
+            parts: Vec::new(),
+            bytes: 0,
+        };
         while window.end() < end {
             let at = window.end();
-            self.tail.borrow().slices(segment, at..end, &mut window.parts);
+            self.tail
+                .borrow()
+                .slices(segment, at..end, &mut window.parts);
             window.bytes = window.parts.iter().map(|part| part.len() as u64).sum();
             if window.end() > at {
                 continue;
             }
             // Not in memory, so in the file; up to where memory begins.
-            let memory = self.tail.borrow().start_in(segment).filter(|start| *start > at).unwrap_or(end);
+            let memory = self
+                .tail
+                .borrow()
+                .start_in(segment)
+                .filter(|start| *start > at)
+                .unwrap_or(end);
             let file = segment.open_reader(&self.io).await?;
             let part = read_exactly(&self.io, &file, at, (end.min(memory) - at) as usize).await?;
             window.bytes += part.len() as u64;
@@ -196,8 +262,6 @@ impl<I: Io> Inner<I> {
         warm.push_back(Rc::clone(segment));
         if warm.len() > WARM_SEGMENTS_MAX
             && let Some(cold) = warm.pop_front()
-            && !self.unsealed.borrow().iter().any(|unsealed| Rc::ptr_eq(unsealed, &cold))
-            && self.sealing.get() == 0
         {
             cold.cool();
         }
@@ -213,21 +277,35 @@ pub(super) struct Walk<'a, I: Io> {
 
 impl<'a, I: Io> Walk<'a, I> {
     pub(super) fn new(log: &'a Log<I>, segment: Rc<Segment<I>>) -> Walk<'a, I> {
-        Walk { log, segment, window: None }
+        Walk {
+            log,
+            segment,
+            window: None,
+        }
     }
 
     /// The header at a position where a batch begins; `None` at the end of the segment.
     pub(super) async fn header(&mut self, position: u64) -> Result<Option<BatchHeader>, ReadError> {
-        if let Some(header) = self.window.as_ref().and_then(|window| window.header(&self.segment, position)) {
+        if let Some(header) = self
+            .window
+            .as_ref()
+            .and_then(|window| window.header(&self.segment, position))
+        {
             return Ok(Some(header));
         }
         if position >= self.segment.bytes.get() {
             return Ok(None);
         }
-        let window = self.log.0.window(&self.segment, position, LOOKUP_BYTES).await?;
+        let window = self
+            .log
+            .0
+            .window(&self.segment, position, LOOKUP_BYTES)
+            .await?;
         let header = window.header(&self.segment, position);
         self.window = Some(window);
-        header.map(Some).ok_or(ReadError::Damaged(self.segment.base))
+        header
+            .map(Some)
+            .ok_or(ReadError::Damaged(self.segment.base))
     }
 }
 
@@ -243,7 +321,9 @@ impl Window {
             return None;
         }
         let header = BatchHeader::parse(&bytes);
-        let ours = header.magic == 2 && header.base_offset >= segment.base.0 && header.last_offset_delta >= 0;
+        let ours = header.magic == 2
+            && header.base_offset >= segment.base.0
+            && header.last_offset_delta >= 0;
         ours.then_some(header)
     }
 
@@ -282,9 +362,15 @@ impl Window {
 }
 
 /// A batch's length, if it lies inside the segment.
-pub(super) fn batch_bytes<I: Io>(header: &BatchHeader, segment: &Segment<I>, position: u64) -> Result<u64, ReadError> {
+pub(super) fn batch_bytes<I: Io>(
+    header: &BatchHeader,
+    segment: &Segment<I>,
+    position: u64,
+) -> Result<u64, ReadError> {
     let damaged = ReadError::Damaged(Offset(header.base_offset));
-    let Ok(bytes) = header.batch_bytes() else { return Err(damaged) };
+    let Ok(bytes) = header.batch_bytes() else {
+        return Err(damaged);
+    };
     if bytes > BATCH_BYTES_MAX || position + bytes as u64 > segment.bytes.get() {
         return Err(damaged);
     }
@@ -308,7 +394,11 @@ struct KnownPlace {
 impl Places {
     fn note(&mut self, offset: Offset, segment: Offset, position: u64) {
         if self.find(offset, segment).is_none() {
-            self.known[self.next] = Some(KnownPlace { offset, segment, position });
+            self.known[self.next] = Some(KnownPlace {
+                offset,
+                segment,
+                position,
+            });
             self.next = (self.next + 1) % READ_PLACES;
         }
     }

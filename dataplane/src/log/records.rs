@@ -11,7 +11,11 @@ use super::limits::DECOMPRESSED_BYTES_MAX;
 use super::types::Offset;
 
 /// The first record of a batch with a timestamp of at least `timestamp`; `records` is what follows the header.
-pub(super) fn first_at_or_after(header: &BatchHeader, records: &[u8], timestamp: i64) -> Option<(Offset, i64)> {
+pub(super) fn first_at_or_after(
+    header: &BatchHeader,
+    records: &[u8],
+    timestamp: i64,
+) -> Option<(Offset, i64)> {
     if header.max_timestamp < timestamp {
         return None;
     }
@@ -19,14 +23,24 @@ pub(super) fn first_at_or_after(header: &BatchHeader, records: &[u8], timestamp:
     if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
         return whole_batch;
     }
-    let Some(records) = header.attributes.compression().ok().and_then(|codec| decompress(codec, records).ok()) else {
+    let Some(records) = header
+        .attributes
+        .compression()
+        .ok()
+        .and_then(|codec| decompress(codec, records).ok())
+    else {
         return whole_batch;
     };
     RecordIter::new(&records)
         .map_while(Result::ok)
         .map(|record| {
-            let offset = header.base_offset.saturating_add(i64::from(record.offset_delta));
-            (Offset(offset), header.base_timestamp.saturating_add(record.timestamp_delta))
+            let offset = header
+                .base_offset
+                .saturating_add(i64::from(record.offset_delta));
+            (
+                Offset(offset),
+                header.base_timestamp.saturating_add(record.timestamp_delta),
+            )
         })
         .find(|(_, found)| *found >= timestamp)
         .or(whole_batch)
@@ -44,8 +58,14 @@ fn decompress(codec: Compression, records: &[u8]) -> io::Result<Vec<u8>> {
 
 fn bounded(reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    reader.take(DECOMPRESSED_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > DECOMPRESSED_BYTES_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    reader
+        .take(DECOMPRESSED_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > DECOMPRESSED_BYTES_MAX {
+        Err(io::ErrorKind::FileTooLarge.into())
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Java's framing (magic, two versions, then blocks with their lengths), or one raw block as librdkafka may send.
@@ -57,10 +77,14 @@ fn snappy(records: &[u8]) -> io::Result<Vec<u8>> {
         snappy_block(records, &mut bytes)?;
         return Ok(bytes);
     }
-    let mut blocks = records.get(XERIAL_HEADER_BYTES..).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut blocks = records
+        .get(XERIAL_HEADER_BYTES..)
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
     while let Some((length, rest)) = blocks.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;
-        let (block, rest) = rest.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (block, rest) = rest
+            .split_at_checked(length)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         snappy_block(block, &mut bytes)?;
         blocks = rest;
     }
@@ -99,7 +123,8 @@ mod tests {
         match codec {
             Compression::None => records.to_vec(),
             Compression::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                let mut encoder =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 encoder.write_all(records).unwrap();
                 encoder.finish().unwrap()
             }
@@ -125,7 +150,12 @@ mod tests {
 
     fn find(bytes: &[u8], timestamp: i64) -> Option<(i64, i64)> {
         let batch = Batch::first(&Records::from_slice(bytes)).unwrap();
-        first_at_or_after(&batch.header, batch.records.contiguous().unwrap(), timestamp).map(|(offset, at)| (offset.0, at))
+        first_at_or_after(
+            &batch.header,
+            batch.records.contiguous().unwrap(),
+            timestamp,
+        )
+        .map(|(offset, at)| (offset.0, at))
     }
 
     fn check(bytes: &[u8]) {
@@ -138,7 +168,13 @@ mod tests {
     #[test]
     fn the_first_record_late_enough_is_found_under_every_codec() {
         let builder = builder();
-        for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        for codec in [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ] {
             check(&builder.build_compressed(codec, &compress(codec, builder.records())));
         }
         check(&builder.build_compressed(Compression::Snappy, &xerial(builder.records())));
@@ -147,8 +183,16 @@ mod tests {
     #[test]
     fn records_that_cannot_be_decompressed_are_answered_for_by_their_batch() {
         let builder = builder();
-        for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
-            assert_eq!(find(&builder.build_compressed(codec, &[0xee; 64]), 1001), Some((0, 1010)));
+        for codec in [
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ] {
+            assert_eq!(
+                find(&builder.build_compressed(codec, &[0xee; 64]), 1001),
+                Some((0, 1010))
+            );
         }
         // A raw block that claims 4 GiB, and a framed one that claims more than is there.
         assert!(snappy(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).is_err());

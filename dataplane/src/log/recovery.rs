@@ -39,9 +39,16 @@ pub(super) struct Recovered<I: Io> {
     pub(super) checkpointed: (Offset, Offset),
 }
 
-pub(super) async fn recover<I: Io>(io: &I, directory: &Path, newest_epoch: Option<LeaderEpoch>) -> io::Result<Recovered<I>> {
+pub(super) async fn recover<I: Io>(
+    io: &I,
+    directory: &Path,
+    newest_epoch: Option<LeaderEpoch>,
+) -> io::Result<Recovered<I>> {
     io.create_directories(directory).await?;
     let names = io.list(directory).await?;
+    if names.is_empty() {
+        make_directory_last(io, directory).await?;
+    }
     let mut bases: Vec<Offset> = names.iter().filter_map(|name| base_of(name)).collect();
     bases.sort_unstable();
     let checkpoint = read_checkpoint(io, directory).await?;
@@ -58,8 +65,27 @@ pub(super) async fn recover<I: Io>(io: &I, directory: &Path, newest_epoch: Optio
     Ok(recovered.expect("only a checkpoint can be contradicted"))
 }
 
+/// A new directory's name, and those of the directories around it, survive the loss of power from here on.
+async fn make_directory_last<I: Io>(io: &I, directory: &Path) -> io::Result<()> {
+    for parent in directory
+        .ancestors()
+        .skip(1)
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        match io.sync_directory(parent).await {
+            // One that we may not open is not one that we made a name in.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 async fn read_checkpoint<I: Io>(io: &I, directory: &Path) -> io::Result<Option<Checkpoint>> {
-    let bytes = match io.read_file(&directory.join(CHECKPOINT_FILE), CHECKPOINT_BYTES_MAX).await {
+    let bytes = match io
+        .read_file(&directory.join(CHECKPOINT_FILE), CHECKPOINT_BYTES_MAX)
+        .await
+    {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -96,15 +122,24 @@ struct Cut<I: Io> {
 }
 
 impl<'a, I: Io> Recovery<'a, I> {
-    fn new(io: &'a I, directory: &'a Path, newest_epoch: Option<LeaderEpoch>, checkpoint: Option<&'a Checkpoint>) -> Self {
+    fn new(
+        io: &'a I,
+        directory: &'a Path,
+        newest_epoch: Option<LeaderEpoch>,
+        checkpoint: Option<&'a Checkpoint>,
+    ) -> Self {
         Recovery {
             io,
             directory,
             newest_epoch,
             checkpoint,
             segments: VecDeque::new(),
-            epochs: checkpoint.map(|known| known.epochs.clone()).unwrap_or_default(),
-            producers: checkpoint.map(|known| known.producers.clone()).unwrap_or_default(),
+            epochs: checkpoint
+                .map(|known| known.epochs.clone())
+                .unwrap_or_default(),
+            producers: checkpoint
+                .map(|known| known.producers.clone())
+                .unwrap_or_default(),
             partial: Vec::new(),
             cuts: Vec::new(),
             reached_checkpoint: false,
@@ -115,7 +150,10 @@ impl<'a, I: Io> Recovery<'a, I> {
     async fn run(mut self, bases: &[Offset]) -> io::Result<Option<Recovered<I>>> {
         let mut taken = 0;
         for base in bases {
-            let due = self.segments.back().map_or(*base, |previous| previous.next.get());
+            let due = self
+                .segments
+                .back()
+                .map_or(*base, |previous| previous.next.get());
             if *base != due {
                 break;
             }
@@ -125,8 +163,13 @@ impl<'a, I: Io> Recovery<'a, I> {
             taken += 1;
         }
         // A log without records may have no file at all.
-        let empty = self.checkpoint.is_some_and(|known| known.recovery.position == 0);
-        if self.checkpoint.is_some() && !self.reached_checkpoint && !(empty && self.reaches_empty_active()) {
+        let empty = self
+            .checkpoint
+            .is_some_and(|known| known.recovery.position == 0);
+        if self.checkpoint.is_some()
+            && !self.reached_checkpoint
+            && !(empty && self.reaches_empty_active())
+        {
             return Ok(None);
         }
         self.set_aside(&bases[taken..]).await?;
@@ -136,14 +179,22 @@ impl<'a, I: Io> Recovery<'a, I> {
 
     /// Takes a closed segment as the checkpoint lists it, if its file is as long as it says.
     async fn take_listed(&mut self, base: Offset) -> io::Result<bool> {
-        let Some(checkpoint) = self.checkpoint else { return Ok(false) };
-        let Ok(index) = checkpoint.segments.binary_search_by_key(&base, |listed| listed.base) else { return Ok(false) };
+        let Some(checkpoint) = self.checkpoint else {
+            return Ok(false);
+        };
+        let Ok(index) = checkpoint
+            .segments
+            .binary_search_by_key(&base, |listed| listed.base)
+        else {
+            return Ok(false);
+        };
         let listed = &checkpoint.segments[index];
         let scanner = Scanner::open(self.io, &segment_path(self.directory, base)).await?;
         if base >= checkpoint.recovery.segment || scanner.file_bytes() != listed.bytes {
             return Ok(false);
         }
-        self.segments.push_back(Rc::new(Segment::closed(self.directory, listed)));
+        self.segments
+            .push_back(Rc::new(Segment::closed(self.directory, listed)));
         Ok(true)
     }
 
@@ -152,13 +203,17 @@ impl<'a, I: Io> Recovery<'a, I> {
         let path = segment_path(self.directory, base);
         let mut scanner = Scanner::open(self.io, &path).await?;
         let checked_from = self.checked_from(base);
-        let stored = Segment::<I>::new(self.directory, base).load_index(self.io, checked_from.min(scanner.file_bytes())).await;
+        let stored = Segment::<I>::new(self.directory, base)
+            .load_index(self.io, checked_from.min(scanner.file_bytes()))
+            .await;
         let stored_bytes = stored.as_ref().map_or(0, Index::covered_bytes);
         let mut index = stored.unwrap_or_else(|| Index::new(base));
         let interval = LogConfig::default().index_interval_bytes;
         loop {
             let position = index.covered_bytes();
-            if let Some(checkpoint) = self.checkpoint.filter(|known| known.recovery.segment == base)
+            if let Some(checkpoint) = self
+                .checkpoint
+                .filter(|known| known.recovery.segment == base)
                 && position >= checked_from
                 && !self.reached_checkpoint
             {
@@ -167,22 +222,36 @@ impl<'a, I: Io> Recovery<'a, I> {
                 }
                 self.reached_checkpoint = true;
             }
-            let Some(header) = scanner.header(position, index.next_offset()).await? else { break };
+            let Some(header) = scanner.header(position, index.next_offset()).await? else {
+                break;
+            };
             if position >= checked_from {
                 if !self.is_ours(&header) || !scanner.is_whole(position, &header).await? {
                     break;
                 }
                 self.note(&header);
             }
-            let Ok(bytes) = header.batch_bytes() else { break };
+            let Ok(bytes) = header.batch_bytes() else {
+                break;
+            };
             let next_offset = Offset(header.last_offset() + 1);
-            index.append(Offset(header.base_offset), next_offset, bytes, header.max_timestamp, interval);
+            index.append(
+                Offset(header.base_offset),
+                next_offset,
+                bytes,
+                header.max_timestamp,
+                interval,
+            );
         }
         let end = index.covered_bytes();
         if checked_from < u64::MAX && end < checked_from {
             return Ok(false);
         }
-        let first_timestamp = scanner.header(0, base).await?.filter(|_| end > 0).map(|header| header.max_timestamp);
+        let first_timestamp = scanner
+            .header(0, base)
+            .await?
+            .filter(|_| end > 0)
+            .map(|header| header.max_timestamp);
         self.partial = scanner
             .bytes(block_floor(end), (end - block_floor(end)) as usize)
             .await?
@@ -191,7 +260,11 @@ impl<'a, I: Io> Recovery<'a, I> {
         let segment = Rc::new(Segment::scanned(self.directory, index, first_timestamp));
         segment.index_stored_bytes.set(stored_bytes);
         let grown = end > checked_from;
-        self.cuts.push(Cut { segment: Rc::clone(&segment), file_bytes: scanner.file_bytes(), grown });
+        self.cuts.push(Cut {
+            segment: Rc::clone(&segment),
+            file_bytes: scanner.file_bytes(),
+            grown,
+        });
         self.segments.push_back(segment);
         Ok(true)
     }
@@ -212,20 +285,35 @@ impl<'a, I: Io> Recovery<'a, I> {
     }
 
     fn note(&mut self, header: &BatchHeader) {
-        self.epochs.begin(LeaderEpoch(header.partition_leader_epoch), Offset(header.base_offset));
+        self.epochs.begin(
+            LeaderEpoch(header.partition_leader_epoch),
+            Offset(header.base_offset),
+        );
         if let Some(batch) = sequenced_header(header) {
             let append_time = match header.attributes.timestamp_type() {
                 TimestampType::CreateTime => -1,
                 TimestampType::LogAppendTime => header.max_timestamp,
             };
-            self.producers.append(&batch, Offset(header.base_offset), append_time, self.io.wall_clock_ms());
+            self.producers.append(
+                &batch,
+                Offset(header.base_offset),
+                append_time,
+                self.io.wall_clock_ms(),
+            );
         }
     }
 
     /// After a crash zeros follow the last batch; anything else was a write that did not complete.
-    async fn say_if_torn(&self, scanner: &mut Scanner<I>, base: Offset, end: u64) -> io::Result<()> {
+    async fn say_if_torn(
+        &self,
+        scanner: &mut Scanner<I>,
+        base: Offset,
+        end: u64,
+    ) -> io::Result<()> {
         let left = scanner.file_bytes() - end;
-        let next = scanner.bytes(end, left.min(TERMINATOR_BYTES as u64) as usize).await?;
+        let next = scanner
+            .bytes(end, left.min(TERMINATOR_BYTES as u64) as usize)
+            .await?;
         if next.is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
             let directory = self.directory.display();
             tracing::warn!(%directory, segment = %base, position = end, "the log ends in a batch that is not whole: cut");
@@ -236,7 +324,8 @@ impl<'a, I: Io> Recovery<'a, I> {
     /// An active segment whose first write never began has no file.
     fn reaches_empty_active(&self) -> bool {
         let end = self.segments.back().map(|last| last.next.get());
-        self.checkpoint.is_some_and(|known| end.is_none_or(|end| end == known.recovery.offset))
+        self.checkpoint
+            .is_some_and(|known| end.is_none_or(|end| end == known.recovery.offset))
     }
 
     /// Segments that do not follow: kept under another name, for an operator to look at.
@@ -244,7 +333,9 @@ impl<'a, I: Io> Recovery<'a, I> {
         for base in bases {
             let path = segment_path(self.directory, *base);
             tracing::error!(segment = %path.display(), "the segment does not follow the one before: set aside");
-            self.io.rename(&path, &path.with_extension("log.set-aside")).await?;
+            self.io
+                .rename(&path, &path.with_extension("log.set-aside"))
+                .await?;
             ignore_missing(self.io.remove_file(&path.with_extension("index")).await)?;
         }
         Ok(())
@@ -252,7 +343,12 @@ impl<'a, I: Io> Recovery<'a, I> {
 
     /// Ends each scanned file where its batches end. Afterwards all that was found is flushed.
     async fn cut(&self) -> io::Result<()> {
-        for Cut { segment, file_bytes, grown } in &self.cuts {
+        for Cut {
+            segment,
+            file_bytes,
+            grown,
+        } in &self.cuts
+        {
             if *file_bytes == segment.bytes.get() && !grown {
                 continue;
             }
@@ -267,22 +363,34 @@ impl<'a, I: Io> Recovery<'a, I> {
     }
 
     async fn finish(mut self) -> io::Result<Recovered<I>> {
-        let stored = self.checkpoint.map(|known| (known.log_start, known.recovery.offset));
+        let stored = self
+            .checkpoint
+            .map(|known| (known.log_start, known.recovery.offset));
         let first = self.segments.front().map(|first| first.base);
-        let log_start = stored.map(|(start, _)| start).max(first).unwrap_or_default();
+        let log_start = stored
+            .map(|(start, _)| start)
+            .max(first)
+            .unwrap_or_default();
         // A deletion that a crash interrupted.
         while self.segments.len() > 1 && self.segments[0].next.get() <= log_start {
             let deleted = self.segments.pop_front().expect("there are two at least");
             deleted.remove(self.io).await?;
         }
+        self.seal_closed().await?;
         self.begin_active(log_start);
         let active = Rc::clone(self.segments.back().expect("one was just begun"));
         let log_end = active.next.get();
         let log_start = log_start.min(log_end);
         self.epochs.truncate(log_end);
-        let clean = self.checkpoint.is_some_and(|known| known.clean && known.recovery.offset == log_end);
+        let clean = self
+            .checkpoint
+            .is_some_and(|known| known.clean && known.recovery.offset == log_end);
         Ok(Recovered {
-            clean: clean && self.cuts.iter().all(|cut| cut.file_bytes == cut.segment.bytes.get()),
+            clean: clean
+                && self
+                    .cuts
+                    .iter()
+                    .all(|cut| cut.file_bytes == cut.segment.bytes.get()),
             log_start,
             log_end,
             segments: self.segments,
@@ -293,14 +401,30 @@ impl<'a, I: Io> Recovery<'a, I> {
         })
     }
 
+    /// Scanned segments that others follow are as good as sealed; only their indexes are missing.
+    async fn seal_closed(&self) -> io::Result<()> {
+        let closed = self.segments.len().saturating_sub(1);
+        for segment in self
+            .segments
+            .iter()
+            .take(closed)
+            .filter(|segment| !segment.sealed.get())
+        {
+            segment.store_index(self.io).await?;
+            segment.seal();
+        }
+        Ok(())
+    }
+
     /// The last segment found goes on; a new one begins where there is none or where it is a closed one.
     fn begin_active(&mut self, log_start: Offset) {
         let last = self.segments.back();
-        if last.is_some_and(|last| last.index.borrow().is_some()) {
+        if last.is_some_and(|last| !last.sealed.get()) {
             return;
         }
         let base = last.map_or(log_start, |last| last.next.get());
         self.partial.clear();
-        self.segments.push_back(Rc::new(Segment::new(self.directory, base)));
+        self.segments
+            .push_back(Rc::new(Segment::new(self.directory, base)));
     }
 }

@@ -13,7 +13,10 @@ impl<I: Io> Log<I> {
     pub async fn enforce_retention(&self, now_ms: i64) -> Result<usize, LogError> {
         self.poisoned()?;
         let config = self.config();
-        self.0.producers.borrow_mut().expire(now_ms, config.producer_expiration_ms);
+        self.0
+            .producers
+            .borrow_mut()
+            .expire(now_ms, config.producer_expiration_ms);
         if self.0.closed.get() {
             return Ok(0);
         }
@@ -27,7 +30,9 @@ impl<I: Io> Log<I> {
         self.0.epochs.borrow_mut().forget_before(log_start);
         self.store_checkpoint(false).await?;
         for _ in 0..due {
-            let Some(segment) = self.take_first_below(log_start) else { break };
+            let Some(segment) = self.take_first_below(log_start) else {
+                break;
+            };
             segment.remove(&self.0.io).await?;
         }
         Ok(due)
@@ -47,7 +52,8 @@ impl<I: Io> Log<I> {
     fn is_aged(&self, segment: &Segment<I>, now_ms: i64) -> bool {
         let retention_ms = self.config().retention_ms;
         let (newest, _) = segment.max_timestamp.get();
-        retention_ms >= 0 && now_ms.saturating_sub(newest) > retention_ms
+        // Records without any timestamp have no age.
+        retention_ms >= 0 && newest >= 0 && now_ms.saturating_sub(newest) > retention_ms
     }
 
     /// How many of the oldest segments are due; only closed ones whose records consumers could read.
@@ -66,7 +72,8 @@ impl<I: Io> Log<I> {
                 let bytes = segment.bytes.get();
                 let too_large = excess >= bytes && bytes > 0;
                 excess = excess.saturating_sub(bytes);
-                segment.next.get() <= self.high_watermark() && (too_large || self.is_aged(segment, now_ms))
+                segment.next.get() <= self.high_watermark()
+                    && (too_large || self.is_aged(segment, now_ms))
             })
             .count()
     }
@@ -77,7 +84,10 @@ impl<I: Io> Log<I> {
             return None;
         }
         let segment = segments.pop_front()?;
-        self.0.warm.borrow_mut().retain(|warm| !Rc::ptr_eq(warm, &segment));
+        self.0
+            .warm
+            .borrow_mut()
+            .retain(|warm| !Rc::ptr_eq(warm, &segment));
         Some(segment)
     }
 }

@@ -33,8 +33,8 @@ pub(super) struct Segment<I: Io> {
     pub(super) file: RefCell<Option<I::File>>,
     /// For reading; open while the segment is warm.
     pub(super) reader: RefCell<Option<I::File>>,
-    /// Completed writes that no flush has covered.
-    pub(super) dirty: Cell<bool>,
+    /// Closed, cut to its batches, and its index stored: nothing is written any more.
+    pub(super) sealed: Cell<bool>,
     /// The file exists up to here, and reads as zeros from `bytes` on.
     pub(super) allocated: Cell<u64>,
     /// Zeros have been written up to here.
@@ -59,7 +59,7 @@ impl<I: Io> Segment<I> {
             index_stored_bytes: Cell::new(0),
             file: RefCell::new(None),
             reader: RefCell::new(None),
-            dirty: Cell::new(false),
+            sealed: Cell::new(false),
             allocated: Cell::new(0),
             zeroed: Cell::new(0),
             next_extent: Cell::new(EXTENT_BYTES_MIN),
@@ -73,15 +73,22 @@ impl<I: Io> Segment<I> {
         let segment = Segment::new(directory, summary.base);
         segment.bytes.set(summary.bytes);
         segment.next.set(summary.next);
-        segment.max_timestamp.set((summary.max_timestamp, summary.max_timestamp_offset));
+        segment
+            .max_timestamp
+            .set((summary.max_timestamp, summary.max_timestamp_offset));
         segment.index_stored_bytes.set(summary.bytes);
         segment.allocated.set(block_ceil(summary.bytes));
         segment.index.replace(None);
+        segment.sealed.set(true);
         segment
     }
 
     /// A segment as a scan found it.
-    pub(super) fn scanned(directory: &Path, index: Index, first_timestamp: Option<i64>) -> Segment<I> {
+    pub(super) fn scanned(
+        directory: &Path,
+        index: Index,
+        first_timestamp: Option<i64>,
+    ) -> Segment<I> {
         let segment = Segment::new(directory, index.base());
         segment.bytes.set(index.covered_bytes());
         segment.next.set(index.next_offset());
@@ -134,12 +141,24 @@ impl<I: Io> Segment<I> {
     /// Lets go of what only readers need.
     pub(super) fn cool(&self) {
         self.reader.replace(None);
+        if self.sealed.get() {
+            self.index.replace(None);
+        }
+    }
+
+    /// Notes that nothing is written any more. From here the index is loaded again when a reader needs it.
+    pub(super) fn seal(&self) {
+        self.sealed.set(true);
+        self.file.replace(None);
         self.index.replace(None);
     }
 
     /// The stored index, if it is whole and covers no more than the file.
     pub(super) async fn load_index(&self, io: &I, file_bytes: u64) -> Option<Index> {
-        let bytes = io.read_file(&self.index_path(), INDEX_FILE_BYTES_MAX).await.ok()?;
+        let bytes = io
+            .read_file(&self.index_path(), INDEX_FILE_BYTES_MAX)
+            .await
+            .ok()?;
         let index = Index::decode(&bytes, self.base).ok()?;
         (index.covered_bytes() <= file_bytes).then_some(index)
     }
@@ -190,7 +209,13 @@ mod tests {
         let path = segment_path(Path::new("/p"), Offset(42));
         assert_eq!(path, Path::new("/p/00000000000000000042.log"));
         assert_eq!(base_of("00000000000000000042.log"), Some(Offset(42)));
-        for name in ["42.log", "00000000000000000042.index", "0000000000000000004x.log", "99999999999999999999.log", "+0000000000000000042.log"] {
+        for name in [
+            "42.log",
+            "00000000000000000042.index",
+            "0000000000000000004x.log",
+            "99999999999999999999.log",
+            "+0000000000000000042.log",
+        ] {
             assert_eq!(base_of(name), None, "{name}");
         }
     }

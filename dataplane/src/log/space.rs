@@ -19,17 +19,26 @@ impl<I: Io> Segment<I> {
     /// Whether blocks are there and nobody else writes them.
     pub(super) fn may_write(&self, blocks: &Range<u64>) -> bool {
         let zeroing = self.zeroing.borrow();
-        let free = zeroing.as_ref().is_none_or(|zeroing| zeroing.end <= blocks.start || blocks.end <= zeroing.start);
+        let free = zeroing
+            .as_ref()
+            .is_none_or(|zeroing| zeroing.end <= blocks.start || blocks.end <= zeroing.start);
         free && self.file.borrow().is_some() && self.allocated.get() >= blocks.end
     }
 }
 
 impl<I: Io> Log<I> {
-    /// Makes space up to `until`, then lets the writer go on.
+    /// Makes the space up to `until` that the writer waits for, then lets it go on.
     pub(super) fn prepare(&self, segment: Rc<Segment<I>>, until: u64) {
         let there = segment.file.borrow().is_some() && segment.allocated.get() >= until;
-        // The end of the zeroing, or of the preparation that runs, calls the writer.
-        if there || self.0.preparing.replace(true) {
+        // If it is there, it is being zeroed, and the end of that calls the writer.
+        if !there {
+            self.begin_extending(segment, until, true);
+        }
+    }
+
+    fn begin_extending(&self, segment: Rc<Segment<I>>, until: u64, needed: bool) {
+        // The end of a preparation that runs calls the writer, which asks again for what it misses.
+        if self.0.preparing.replace(true) {
             return;
         }
         let log = self.clone();
@@ -39,7 +48,9 @@ impl<I: Io> Log<I> {
             log.0.changed.notify();
             match result {
                 Ok(()) => log.write_what_is_ready(),
-                Err(error) => log.poison("making space", &error),
+                Err(error) if needed => log.poison("making space", &error),
+                // A disk that is full now may have room when the space is needed.
+                Err(_) => log.write_what_is_ready(),
             }
         });
     }
@@ -50,7 +61,7 @@ impl<I: Io> Log<I> {
         let near = allocated - written_until.min(allocated) < extent / 4;
         let active = Rc::ptr_eq(segment, &self.0.active());
         if near && active && allocated < self.segment_bytes_max() {
-            self.prepare(Rc::clone(segment), allocated + 1);
+            self.begin_extending(Rc::clone(segment), allocated + 1, false);
         } else if active {
             self.zero_ahead(segment);
         }
@@ -70,11 +81,12 @@ impl<I: Io> Log<I> {
     async fn extend(&self, segment: &Rc<Segment<I>>, until: u64) -> io::Result<()> {
         let io = &self.0.io;
         let file = segment.open(io).await?;
-        let fresh = segment.allocated.get() == 0;
-        if fresh {
+        if segment.allocated.get() == 0 {
             // Whatever a file of this name held belongs to another life.
             ignore_missing(io.remove_file(&segment.index_path()).await)?;
             io.truncate(&file, 0).await?;
+            // No write may begin, and so none be answered as flushed, before the file's name would last.
+            io.sync_directory(&self.0.directory).await?;
         }
         while segment.allocated.get() < until {
             let at = segment.allocated.get();
@@ -84,9 +96,6 @@ impl<I: Io> Log<I> {
             io.allocate(&file, FilePosition(at), bytes).await?;
             segment.allocated.set(at + bytes);
             segment.next_extent.set((extent * 2).min(EXTENT_BYTES_MAX));
-        }
-        if fresh {
-            io.sync_directory(&self.0.directory).await?;
         }
         self.zero_ahead(segment);
         Ok(())
@@ -119,9 +128,19 @@ impl<I: Io> Log<I> {
     async fn zero(&self, segment: &Rc<Segment<I>>) -> io::Result<()> {
         let file = segment.open(&self.0.io).await?;
         while let Some(range) = self.next_to_zero(segment) {
-            let Some(zeros) = self.0.cache.zeros((range.end - range.start) as usize) else { break };
+            let Some(zeros) = self.0.cache.zeros((range.end - range.start) as usize) else {
+                break;
+            };
             segment.zeroing.replace(Some(range.clone()));
-            self.0.io.write(&file, FilePosition(range.start), zeros, WriteDurability::Written).await?;
+            self.0
+                .io
+                .write(
+                    &file,
+                    FilePosition(range.start),
+                    zeros,
+                    WriteDurability::Written,
+                )
+                .await?;
             segment.zeroing.replace(None);
             segment.zeroed.set(range.end);
             self.write_what_is_ready();
@@ -132,7 +151,10 @@ impl<I: Io> Log<I> {
 
     /// The next range of allocated space that no append has reached.
     fn next_to_zero(&self, segment: &Rc<Segment<I>>) -> Option<Range<u64>> {
-        if self.0.closed.get() || self.0.progress.is_poisoned() || !Rc::ptr_eq(segment, &self.0.active()) {
+        if self.0.closed.get()
+            || self.0.progress.is_poisoned()
+            || !Rc::ptr_eq(segment, &self.0.active())
+        {
             return None;
         }
         let reached = block_ceil(segment.bytes.get() + TERMINATOR_BYTES as u64);

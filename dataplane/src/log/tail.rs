@@ -29,6 +29,7 @@ pub(super) struct Tail<I: Io> {
     first_buffer: u64,
     /// The bytes of the last, partial block while no buffer holds them.
     partial: Vec<u8>,
+    abandoned: bool,
 }
 
 struct TailBuffer<I: Io> {
@@ -79,7 +80,10 @@ pub(super) enum Next<I: Io> {
 impl<I: Io> Tail<I> {
     /// `partial` is what the file holds of the block that the log ends in.
     pub(super) fn new(partial: Vec<u8>) -> Tail<I> {
-        assert!(partial.len() < BLOCK_BYTES, "a partial block is less than a block");
+        assert!(
+            partial.len() < BLOCK_BYTES,
+            "a partial block is less than a block"
+        );
         Tail {
             buffers: VecDeque::new(),
             pieces: VecDeque::new(),
@@ -87,22 +91,42 @@ impl<I: Io> Tail<I> {
             in_flight: 0,
             first_buffer: 0,
             partial,
+            abandoned: false,
         }
     }
 
     /// Fresh buffers that `bytes` more bytes of `segment` need; of a segment yet to begin if there is none.
-    pub(super) fn buffers_needed(&self, bytes: usize, buffer_bytes: usize, segment: Option<&Rc<Segment<I>>>) -> usize {
+    pub(super) fn buffers_needed(
+        &self,
+        bytes: usize,
+        buffer_bytes: usize,
+        segment: Option<&Rc<Segment<I>>>,
+    ) -> usize {
         let area = buffer_bytes - BLOCK_BYTES;
         let room = segment.map_or(0, |segment| self.active_room(segment));
-        let carried = if self.buffers.is_empty() { self.partial.len() } else { 0 };
-        if bytes <= room { 0 } else { (bytes - room + carried).div_ceil(area) }
+        let carried = if self.buffers.is_empty() {
+            self.partial.len()
+        } else {
+            0
+        };
+        if bytes <= room {
+            0
+        } else {
+            (bytes - room + carried).div_ceil(area)
+        }
     }
 
     /// Buffers with bytes that are not written.
     pub(super) fn unwritten_buffers(&self) -> usize {
-        let oldest = match self.pieces.iter().find(|piece| piece.state != PieceState::Done) {
+        let oldest = match self
+            .pieces
+            .iter()
+            .find(|piece| piece.state != PieceState::Done)
+        {
             Some(piece) => piece.buffer,
-            None => self.unsubmitted().unwrap_or(self.first_buffer + self.buffers.len() as u64),
+            None => self
+                .unsubmitted()
+                .unwrap_or(self.first_buffer + self.buffers.len() as u64),
         };
         (self.first_buffer + self.buffers.len() as u64 - oldest) as usize
     }
@@ -119,33 +143,53 @@ impl<I: Io> Tail<I> {
         for mut part in parts {
             while !part.is_empty() {
                 if self.active_room(segment) == 0 {
-                    self.begin_buffer(segment, fresh.pop().expect("the caller gathered enough buffers"));
+                    self.begin_buffer(
+                        segment,
+                        fresh.pop().expect("the caller gathered enough buffers"),
+                    );
                     begun += 1;
                 }
                 let room = self.active_room(segment).min(part.len());
-                let active = self.buffers.back_mut().expect("one was just found to have room");
+                let active = self
+                    .buffers
+                    .back_mut()
+                    .expect("one was just found to have room");
                 active.buffer.extend_from_slice(&part[..room]);
                 segment.bytes.set(segment.bytes.get() + room as u64);
                 part = &part[room..];
             }
         }
-        self.buffers.back_mut().expect("a batch has bytes").next_offset = next_offset;
+        self.buffers
+            .back_mut()
+            .expect("a batch has bytes")
+            .next_offset = next_offset;
         begun
     }
 
     /// The next write that may begin, if `prepared` says that its blocks may be written.
-    pub(super) fn next_write(&mut self, prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool) -> Next<I> {
+    pub(super) fn next_write(
+        &mut self,
+        prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
+    ) -> Next<I> {
         if self.in_flight == WRITES_IN_FLIGHT_MAX {
             return Next::Nothing;
         }
-        let ready = |index: &usize| self.pieces[*index].state == PieceState::Waiting && !self.overlaps(*index);
+        let ready = |index: &usize| {
+            self.pieces[*index].state == PieceState::Waiting && !self.overlaps(*index)
+        };
         if let Some(index) = (0..self.pieces.len()).find(ready) {
             return self.submit(index);
         }
-        let Some(number) = self.unsubmitted() else { return Next::Nothing };
+        let Some(number) = self.unsubmitted() else {
+            return Next::Nothing;
+        };
         let last = number + 1 == self.first_buffer + self.buffers.len() as u64;
         let index = (number - self.first_buffer) as usize;
-        let ends_segment = last || !Rc::ptr_eq(&self.buffers[index].segment, &self.buffers[index + 1].segment);
+        let ends_segment = last
+            || !Rc::ptr_eq(
+                &self.buffers[index].segment,
+                &self.buffers[index + 1].segment,
+            );
         let buffer = &self.buffers[index];
         let (from, to) = (buffer.submitted, buffer.buffer.len());
         // The newest batch is followed by zeros, so that recovery can never read on into what the file held before.
@@ -154,14 +198,21 @@ impl<I: Io> Tail<I> {
         let start = block_floor(from as u64);
         let shared = self.shared_until(&buffer.segment, buffer.base + start);
         let begin = shared.map_or(from, |until| until.saturating_sub(buffer.base) as usize);
-        if shared.is_some() && to < begin + PIPELINED_WRITE_BYTES_MIN {
+        // A full buffer goes at once; what may still grow only if it is worth a write of its own.
+        let enough = if last {
+            begin + PIPELINED_WRITE_BYTES_MIN
+        } else {
+            begin + 1
+        };
+        if shared.is_some() && to < enough {
             return Next::Nothing;
         }
         let blocks = buffer.base + block_floor(begin as u64)..buffer.base + end;
         if !prepared(&buffer.segment, &blocks) {
             return Next::NoSpace(Rc::clone(&buffer.segment), blocks);
         }
-        let (segment, base, next_offset) = (Rc::clone(&buffer.segment), buffer.base, buffer.next_offset);
+        let (segment, base, next_offset) =
+            (Rc::clone(&buffer.segment), buffer.base, buffer.next_offset);
         if begin > from {
             self.pieces.push_back(Piece {
                 segment: Rc::clone(&segment),
@@ -189,23 +240,44 @@ impl<I: Io> Tail<I> {
     /// A write has completed. Returns one past the last offset that is now in the file, if that moved.
     pub(super) fn complete(&mut self, piece: u64) -> Option<Offset> {
         self.in_flight -= 1;
+        if self.abandoned {
+            return None;
+        }
         let index = (piece - self.first_piece) as usize;
         self.pieces[index].state = PieceState::Done;
         let mut written = None;
-        while self.pieces.front().is_some_and(|piece| piece.state == PieceState::Done) {
-            written = self.pieces.pop_front().and_then(|piece| piece.next_offset).or(written);
+        while self
+            .pieces
+            .front()
+            .is_some_and(|piece| piece.state == PieceState::Done)
+        {
+            written = self
+                .pieces
+                .pop_front()
+                .and_then(|piece| piece.next_offset)
+                .or(written);
             self.first_piece += 1;
         }
         written
     }
 
+    /// After a failed write nothing more is written, so no buffer is worth keeping for it.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+        self.pieces.clear();
+        self.buffers
+            .iter_mut()
+            .for_each(|buffer| buffer.submitted = buffer.buffer.len());
+    }
+
     /// Whether some bytes of the segment are not in the file.
     pub(super) fn has_unwritten(&self, segment: &Rc<Segment<I>>) -> bool {
-        self.pieces.iter().any(|piece| Rc::ptr_eq(&piece.segment, segment))
-            || self
-                .buffers
-                .iter()
-                .any(|buffer| Rc::ptr_eq(&buffer.segment, segment) && buffer.submitted < buffer.buffer.len())
+        self.pieces
+            .iter()
+            .any(|piece| Rc::ptr_eq(&piece.segment, segment))
+            || self.buffers.iter().any(|buffer| {
+                Rc::ptr_eq(&buffer.segment, segment) && buffer.submitted < buffer.buffer.len()
+            })
     }
 
     pub(super) fn writes_in_flight(&self) -> usize {
@@ -216,14 +288,18 @@ impl<I: Io> Tail<I> {
     pub(super) fn evict_oldest(&mut self) -> Option<bool> {
         let oldest = self.buffers.front()?;
         let written = oldest.submitted == oldest.buffer.len()
-            && self.pieces.iter().all(|piece| piece.buffer != self.first_buffer);
+            && self
+                .pieces
+                .iter()
+                .all(|piece| piece.buffer != self.first_buffer);
         if !written {
             return Some(false);
         }
         if self.buffers.len() == 1 {
             let bytes = oldest.buffer.as_slice();
             self.partial.clear();
-            self.partial.extend_from_slice(&bytes[block_floor(bytes.len() as u64) as usize..]);
+            self.partial
+                .extend_from_slice(&bytes[block_floor(bytes.len() as u64) as usize..]);
         }
         self.buffers.pop_front();
         self.first_buffer += 1;
@@ -232,16 +308,32 @@ impl<I: Io> Tail<I> {
 
     /// Where the part of the segment begins that is in memory.
     pub(super) fn start_in(&self, segment: &Rc<Segment<I>>) -> Option<u64> {
-        self.buffers.iter().find(|buffer| Rc::ptr_eq(&buffer.segment, segment)).map(|buffer| buffer.base)
+        self.buffers
+            .iter()
+            .find(|buffer| Rc::ptr_eq(&buffer.segment, segment))
+            .map(|buffer| buffer.base)
     }
 
     /// The bytes of a range of the segment, as many as are in memory without a gap from its start on.
-    pub(super) fn slices(&self, segment: &Rc<Segment<I>>, range: Range<u64>, slices: &mut Vec<Slice>) {
+    pub(super) fn slices(
+        &self,
+        segment: &Rc<Segment<I>>,
+        range: Range<u64>,
+        slices: &mut Vec<Slice>,
+    ) {
         let mut position = range.start;
-        for buffer in self.buffers.iter().filter(|buffer| Rc::ptr_eq(&buffer.segment, segment)) {
+        for buffer in self
+            .buffers
+            .iter()
+            .filter(|buffer| Rc::ptr_eq(&buffer.segment, segment))
+        {
             let end = (buffer.base + buffer.buffer.len() as u64).min(range.end);
             if buffer.base <= position && position < end {
-                slices.push(buffer.buffer.slice((position - buffer.base) as usize..(end - buffer.base) as usize));
+                slices.push(
+                    buffer
+                        .buffer
+                        .slice((position - buffer.base) as usize..(end - buffer.base) as usize),
+                );
                 position = end;
             }
         }
@@ -260,11 +352,17 @@ impl<I: Io> Tail<I> {
     fn begin_buffer(&mut self, segment: &Rc<Segment<I>>, mut buffer: Buffer) {
         let position = segment.bytes.get();
         if self.buffers.is_empty() && position > 0 {
-            assert!(self.partial.len() as u64 == position % BLOCK_BYTES as u64, "the partial block is the log's last");
+            assert!(
+                self.partial.len() as u64 == position % BLOCK_BYTES as u64,
+                "the partial block is the log's last"
+            );
             buffer.extend_from_slice(&self.partial);
         }
         self.partial.clear();
-        let next_offset = self.buffers.back().map_or(Offset::default(), |previous| previous.next_offset);
+        let next_offset = self
+            .buffers
+            .back()
+            .map_or(Offset::default(), |previous| previous.next_offset);
         self.buffers.push_back(TailBuffer {
             segment: Rc::clone(segment),
             base: block_floor(position),
@@ -276,7 +374,12 @@ impl<I: Io> Tail<I> {
 
     /// The first buffer with bytes that no piece covers.
     fn unsubmitted(&self) -> Option<u64> {
-        let behind = self.buffers.iter().rev().take_while(|buffer| buffer.submitted < buffer.buffer.len()).count();
+        let behind = self
+            .buffers
+            .iter()
+            .rev()
+            .take_while(|buffer| buffer.submitted < buffer.buffer.len())
+            .count();
         (behind > 0).then(|| self.first_buffer + (self.buffers.len() - behind) as u64)
     }
 
@@ -306,13 +409,209 @@ impl<I: Io> Tail<I> {
         piece.state = PieceState::InFlight;
         self.in_flight += 1;
         let buffer = &mut self.buffers[(piece.buffer - self.first_buffer) as usize];
-        assert!(piece.to <= buffer.buffer.len() && piece.from <= piece.to, "a piece lies in its buffer");
-        let range = (piece.blocks.start - buffer.base) as usize..(piece.blocks.end - buffer.base) as usize;
+        assert!(
+            piece.to <= buffer.buffer.len() && piece.from <= piece.to,
+            "a piece lies in its buffer"
+        );
+        let range =
+            (piece.blocks.start - buffer.base) as usize..(piece.blocks.end - buffer.base) as usize;
         Next::Write(Write {
             piece: self.first_piece + index as u64,
             segment: Rc::clone(&piece.segment),
             at: FilePosition(piece.blocks.start),
             lease: buffer.buffer.write_lease(range),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+
+    use super::super::limits::BATCH_BYTES_MIN;
+    use super::*;
+    use crate::io::ring::RingIo;
+
+    const BUFFER_BYTES: usize = 64 * 1024;
+    /// What the file held in another life.
+    const STALE: u8 = 0xee;
+
+    /// A tail beside the file that it is written to and the bytes that were appended.
+    struct World {
+        tail: Tail<RingIo>,
+        segment: Rc<Segment<RingIo>>,
+        file: Vec<u8>,
+        appended: Vec<u8>,
+        /// Ends of the batches, by offset.
+        ends: Vec<usize>,
+        /// Writes in flight with the bytes that the kernel took.
+        in_flight: Vec<(Write<RingIo>, Vec<u8>)>,
+        random: Cell<u64>,
+    }
+
+    impl World {
+        fn new(seed: u64) -> World {
+            World {
+                tail: Tail::new(Vec::new()),
+                segment: Rc::new(Segment::new(Path::new("/nowhere"), Offset(0))),
+                file: vec![STALE; 8 << 20],
+                appended: Vec::new(),
+                ends: Vec::new(),
+                in_flight: Vec::new(),
+                random: Cell::new(seed | 1),
+            }
+        }
+
+        fn random(&self, below: usize) -> usize {
+            let next = self
+                .random
+                .get()
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(99);
+            self.random.set(next);
+            (next >> 33) as usize % below
+        }
+
+        fn append(&mut self, bytes: usize) {
+            let batch: Vec<u8> = (0..bytes).map(|at| (at % 200) as u8 + 1).collect();
+            let needed = self
+                .tail
+                .buffers_needed(bytes, BUFFER_BYTES, Some(&self.segment));
+            let mut fresh: Vec<Buffer> = (0..needed)
+                .map(|_| Buffer::allocate(BUFFER_BYTES).unwrap())
+                .collect();
+            let next_offset = Offset(self.ends.len() as i64 + 1);
+            let (head, rest) = batch.split_at(BATCH_BYTES_MIN);
+            self.tail.append(
+                &self.segment,
+                [head, rest].into_iter(),
+                next_offset,
+                &mut fresh,
+            );
+            assert!(fresh.is_empty(), "as many buffers as were asked for");
+            self.appended.extend(&batch);
+            self.ends.push(self.appended.len());
+        }
+
+        fn submit(&mut self) -> bool {
+            let Next::Write(write) = self.tail.next_write(|_, _| true) else {
+                return false;
+            };
+            let blocks = write.at.0..write.at.0 + write.lease.len() as u64;
+            for (other, bytes) in &self.in_flight {
+                let apart =
+                    other.at.0 + bytes.len() as u64 <= blocks.start || blocks.end <= other.at.0;
+                assert!(apart, "two writes of one block in flight");
+            }
+            let bytes = write.lease.as_slice().into_owned();
+            self.in_flight.push((write, bytes));
+            true
+        }
+
+        /// Completes one of the writes in flight and checks what is now said to be written.
+        fn complete(&mut self) {
+            let (write, bytes) = self
+                .in_flight
+                .swap_remove(self.random(self.in_flight.len()));
+            let at = write.at.0 as usize;
+            self.file[at..at + bytes.len()].copy_from_slice(&bytes);
+            let Some(written) = self.tail.complete(write.piece) else {
+                return;
+            };
+            if written > Offset(0) {
+                let end = self.ends[written.0 as usize - 1];
+                assert!(
+                    self.file[..end] == self.appended[..end],
+                    "what is said to be written is in the file"
+                );
+            }
+        }
+
+        fn settle(&mut self) {
+            while self.submit() || !self.in_flight.is_empty() {
+                if !self.in_flight.is_empty() {
+                    self.complete();
+                }
+            }
+            let end = self.appended.len();
+            assert!(
+                self.file[..end] == self.appended[..],
+                "everything is in the file"
+            );
+            assert_eq!(
+                self.file[end..end + TERMINATOR_BYTES],
+                [0; TERMINATOR_BYTES],
+                "zeros follow"
+            );
+            assert_eq!(self.tail.unwritten_buffers(), 0);
+        }
+    }
+
+    #[test]
+    fn writes_in_any_order_leave_the_batches_and_zeros_behind_them() {
+        for seed in 0..200 {
+            let mut world = World::new(seed);
+            for _ in 0..60 {
+                match world.random(10) {
+                    0..4 => world.append(BATCH_BYTES_MIN + world.random(3000)),
+                    4 => world.append(BATCH_BYTES_MIN + world.random(300_000)),
+                    5..7 => drop(world.submit()),
+                    7..9 if !world.in_flight.is_empty() => world.complete(),
+                    9 => drop(world.tail.evict_oldest()),
+                    _ => {}
+                }
+            }
+            world.settle();
+        }
+    }
+
+    #[test]
+    fn an_end_near_or_at_a_block_or_buffer_boundary_is_followed_by_zeros() {
+        let area = BUFFER_BYTES - BLOCK_BYTES;
+        for boundary in [
+            BLOCK_BYTES,
+            2 * BLOCK_BYTES,
+            area,
+            area + BLOCK_BYTES,
+            2 * area,
+        ] {
+            for end in boundary - 14..boundary + 3 {
+                let mut world = World::new(1);
+                world.append(end);
+                world.settle();
+                world.append(100);
+                world.settle();
+            }
+        }
+    }
+
+    #[test]
+    fn a_busy_tail_has_several_writes_in_flight_and_a_quiet_one_coalesces() {
+        let mut world = World::new(1);
+        world.append(1000);
+        assert!(world.submit());
+        world.append(1000);
+        world.append(1000);
+        assert!(!world.submit(), "too little to be worth a second write");
+        world.append(200_000);
+        while world.submit() {}
+        assert_eq!(world.tail.writes_in_flight(), WRITES_IN_FLIGHT_MAX);
+        world.settle();
+    }
+
+    #[test]
+    fn a_buffer_that_waits_for_its_write_is_not_given_up() {
+        let mut world = World::new(1);
+        world.append(100_000);
+        assert_eq!(world.tail.evict_oldest(), Some(false));
+        world.submit();
+        assert_eq!(world.tail.evict_oldest(), Some(false));
+        world.settle();
+        assert_eq!(world.tail.evict_oldest(), Some(true));
+        assert_eq!(world.tail.evict_oldest(), Some(true));
+        assert_eq!(world.tail.evict_oldest(), None);
+        world.append(5000);
+        world.settle();
     }
 }

@@ -87,7 +87,7 @@ pub enum AppendError {
     Busy,
     #[error("the log took no more after a failed write")]
     Poisoned,
-    #[error("the log is closed")]
+    #[error("the log is closed, or led elsewhere")]
     Closed,
     #[error("the batch is larger than a log takes")]
     TooLarge,
@@ -110,7 +110,11 @@ pub enum WaitError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("offset {from} is outside {log_start}..={log_end}")]
-    OffsetOutOfRange { from: Offset, log_start: Offset, log_end: Offset },
+    OffsetOutOfRange {
+        from: Offset,
+        log_start: Offset,
+        log_end: Offset,
+    },
     #[error("what is stored at offset {0} is not a batch")]
     Damaged(Offset),
     #[error("reading a segment failed: {0}")]

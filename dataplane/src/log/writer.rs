@@ -10,7 +10,7 @@ use super::segment::Segment;
 use super::tail::{Next, Write};
 use super::types::Offset;
 use super::{Log, LogError};
-use crate::io::{FilePosition, Io, WriteDurability};
+use crate::io::{Io, WriteDurability};
 
 impl<I: Io> Log<I> {
     pub(super) fn schedule_writer(&self) {
@@ -26,7 +26,11 @@ impl<I: Io> Log<I> {
 
     pub(super) fn write_what_is_ready(&self) {
         while !self.0.progress.is_poisoned() {
-            let next = self.0.tail.borrow_mut().next_write(|segment, blocks| segment.may_write(blocks));
+            let next = self
+                .0
+                .tail
+                .borrow_mut()
+                .next_write(|segment, blocks| segment.may_write(blocks));
             match next {
                 Next::Write(write) => self.begin_write(write),
                 Next::NoSpace(segment, blocks) => return self.prepare(segment, blocks.end),
@@ -36,34 +40,39 @@ impl<I: Io> Log<I> {
     }
 
     fn begin_write(&self, write: Write<I>) {
-        let Write { piece, segment, at, lease } = write;
+        let Write {
+            piece,
+            segment,
+            at,
+            lease,
+        } = write;
         let end = at.0 + lease.len() as u64;
         let durability = self.write_durability();
-        let file = segment.file.borrow().clone().expect("the file was open when the write was chosen");
+        let file = segment
+            .file
+            .borrow()
+            .clone()
+            .expect("the file was open when the write was chosen");
         self.prepare_ahead(&segment, end);
         let log = self.clone();
         self.0.io.spawn(async move {
-            let result = log.write_once(&file, at, lease, durability).await;
+            let result = log.0.io.write(&file, at, lease, durability).await;
             log.end_write(piece, &segment, durability, result);
         });
     }
 
-    async fn write_once(
+    fn end_write(
         &self,
-        file: &I::File,
-        at: FilePosition,
-        lease: crate::io::WriteLease,
+        piece: u64,
+        segment: &Rc<Segment<I>>,
         durability: WriteDurability,
-    ) -> io::Result<()> {
-        self.0.io.write(file, at, lease, durability).await
-    }
-
-    fn end_write(&self, piece: u64, segment: &Rc<Segment<I>>, durability: WriteDurability, result: io::Result<()>) {
+        result: io::Result<()>,
+    ) {
         if let Err(error) = result {
-            return self.poison("a write", &error);
+            self.poison("a write", &error);
         }
         if durability == WriteDurability::Written {
-            segment.dirty.set(true);
+            self.note_dirty(segment);
         }
         let written = self.0.tail.borrow_mut().complete(piece);
         if let Some(written) = written {
@@ -87,15 +96,19 @@ impl<I: Io> Log<I> {
         }
         let directory = self.0.directory.display();
         tracing::error!(%directory, %error, "{what} failed: the partition takes no more records");
+        self.0.tail.borrow_mut().abandon();
         self.0.progress.poison();
+        self.0.cache.written();
         self.0.changed.notify();
     }
 
     /// Closed segments whose last write has completed are cut to their data, synced and indexed, off the append path.
     pub(super) fn seal_what_is_complete(&self) {
         loop {
-            let Some(segment) = self.0.unsealed.borrow().front().cloned() else { return };
-            if self.0.tail.borrow().has_unwritten(&segment) {
+            let Some(segment) = self.0.unsealed.borrow().front().cloned() else {
+                return;
+            };
+            if self.0.progress.is_poisoned() || self.0.tail.borrow().has_unwritten(&segment) {
                 return;
             }
             self.0.unsealed.borrow_mut().pop_front();
@@ -117,9 +130,7 @@ impl<I: Io> Log<I> {
         self.0.io.truncate(&file, segment.bytes.get()).await?;
         self.0.io.sync(&file).await?;
         segment.store_index(&self.0.io).await?;
-        segment.file.replace(None);
-        // From here the index is loaded again when a reader needs it.
-        segment.index.replace(None);
+        segment.seal();
         Ok(())
     }
 
@@ -128,9 +139,18 @@ impl<I: Io> Log<I> {
         let log = &*self.0;
         loop {
             let generation = log.changed.generation();
-            let zeroes = log.segments.borrow().iter().any(|segment| segment.zeroing_runs.get());
+            let zeroes = log
+                .segments
+                .borrow()
+                .iter()
+                .any(|segment| segment.zeroing_runs.get());
             let writes = log.tail.borrow().writes_in_flight() > 0 || log.writer_scheduled.get();
-            if !writes && !zeroes && !log.preparing.get() && !log.flush_runs.get() && log.sealing.get() == 0 {
+            if !writes
+                && !zeroes
+                && !log.preparing.get()
+                && !log.flush_runs.get()
+                && log.sealing.get() == 0
+            {
                 return;
             }
             log.changed.changed_since(generation).await;
@@ -138,6 +158,10 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) fn poisoned(&self) -> Result<(), LogError> {
-        if self.0.progress.is_poisoned() { Err(LogError::Poisoned) } else { Ok(()) }
+        if self.0.progress.is_poisoned() {
+            Err(LogError::Poisoned)
+        } else {
+            Ok(())
+        }
     }
 }
