@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -78,13 +79,13 @@ impl Meter {
         ended: Result<()>,
     ) -> Result<()> {
         let report = self.report(run, command, settings, &ended);
-        print(&report);
+        let printed = print(&report).context("cannot print the results");
         let written = self
             .output
             .json
             .as_deref()
             .map_or(Ok(()), |path| write(path, &report));
-        ended.and(written)
+        ended.and(printed).and(written)
     }
 
     fn report<'a>(
@@ -132,7 +133,9 @@ fn own_processor_seconds() -> f64 {
     processor_seconds(std::process::id()).unwrap_or(0.0)
 }
 
-fn print(report: &Report<'_>) {
+fn print(report: &Report<'_>) -> io::Result<()> {
+    // Not println!, which panics when nobody reads any more.
+    let mut out = stdout().lock();
     let Report {
         command,
         seconds,
@@ -142,10 +145,11 @@ fn print(report: &Report<'_>) {
         latency_ms,
         ..
     } = report;
-    println!(
+    writeln!(
+        out,
         "{command}: {megabytes_per_second:.1} MB/s  {requests_per_second:.0} requests/s  {:.1} MB in {seconds:.2} s  {records} records",
         report.bytes as f64 / 1e6
-    );
+    )?;
     let Latency {
         p50,
         p90,
@@ -153,14 +157,18 @@ fn print(report: &Report<'_>) {
         p999,
         max,
     } = latency_ms;
-    println!("latency ms: p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2}");
+    writeln!(
+        out,
+        "latency ms: p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2}"
+    )?;
     let cpu =
         |seconds: Option<f64>| seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.3}"));
-    println!(
+    writeln!(
+        out,
         "CPU s/GB: server {}  client {}",
         cpu(report.server_cpu_seconds_per_gigabyte),
         cpu(report.client_cpu_seconds_per_gigabyte)
-    );
+    )
 }
 
 fn write(path: &Path, report: &Report<'_>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! `smoke`: whether a cluster really works. One record goes into a new topic and comes out again; the topic is deleted whatever happened.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{Write, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -43,8 +44,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let worked = exchange(&mut connection, &topic).await;
         worked.and(delete(&bootstrap, &topic).await)
     })?;
-    println!("{bootstrap} takes a record and gives it back");
-    Ok(())
+    writeln!(stdout(), "{bootstrap} takes a record and gives it back").context("cannot print")
 }
 
 /// Over a connection of its own, because an error may have left the other one in the middle of an answer.

@@ -2,6 +2,7 @@
 //! are old enough for any Kafka broker of the last years, so that a comparison needs no other code.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -51,14 +52,36 @@ pub struct Bounds {
     pub latest: i64,
 }
 
-/// A protocol error as its name, which is what one searches for.
+/// What a broker answered instead of doing what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal(pub i16);
+
+impl fmt::Display for Refusal {
+    /// The name, which is what one searches for.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match ErrorCode::from_i16(self.0) {
+            Some(known) => formatter.write_str(known.name()),
+            None => write!(formatter, "error code {}", self.0),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// Whether it is how a partition answers whose leader is just being found.
+    fn is_passing(self) -> bool {
+        matches!(
+            ErrorCode::from_i16(self.0),
+            Some(ErrorCode::NotLeaderOrFollower | ErrorCode::LeaderNotAvailable)
+        )
+    }
+}
+
 pub fn check(code: i16) -> Result<()> {
     match code {
         0 => Ok(()),
-        code => match ErrorCode::from_i16(code) {
-            Some(known) => bail!(known.name()),
-            None => bail!("error code {code}"),
-        },
+        code => Err(Refusal(code).into()),
     }
 }
 
@@ -194,8 +217,30 @@ async fn leaders_now(
         .await
 }
 
-/// The earliest and latest offsets of partitions led by the connection's broker, in the order asked.
+/// The earliest and latest offsets of partitions of the connection's broker, in the order asked; waits a while for those that it does not lead
+/// yet, as after a restart.
 pub async fn bounds(
+    connection: &mut Connection,
+    name: &str,
+    partitions: &[i32],
+) -> Result<Vec<Bounds>> {
+    let mut polls = 1;
+    loop {
+        let passing = |error: &anyhow::Error| {
+            error
+                .downcast_ref()
+                .is_some_and(|refusal: &Refusal| refusal.is_passing())
+        };
+        match bounds_now(connection, name, partitions).await {
+            Err(error) if passing(&error) && polls < LEADER_POLLS_MAX => {}
+            ended => return ended,
+        }
+        polls += 1;
+        monoio::time::sleep(LEADER_POLL_PAUSE).await;
+    }
+}
+
+async fn bounds_now(
     connection: &mut Connection,
     name: &str,
     partitions: &[i32],

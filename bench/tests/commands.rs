@@ -120,6 +120,14 @@ fn large_batches_and_several_runs_verify() {
 }
 
 #[test]
+fn a_consumer_waits_for_a_broker_that_does_not_lead_yet() {
+    let broker = FakeBroker::start(Fault::LeadLate(3));
+    assert!(produce(&broker, &["--bytes", "100k"]).status.success());
+    let consumed = consume(&broker);
+    assert!(consumed.status.success(), "{}", text(&consumed.stderr));
+}
+
+#[test]
 fn lost_and_repeated_batches_are_found() {
     for (fault, found) in [
         (Fault::LoseBatch(50), "a gap"),

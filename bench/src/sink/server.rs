@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Write, stdout};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -141,11 +141,12 @@ async fn serve(
         SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port)),
         LISTEN_BACKLOG,
     )?;
-    println!(
+    writeln!(
+        stdout(),
         "listening on {}, pid {}",
         listener.local_address()?,
         std::process::id()
-    );
+    )?;
     let accepting = pin!(accept(ring, &listener, &logs));
     let failing = pin!(failure.wait());
     match select(accepting, failing).await {

@@ -48,6 +48,8 @@ pub(crate) enum Fault {
     RepeatBatch(u64),
     /// It is refused.
     Refuse(u64),
+    /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
+    LeadLate(u64),
 }
 
 #[derive(Clone)]
@@ -61,6 +63,7 @@ pub(crate) struct FakeBroker {
 #[derive(Default)]
 struct State {
     produce_requests: u64,
+    list_offsets_requests: u64,
     topics: BTreeMap<String, Vec<Log>>,
 }
 
@@ -292,13 +295,21 @@ impl FakeBroker {
         const LATEST: i64 = -1;
         let request = ListOffsetsRequest::decode(reader, version).unwrap();
         let topic = request.topics.iter().next().unwrap();
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.list_offsets_requests += 1;
+        let error = match self.fault {
+            Fault::LeadLate(until) if state.list_offsets_requests <= until => {
+                ErrorCode::NotLeaderOrFollower
+            }
+            _ => ErrorCode::None,
+        };
         let logs = &state.topics[topic.name];
         let partitions: Vec<_> = topic
             .partitions
             .iter()
             .map(|asked| ListOffsetsPartitionResponse {
                 partition_index: asked.partition_index,
+                error_code: error as i16,
                 offset: if asked.timestamp == LATEST {
                     logs[asked.partition_index as usize].end
                 } else {
