@@ -80,7 +80,7 @@ class Cluster:
         def find():
             for number in range(1, self.controllers + 1):
                 for line in (self.http("controller", number, "/metrics") or "").splitlines():
-                    if line.startswith("millrace_raft_is_leader{") and f'group="{group}"' in line:
+                    if line.startswith("millrace_raft_leader{") and f'group="{group}"' in line:
                         if float(line.rsplit(" ", 1)[1]) == 1:
                             return number
             return None
