@@ -116,8 +116,10 @@ struct Producer {
 impl Producer {
     async fn open(arguments: &Arguments, load: &Load, share: &Share) -> Result<Self> {
         let lane = |partition: &i32| Lane::new(load, &arguments.topic, *partition, arguments.acks);
+        let mut connection = Connection::open(&share.address).await?;
+        topic::wait_led(&mut connection, &arguments.topic, &share.partitions).await?;
         Ok(Self {
-            connection: Connection::open(&share.address).await?,
+            connection,
             lanes: share.partitions.iter().map(lane).collect::<Result<_>>()?,
             // Without answers nothing but the socket's own limit holds a producer back.
             window: Window::new(if arguments.acks == Acks::None {

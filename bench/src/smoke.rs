@@ -17,6 +17,7 @@ use crate::topic;
 
 const PRODUCE_VERSION: i16 = 9;
 const FETCH_VERSION: i16 = 12;
+const PARTITION: i32 = 0;
 const ACKS_ALL: i16 = -1;
 const TIMEOUT_MS: i32 = 10_000;
 const FETCH_WAIT_MS: i32 = 500;
@@ -56,6 +57,7 @@ async fn exchange(connection: &mut Connection, topic: &str) -> Result<()> {
     let leaders = topic::leaders(connection, topic).await?;
     let leader = leaders.first().context("the topic has no partition")?;
     let mut leader = Connection::open(&leader.address).await?;
+    topic::wait_led(&mut leader, topic, &[PARTITION]).await?;
     let value = topic.as_bytes();
     produce(&mut leader, topic, value).await?;
     for _ in 0..FETCHES_MAX {
@@ -74,7 +76,7 @@ async fn produce(connection: &mut Connection, topic: &str, value: &[u8]) -> Resu
         .record(now_ms, None, Some(value), &[])
         .build();
     let partitions = [PartitionProduceData {
-        index: 0,
+        index: PARTITION,
         records: Some(Records::from_slice(&batch)),
     }];
     let topics = [TopicProduceData {

@@ -217,6 +217,12 @@ async fn leaders_now(
         .await
 }
 
+/// Waits until the connection's broker really leads the partitions that metadata says it leads: it learns of a new topic a moment later than
+/// whoever answers for the whole cluster.
+pub async fn wait_led(connection: &mut Connection, name: &str, partitions: &[i32]) -> Result<()> {
+    bounds(connection, name, partitions).await.map(drop)
+}
+
 /// The earliest and latest offsets of partitions of the connection's broker, in the order asked; waits a while for those that it does not lead
 /// yet, as after a restart.
 pub async fn bounds(
