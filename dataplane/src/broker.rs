@@ -37,7 +37,8 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new().context("cannot make the metrics")?;
     let opening = Arc::new(AtomicUsize::new(0));
     let in_service = Arc::new(AtomicBool::new(false));
-    let (shard_senders, shard_receivers): (Vec<Sender<RingMessage>>, Vec<_>) = (0..config.shards).map(|_| inbox()).unzip();
+    let (shard_senders, shard_receivers): (Vec<Sender<RingMessage>>, Vec<_>) =
+        (0..config.shards).map(|_| inbox()).unzip();
     let (control_sender, control_receiver) = inbox();
     let wants_shutdown = end_on_signal(termination)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -100,14 +101,16 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
 /// Turns true at the first SIGTERM or SIGINT.
 fn end_on_signal(termination: Termination) -> anyhow::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
-    let waiting = thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let signal = termination.wait();
-        tracing::info!(signal, "stopping");
-        sender.send_replace(true);
-        // A second one means that the operator does not want to wait.
-        termination.wait();
-        std::process::exit(1);
-    });
+    let waiting = thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let signal = termination.wait();
+            tracing::info!(signal, "stopping");
+            sender.send_replace(true);
+            // A second one means that the operator does not want to wait.
+            termination.wait();
+            std::process::exit(1);
+        });
     waiting.context("cannot start a thread")?;
     Ok(receiver)
 }
@@ -115,7 +118,8 @@ fn end_on_signal(termination: Termination) -> anyhow::Result<watch::Receiver<boo
 fn draw_incarnation() -> anyhow::Result<Incarnation> {
     use std::io::Read;
     let mut bytes = [0; 16];
-    let source = std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    let source =
+        std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
     source.context("cannot read /dev/urandom")?;
     Ok(Incarnation(bytes))
 }
@@ -160,11 +164,17 @@ impl Shards<'_> {
             };
             let started = started.clone();
             let thread = thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || shard.run(&started)).context("cannot start a thread")?);
+            threads.push(
+                thread
+                    .spawn(move || shard.run(&started))
+                    .context("cannot start a thread")?,
+            );
         }
         drop(started);
         for _ in 0..threads.len() {
-            outcomes.recv().context("a shard ended before it served")??;
+            outcomes
+                .recv()
+                .context("a shard ended before it served")??;
         }
         Ok(threads)
     }
@@ -192,13 +202,18 @@ impl ShardThread {
             ..RingConfig::default()
         })?;
         if self.id.0 == 0 && !ring.memory_is_registered() {
-            tracing::warn!("memory cannot be registered under this memlock limit; writes cost more. See `millrace-broker check`");
+            tracing::warn!(
+                "memory cannot be registered under this memlock limit; writes cost more. See `millrace-broker check`"
+            );
         }
         let io = RingIo::new(ring.clone());
         let listener = match self.id.0 {
             0 => {
                 let address = self.config.listen;
-                Some(ring.listen(address, LISTEN_BACKLOG).with_context(|| format!("cannot listen at {address}"))?)
+                Some(
+                    ring.listen(address, LISTEN_BACKLOG)
+                        .with_context(|| format!("cannot listen at {address}"))?,
+                )
             }
             _ => None,
         };
@@ -237,8 +252,14 @@ async fn report_ring(ring: Ring, io: RingIo, metrics: Metrics, shard: ShardId) {
         let total = now.total_nanos.saturating_sub(before.total_nanos).max(1);
         let parked = now.parked_nanos.saturating_sub(before.parked_nanos);
         let busy = 1.0 - parked as f64 / total as f64;
-        metrics.shard_busy.with_label_values(&[&label]).set(busy.clamp(0.0, 1.0));
-        metrics.ring_enters.with_label_values(&[&label]).set(now.enters as i64);
+        metrics
+            .shard_busy
+            .with_label_values(&[&label])
+            .set(busy.clamp(0.0, 1.0));
+        metrics
+            .ring_enters
+            .with_label_values(&[&label])
+            .set(now.enters as i64);
         before = now;
     }
 }

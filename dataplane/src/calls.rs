@@ -97,7 +97,9 @@ impl<R> Call<R> {
 
     /// Whether the reply has arrived.
     pub fn is_ready(&self) -> bool {
-        self.calls.table.borrow().slots[self.id.index].reply.is_some()
+        self.calls.table.borrow().slots[self.id.index]
+            .reply
+            .is_some()
     }
 }
 

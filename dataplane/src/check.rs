@@ -15,7 +15,12 @@ struct Finding {
 /// Prints the findings; an error if a broker could not run here.
 pub fn run(tail_bytes: usize, data: Option<&Path>) -> anyhow::Result<()> {
     let report = probe(tail_bytes).context("cannot look at this host")?;
-    let mut findings = vec![kernel(&report), switch(&report), memory_lock(&report), open_files(&report)];
+    let mut findings = vec![
+        kernel(&report),
+        switch(&report),
+        memory_lock(&report),
+        open_files(&report),
+    ];
     findings.extend(data.map(disk));
     for finding in &findings {
         let mark = if finding.advice.is_some() { "!!" } else { "ok" };
@@ -24,7 +29,9 @@ pub fn run(tail_bytes: usize, data: Option<&Path>) -> anyhow::Result<()> {
             println!("    {:<14} {advice}", "");
         }
     }
-    report.ring.map_err(|error| anyhow::anyhow!("a broker cannot run here: {error}"))
+    report
+        .ring
+        .map_err(|error| anyhow::anyhow!("a broker cannot run here: {error}"))
 }
 
 fn kernel(report: &HostReport) -> Finding {
@@ -51,7 +58,11 @@ fn switch(report: &HostReport) -> Finding {
 }
 
 fn memory_lock(report: &HostReport) -> Finding {
-    let limit = report.memlock_bytes.map_or("unlimited".to_owned(), |bytes| format!("{} KiB", bytes >> 10));
+    let limit = report
+        .memlock_bytes
+        .map_or("unlimited".to_owned(), |bytes| {
+            format!("{} KiB", bytes >> 10)
+        });
     let advice = (!report.memory_is_registered && report.ring.is_ok()).then(|| {
         let text = "writes cost about a quarter more CPU without registered memory: set `LimitMEMLOCK=infinity` for the service";
         text.to_owned()
@@ -80,8 +91,14 @@ fn disk(data: &Path) -> Finding {
     use std::os::unix::fs::OpenOptionsExt;
     const O_DIRECT: i32 = 0o40000;
     let probe = data.join(".direct-io-probe");
-    let opened = std::fs::create_dir_all(data)
-        .and_then(|()| std::fs::OpenOptions::new().write(true).create(true).truncate(true).custom_flags(O_DIRECT).open(&probe));
+    let opened = std::fs::create_dir_all(data).and_then(|()| {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(O_DIRECT)
+            .open(&probe)
+    });
     let _ = std::fs::remove_file(&probe);
     Finding {
         what: "data directory",
@@ -89,6 +106,8 @@ fn disk(data: &Path) -> Finding {
             Ok(_) => format!("{} takes unbuffered writes", data.display()),
             Err(error) => format!("{}: {error}", data.display()),
         },
-        advice: opened.err().map(|_| "put the data on a local ext4 or XFS file system".to_owned()),
+        advice: opened
+            .err()
+            .map(|_| "put the data on a local ext4 or XFS file system".to_owned()),
     }
 }

@@ -7,7 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 #[derive(Parser, Debug)]
-#[command(name = "millrace-broker", version, about = "A Kafka-compatible log broker: one thread and one ring per core")]
+#[command(
+    name = "millrace-broker",
+    version,
+    about = "A Kafka-compatible log broker: one thread and one ring per core"
+)]
 pub struct CommandLine {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -41,7 +45,12 @@ pub struct Settings {
     #[arg(long, env = "MILLRACE_METRICS", value_name = "ADDRESS")]
     pub metrics: Option<String>,
     /// The controllers, separated by commas.
-    #[arg(long, env = "MILLRACE_CONTROLLERS", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "MILLRACE_CONTROLLERS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
     pub controllers: Option<Vec<String>>,
     /// The directory of this broker's data.
     #[arg(long, env = "MILLRACE_DATA", value_name = "DIR")]
@@ -49,7 +58,7 @@ pub struct Settings {
     /// Shards, each a thread pinned to a core of its own [default: one per core]
     #[arg(long, env = "MILLRACE_SHARDS")]
     pub shards: Option<usize>,
-    /// Memory for recent records, over all shards, in MiB [default: 128]
+    /// Memory for recent records, over all shards, in MiB [default: 128, or 32 per shard if that is more]
     #[arg(long, env = "MILLRACE_TAIL_MIB", value_name = "MIB")]
     pub tail_mib: Option<usize>,
     /// The rack that this broker stands in.
@@ -74,6 +83,8 @@ pub struct BrokerConfig {
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:9092";
 pub const TAIL_MIB_DEFAULT: usize = 128;
+/// Room for the largest batch a log takes and the ones that are being written before it.
+const TAIL_MIB_PER_SHARD_MIN: usize = 32;
 const TAIL_MIB_MAX: usize = 1 << 20;
 const SHARDS_MAX: usize = 256;
 
@@ -82,8 +93,10 @@ impl CommandLine {
     pub fn resolve(self) -> anyhow::Result<BrokerConfig> {
         let file = match &self.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-                toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))?
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                toml::from_str(&text)
+                    .with_context(|| format!("{} is not a configuration", path.display()))?
             }
             None => Settings::default(),
         };
@@ -128,16 +141,23 @@ impl Settings {
         if !(1..=SHARDS_MAX).contains(&shards) {
             bail!("--shards must be 1 to {SHARDS_MAX}, not {shards}");
         }
-        let tail_mib = self.tail_mib.unwrap_or(TAIL_MIB_DEFAULT);
-        if !(shards * 4..=TAIL_MIB_MAX).contains(&tail_mib) {
-            bail!("--tail-mib must be at least 4 per shard and at most {TAIL_MIB_MAX}, not {tail_mib}");
+        let tail_mib = self
+            .tail_mib
+            .unwrap_or(TAIL_MIB_DEFAULT.max(shards * TAIL_MIB_PER_SHARD_MIN));
+        if !(shards * TAIL_MIB_PER_SHARD_MIN..=TAIL_MIB_MAX).contains(&tail_mib) {
+            bail!(
+                "--tail-mib must be at least {TAIL_MIB_PER_SHARD_MIN} per shard and at most {TAIL_MIB_MAX}, not {tail_mib}"
+            );
         }
         Ok(BrokerConfig {
             id,
             listen,
             advertise_host,
             advertise_port,
-            metrics: self.metrics.map(|metrics| address("--metrics", &metrics)).transpose()?,
+            metrics: self
+                .metrics
+                .map(|metrics| address("--metrics", &metrics))
+                .transpose()?,
             controllers,
             data: self.data.context("--data is missing")?,
             shards,
@@ -149,8 +169,12 @@ impl Settings {
 
 fn address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
     use std::net::ToSocketAddrs;
-    let mut addresses = text.to_socket_addrs().with_context(|| format!("{flag} must be an address and a port, not {text:?}"))?;
-    addresses.next().with_context(|| format!("{flag} {text:?} names no address"))
+    let mut addresses = text
+        .to_socket_addrs()
+        .with_context(|| format!("{flag} must be an address and a port, not {text:?}"))?;
+    addresses
+        .next()
+        .with_context(|| format!("{flag} {text:?} names no address"))
 }
 
 fn is_host_and_port(text: &str) -> bool {
@@ -189,8 +213,14 @@ mod tests {
             (|settings| settings.id = None, "--id"),
             (|settings| settings.id = Some(0), "--id"),
             (|settings| settings.shards = Some(0), "--shards"),
-            (|settings| settings.advertise = Some("nowhere".to_owned()), "--advertise"),
-            (|settings| settings.controllers = Some(vec!["x".to_owned()]), "--controllers"),
+            (
+                |settings| settings.advertise = Some("nowhere".to_owned()),
+                "--advertise",
+            ),
+            (
+                |settings| settings.controllers = Some(vec!["x".to_owned()]),
+                "--controllers",
+            ),
         ];
         for (change, named) in cases {
             let mut settings = settings();

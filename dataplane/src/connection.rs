@@ -76,7 +76,9 @@ impl<I: Io> Outbox<I> {
             if self.broken.get() {
                 return false;
             }
-            if self.queue.borrow().len() < PENDING_RESPONSES_MAX && self.bytes.get() < PENDING_RESPONSE_BYTES_MAX {
+            if self.queue.borrow().len() < PENDING_RESPONSES_MAX
+                && self.bytes.get() < PENDING_RESPONSE_BYTES_MAX
+            {
                 return true;
             }
             self.changed.changed_since(seen).await;
@@ -97,9 +99,16 @@ impl<I: Io> Outbox<I> {
         }
     }
 
-    fn pop_if(&self, condition: impl FnOnce(&PendingRequest<I>) -> bool) -> Option<PendingRequest<I>> {
+    fn pop_if(
+        &self,
+        condition: impl FnOnce(&PendingRequest<I>) -> bool,
+    ) -> Option<PendingRequest<I>> {
         let mut queue = self.queue.borrow_mut();
-        queue.front().is_some_and(condition).then(|| queue.pop_front()).flatten()
+        queue
+            .front()
+            .is_some_and(condition)
+            .then(|| queue.pop_front())
+            .flatten()
     }
 
     fn sent(&self, bytes: usize) {
@@ -138,7 +147,10 @@ impl<I: Io> Registry<I> {
     pub fn end_stalled(&self, io: &I) {
         let now = io.now();
         for connection in self.open.borrow().values() {
-            let stalled = connection.sending_since.get().is_some_and(|since| since.after_ms(SEND_STALL_MS_MAX) < now);
+            let stalled = connection
+                .sending_since
+                .get()
+                .is_some_and(|since| since.after_ms(SEND_STALL_MS_MAX) < now);
             if stalled {
                 io.shutdown(&connection.socket);
             }
@@ -156,7 +168,10 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
         changed: Event::default(),
     });
     let sending_since = Rc::new(Cell::new(None));
-    let id = shard.connections.next.replace(shard.connections.next.get() + 1);
+    let id = shard
+        .connections
+        .next
+        .replace(shard.connections.next.get() + 1);
     shard.connections.open.borrow_mut().insert(
         id,
         OpenConnection {
@@ -164,8 +179,12 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
             sending_since: sending_since.clone(),
         },
     );
-    shard.io.spawn(read(shard.clone(), socket.clone(), outbox.clone()));
-    shard.io.spawn(write(shard.clone(), socket, outbox, sending_since, id));
+    shard
+        .io
+        .spawn(read(shard.clone(), socket.clone(), outbox.clone()));
+    shard
+        .io
+        .spawn(write(shard.clone(), socket, outbox, sending_since, id));
 }
 
 async fn read<I: Io>(shard: Rc<Shard<I>>, socket: I::Socket, outbox: Rc<Outbox<I>>) {
@@ -212,7 +231,8 @@ async fn write<I: Io>(
 ) {
     let mut message = Gather::default();
     while let Some(first) = outbox.pop().await {
-        let (result, returned) = send_answers(&shard, &socket, &outbox, &sending_since, first, message).await;
+        let (result, returned) =
+            send_answers(&shard, &socket, &outbox, &sending_since, first, message).await;
         message = returned;
         if result.is_err() {
             break;
@@ -265,7 +285,11 @@ async fn send_answers<I: Io>(
 }
 
 /// Turns a begun request into bytes, waiting for what it still waits for.
-async fn finish<I: Io>(shard: &Shard<I>, pending: Pending<I>, message: &mut Gather) -> Result<(), SendFailed> {
+async fn finish<I: Io>(
+    shard: &Shard<I>,
+    pending: Pending<I>,
+    message: &mut Gather,
+) -> Result<(), SendFailed> {
     match pending {
         Pending::Answered(gather) => {
             respond::append_gather(message, gather);
@@ -312,8 +336,12 @@ impl AnsweredRequests {
         for (api, received) in &self.received[..self.count] {
             if let Some(api) = api {
                 shard.metrics.count_request(*api);
-                shard.metrics.observe(*api, Stage::Send, now.nanos_since(send_begun));
-                shard.metrics.observe(*api, Stage::Total, now.nanos_since(*received));
+                shard
+                    .metrics
+                    .observe(*api, Stage::Send, now.nanos_since(send_begun));
+                shard
+                    .metrics
+                    .observe(*api, Stage::Total, now.nanos_since(*received));
             }
         }
     }

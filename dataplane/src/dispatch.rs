@@ -28,20 +28,32 @@ pub enum RequestError {
 }
 
 /// Begins a request. `None` when it wants no answer.
-pub async fn begin<I: Io>(shard: &Rc<Shard<I>>, frame: &Frame, received: Instant) -> Result<Option<PendingRequest<I>>, RequestError> {
+pub async fn begin<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frame: &Frame,
+    received: Instant,
+) -> Result<Option<PendingRequest<I>>, RequestError> {
     let scratch = Scratch::new();
     let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
-    let count = parts.iter_mut().zip(frame.parts()).map(|(slot, part)| *slot = part).count();
+    let count = parts
+        .iter_mut()
+        .zip(frame.parts())
+        .map(|(slot, part)| *slot = part)
+        .count();
     let mut reader = Reader::fragments(&parts[..count], &scratch);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     let begun = shard.io.now();
-    shard.metrics.observe(api, Stage::Queue, begun.nanos_since(received));
+    shard
+        .metrics
+        .observe(api, Stage::Queue, begun.nanos_since(received));
     if api == ApiKey::Produce {
         let to = answer_to(api, &header)?;
         let request = produce::ProduceRequest::decode(&mut reader, header.api_version)?;
         let pending = handlers::produce::begin(shard, frame, to, &request).await?;
-        shard.metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
+        shard
+            .metrics
+            .observe(api, Stage::Append, shard.io.now().nanos_since(begun));
         return Ok(pending.map(|produce| PendingRequest {
             api,
             received,
@@ -54,7 +66,9 @@ pub async fn begin<I: Io>(shard: &Rc<Shard<I>>, frame: &Frame, received: Instant
     let mut bytes = Vec::with_capacity(frame.bytes());
     frame.copy_to(&mut bytes);
     let (answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
-    shard.metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
+    shard
+        .metrics
+        .observe(api, Stage::Append, shard.io.now().nanos_since(begun));
     Ok(Some(PendingRequest {
         api,
         received,
@@ -83,7 +97,10 @@ fn answer_to(api: ApiKey, header: &RequestHeader<'_>) -> Result<AnswerTo, Reques
 }
 
 /// Handles any request but Produce; returns the answer and the bytes of log memory it pins.
-async fn handle<I: Io>(shard: Rc<Shard<I>>, frame: Vec<u8>) -> Result<(Gather, usize), RequestError> {
+async fn handle<I: Io>(
+    shard: Rc<Shard<I>>,
+    frame: Vec<u8>,
+) -> Result<(Gather, usize), RequestError> {
     let mut reader = Reader::new(&frame);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
@@ -110,7 +127,9 @@ async fn handle<I: Io>(shard: Rc<Shard<I>>, frame: Vec<u8>) -> Result<(Gather, u
         ApiKey::ApiVersions => answer!(api_versions::ApiVersionsRequest),
         ApiKey::Metadata => answer!(metadata::MetadataRequest),
         ApiKey::ListOffsets => answer!(list_offsets::ListOffsetsRequest),
-        ApiKey::OffsetForLeaderEpoch => answer!(offset_for_leader_epoch::OffsetForLeaderEpochRequest),
+        ApiKey::OffsetForLeaderEpoch => {
+            answer!(offset_for_leader_epoch::OffsetForLeaderEpochRequest)
+        }
         ApiKey::FindCoordinator => answer!(find_coordinator::FindCoordinatorRequest),
         ApiKey::OffsetCommit => answer!(offset_commit::OffsetCommitRequest),
         ApiKey::OffsetFetch => answer!(offset_fetch::OffsetFetchRequest),
@@ -120,7 +139,9 @@ async fn handle<I: Io>(shard: Rc<Shard<I>>, frame: Vec<u8>) -> Result<(Gather, u
         ApiKey::CreatePartitions => answer!(create_partitions::CreatePartitionsRequest),
         ApiKey::DescribeConfigs => answer!(describe_configs::DescribeConfigsRequest),
         ApiKey::AlterConfigs => answer!(alter_configs::AlterConfigsRequest),
-        ApiKey::IncrementalAlterConfigs => answer!(incremental_alter_configs::IncrementalAlterConfigsRequest),
+        ApiKey::IncrementalAlterConfigs => {
+            answer!(incremental_alter_configs::IncrementalAlterConfigsRequest)
+        }
         ApiKey::DescribeCluster => answer!(describe_cluster::DescribeClusterRequest),
         ApiKey::Produce
         | ApiKey::JoinGroup

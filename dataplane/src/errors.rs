@@ -1,7 +1,7 @@
 //! The one place where our errors become Kafka's error codes.
 
-use control_api::message::ControlError;
 use crate::log::{AppendError, ReadError};
+use control_api::message::ControlError;
 use wire::ErrorCode;
 
 /// What a client is told when the control plane refuses.

@@ -31,7 +31,10 @@ impl Event {
                 return Poll::Ready(());
             }
             let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|waiter| waiter.will_wake(context.waker())) {
+            if !waiters
+                .iter()
+                .any(|waiter| waiter.will_wake(context.waker()))
+            {
                 waiters.push(context.waker().clone());
             }
             Poll::Pending

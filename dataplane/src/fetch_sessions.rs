@@ -102,7 +102,10 @@ impl FetchSessions {
     }
 
     /// Applies a request to its session and returns the partitions to read, in order.
-    pub fn begin(&mut self, request: SessionRequest) -> Result<(SessionUse, Vec<FetchTarget>), ErrorCode> {
+    pub fn begin(
+        &mut self,
+        request: SessionRequest,
+    ) -> Result<(SessionUse, Vec<FetchTarget>), ErrorCode> {
         if request.epoch == EPOCH_FINAL {
             self.remove(request.id);
             return Ok((SessionUse::None, request.named));
@@ -116,7 +119,15 @@ impl FetchSessions {
     }
 
     /// Whether an answer for a partition is news to the session's client; remembers what it is told.
-    pub fn is_news(&mut self, id: i32, target: &FetchTarget, has_records: bool, error: bool, high_watermark: i64, log_start: i64) -> bool {
+    pub fn is_news(
+        &mut self,
+        id: i32,
+        target: &FetchTarget,
+        has_records: bool,
+        error: bool,
+        high_watermark: i64,
+        log_start: i64,
+    ) -> bool {
         let Some(session) = self.sessions.get_mut(&id) else {
             return true;
         };
@@ -145,8 +156,14 @@ impl FetchSessions {
         if named.is_empty() || named.len() > FETCH_SESSION_PARTITIONS_MAX {
             return SessionUse::None;
         }
-        while self.sessions.len() >= FETCH_SESSIONS_MAX || self.partitions + named.len() > FETCH_SESSION_PARTITIONS_MAX {
-            let oldest = self.sessions.iter().min_by_key(|(_, session)| session.last_used).map(|(id, _)| *id);
+        while self.sessions.len() >= FETCH_SESSIONS_MAX
+            || self.partitions + named.len() > FETCH_SESSION_PARTITIONS_MAX
+        {
+            let oldest = self
+                .sessions
+                .iter()
+                .min_by_key(|(_, session)| session.last_used)
+                .map(|(id, _)| *id);
             let Some(oldest) = oldest else {
                 return SessionUse::None;
             };
@@ -168,8 +185,14 @@ impl FetchSessions {
         SessionUse::Full(id)
     }
 
-    fn advance(&mut self, request: SessionRequest) -> Result<(SessionUse, Vec<FetchTarget>), ErrorCode> {
-        let session = self.sessions.get_mut(&request.id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
+    fn advance(
+        &mut self,
+        request: SessionRequest,
+    ) -> Result<(SessionUse, Vec<FetchTarget>), ErrorCode> {
+        let session = self
+            .sessions
+            .get_mut(&request.id)
+            .ok_or(ErrorCode::FetchSessionIdNotFound)?;
         if session.epoch != request.epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
@@ -181,16 +204,27 @@ impl FetchSessions {
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
         let before = session.targets.len();
-        request.named.into_iter().for_each(|target| session.want(target));
+        request
+            .named
+            .into_iter()
+            .for_each(|target| session.want(target));
         session.forget(request.forgotten);
-        session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
+        session.epoch = if session.epoch == i32::MAX {
+            1
+        } else {
+            session.epoch + 1
+        };
         self.uses += 1;
         session.last_used = self.uses;
         self.partitions = self.partitions + session.targets.len() - before;
         let count = session.targets.len();
         let start = if count == 0 { 0 } else { session.first % count };
         let (earlier, later) = session.targets.split_at(start);
-        let targets = later.iter().chain(earlier).map(|(target, _)| target.clone()).collect();
+        let targets = later
+            .iter()
+            .chain(earlier)
+            .map(|(target, _)| target.clone())
+            .collect();
         Ok((SessionUse::Incremental(request.id), targets))
     }
 
@@ -223,7 +257,10 @@ impl Session {
     /// Adds a partition, or takes its new position.
     fn want(&mut self, target: FetchTarget) {
         let next = self.targets.len();
-        let place = *self.places.entry((target.topic.clone(), target.partition)).or_insert(next);
+        let place = *self
+            .places
+            .entry((target.topic.clone(), target.partition))
+            .or_insert(next);
         if place == next {
             self.targets.push((target, NOTHING_TOLD));
         } else {
@@ -236,9 +273,12 @@ impl Session {
             return;
         }
         let forgotten: HashSet<_> = forgotten.into_iter().collect();
-        self.targets.retain(|(target, _)| !forgotten.contains(&(target.topic.clone(), target.partition)));
+        self.targets
+            .retain(|(target, _)| !forgotten.contains(&(target.topic.clone(), target.partition)));
         let places = self.targets.iter().enumerate();
-        self.places = places.map(|(place, (target, _))| ((target.topic.clone(), target.partition), place)).collect();
+        self.places = places
+            .map(|(place, (target, _))| ((target.topic.clone(), target.partition), place))
+            .collect();
     }
 }
 
@@ -270,8 +310,12 @@ mod tests {
     #[test]
     fn an_incremental_fetch_keeps_what_it_does_not_name() {
         let mut sessions = FetchSessions::new(1);
-        let (session, _) = sessions.begin(request(0, 0, vec![target(0, 5), target(1, 6)])).unwrap();
-        let (next, targets) = sessions.begin(request(session.id(), 1, vec![target(1, 7)])).unwrap();
+        let (session, _) = sessions
+            .begin(request(0, 0, vec![target(0, 5), target(1, 6)]))
+            .unwrap();
+        let (next, targets) = sessions
+            .begin(request(session.id(), 1, vec![target(1, 7)]))
+            .unwrap();
         assert_eq!(next, SessionUse::Incremental(session.id()));
         assert_eq!(targets, [target(0, 5), target(1, 7)]);
     }
@@ -290,9 +334,17 @@ mod tests {
     #[test]
     fn wrong_ids_and_epochs_are_refused() {
         let mut sessions = FetchSessions::new(1);
-        assert_eq!(sessions.begin(request(9, 1, vec![])).unwrap_err(), ErrorCode::FetchSessionIdNotFound);
+        assert_eq!(
+            sessions.begin(request(9, 1, vec![])).unwrap_err(),
+            ErrorCode::FetchSessionIdNotFound
+        );
         let (session, _) = sessions.begin(request(0, 0, vec![target(0, 5)])).unwrap();
-        assert_eq!(sessions.begin(request(session.id(), 2, vec![])).unwrap_err(), ErrorCode::InvalidFetchSessionEpoch);
+        assert_eq!(
+            sessions
+                .begin(request(session.id(), 2, vec![]))
+                .unwrap_err(),
+            ErrorCode::InvalidFetchSessionEpoch
+        );
     }
 
     #[test]
@@ -302,7 +354,10 @@ mod tests {
         for _ in 0..FETCH_SESSIONS_MAX {
             sessions.begin(request(0, 0, vec![target(0, 0)])).unwrap();
         }
-        assert_eq!(sessions.begin(request(first.id(), 1, vec![])).unwrap_err(), ErrorCode::FetchSessionIdNotFound);
+        assert_eq!(
+            sessions.begin(request(first.id(), 1, vec![])).unwrap_err(),
+            ErrorCode::FetchSessionIdNotFound
+        );
         assert_eq!(sessions.partitions, FETCH_SESSIONS_MAX);
     }
 }

@@ -44,7 +44,8 @@ impl Frame {
     /// The frame's bytes in order, for a fragmented reader.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let head = (!self.head.is_empty()).then_some(self.head.as_slice());
-        head.into_iter().chain(self.pieces.iter().map(|piece| &piece[..]))
+        head.into_iter()
+            .chain(self.pieces.iter().map(|piece| &piece[..]))
     }
 
     /// Appends the whole frame to `target`.
@@ -93,7 +94,9 @@ impl FrameMemory {
         if self.large_bytes.get() + bytes > LARGE_FRAME_BYTES_MAX {
             return None;
         }
-        let spare = (bytes <= LARGE_FRAME_BUFFER_BYTES).then(|| self.spare.borrow_mut().pop()).flatten();
+        let spare = (bytes <= LARGE_FRAME_BUFFER_BYTES)
+            .then(|| self.spare.borrow_mut().pop())
+            .flatten();
         let buffer = spare.or_else(|| Buffer::allocate(bytes.max(LARGE_FRAME_BUFFER_BYTES)))?;
         self.large_bytes.set(self.large_bytes.get() + bytes);
         Some(LargeBuffer {
@@ -107,13 +110,18 @@ impl FrameMemory {
 impl Drop for LargeBuffer {
     fn drop(&mut self) {
         let memory = &self.memory;
-        memory.large_bytes.set(memory.large_bytes.get() - self.charged_bytes);
+        memory
+            .large_bytes
+            .set(memory.large_bytes.get() - self.charged_bytes);
         let Some(mut buffer) = self.buffer.take() else {
             return;
         };
         let mut spare = memory.spare.borrow_mut();
         // Another shard may still read a slice of it; then it is freed when that shard is done.
-        if buffer.capacity() == LARGE_FRAME_BUFFER_BYTES && spare.len() < LARGE_FRAME_BUFFERS_KEPT && buffer.clear() {
+        if buffer.capacity() == LARGE_FRAME_BUFFER_BYTES
+            && spare.len() < LARGE_FRAME_BUFFERS_KEPT
+            && buffer.clear()
+        {
             spare.push(buffer);
         }
     }
@@ -161,7 +169,11 @@ impl<I: Io> FrameReader<I> {
                 }
             }
             if !self.receive().await? {
-                return if self.available == 0 { Ok(None) } else { Err(FrameError::Truncated) };
+                return if self.available == 0 {
+                    Ok(None)
+                } else {
+                    Err(FrameError::Truncated)
+                };
             }
         }
     }
@@ -182,16 +194,23 @@ impl<I: Io> FrameReader<I> {
         let mut prefix = [0; 4];
         let pieces = self.pieces.iter().flat_map(|piece| piece.iter());
         let bytes = self.head.iter().chain(pieces);
-        prefix.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        prefix
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
         Ok(Some(wire::frame_length(prefix, FRAME_BYTES_MAX)?))
     }
 
     /// Receives once more; false at the end of the stream.
     async fn receive(&mut self) -> Result<bool, FrameError> {
         let held_bytes = self.settle();
-        self.memory.held_bytes.set(self.memory.held_bytes.get() + held_bytes);
+        self.memory
+            .held_bytes
+            .set(self.memory.held_bytes.get() + held_bytes);
         let received = self.io.receive(&self.socket).await;
-        self.memory.held_bytes.set(self.memory.held_bytes.get() - held_bytes);
+        self.memory
+            .held_bytes
+            .set(self.memory.held_bytes.get() - held_bytes);
         let slice = received?;
         if slice.is_empty() {
             return Ok(false);
@@ -221,7 +240,10 @@ impl<I: Io> FrameReader<I> {
         self.head.drain(..from_head);
         let mut left = bytes - from_head;
         while left > 0 {
-            let piece = self.pieces.front_mut().expect("available counts the pieces");
+            let piece = self
+                .pieces
+                .front_mut()
+                .expect("available counts the pieces");
             let take = left.min(piece.len());
             *piece = piece.slice(take..piece.len());
             if piece.is_empty() {
@@ -235,12 +257,18 @@ impl<I: Io> FrameReader<I> {
     fn cut(&mut self, bytes: usize) -> Frame {
         self.available -= bytes;
         // The head belongs to the unfinished frame alone, and that is the one that is finished now.
-        assert!(self.head.len() <= bytes, "a head holds no byte of the next frame");
+        assert!(
+            self.head.len() <= bytes,
+            "a head holds no byte of the next frame"
+        );
         let head = std::mem::replace(&mut self.head, std::mem::take(&mut self.spare_head));
         let mut pieces = std::mem::take(&mut self.spare_pieces);
         let mut left = bytes - head.len();
         while left > 0 {
-            let piece = self.pieces.pop_front().expect("available counts the pieces");
+            let piece = self
+                .pieces
+                .pop_front()
+                .expect("available counts the pieces");
             if piece.len() <= left {
                 left -= piece.len();
                 pieces.push(piece);
@@ -270,7 +298,9 @@ impl<I: Io> FrameReader<I> {
         };
         let mut buffer = large.buffer.take().expect("just taken");
         let start = self.cut(self.available.min(bytes));
-        start.parts().for_each(|part| buffer.extend_from_slice(part));
+        start
+            .parts()
+            .for_each(|part| buffer.extend_from_slice(part));
         self.recycle(start);
         let missing = bytes - buffer.len();
         let (received, buffer) = self.io.receive_into(&self.socket, buffer, missing).await;

@@ -34,7 +34,11 @@ pub async fn serve(listener: TcpListener, pages: Pages) {
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     match TextEncoder::new().encode_to_string(&pages.registry.gather()) {
-        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text),
+        Ok(text) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)],
+            text,
+        ),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(header::CONTENT_TYPE, "text/plain")],
@@ -46,9 +50,15 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
 async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
     let opening = pages.opening.load(Ordering::Relaxed);
     if !pages.in_service.load(Ordering::Acquire) {
-        (StatusCode::SERVICE_UNAVAILABLE, "not in service: the control plane has not admitted this broker\n".to_owned())
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not in service: the control plane has not admitted this broker\n".to_owned(),
+        )
     } else if opening > 0 {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("recovering {opening} partitions\n"))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("recovering {opening} partitions\n"),
+        )
     } else {
         (StatusCode::OK, "ready\n".to_owned())
     }

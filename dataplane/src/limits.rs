@@ -80,5 +80,11 @@ const _: () = assert!(
 );
 const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
 const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
-const _: () = assert!(FETCH_BYTES_MAX < i32::MAX as usize, "a response's length is an i32");
-const _: () = assert!(CALLS_MAX < INBOX_MESSAGES_MAX, "every open call's reply fits an inbox");
+const _: () = assert!(
+    FETCH_BYTES_MAX < i32::MAX as usize,
+    "a response's length is an i32"
+);
+const _: () = assert!(
+    CALLS_MAX < INBOX_MESSAGES_MAX,
+    "every open call's reply fits an inbox"
+);

@@ -8,12 +8,18 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     abort_on_panic();
     let result = match command_line.command {
         Some(Command::Check) => {
             let settings = &command_line.settings;
-            let tail_bytes = settings.tail_mib.unwrap_or(dataplane::config::TAIL_MIB_DEFAULT) << 20;
+            let tail_bytes = settings
+                .tail_mib
+                .unwrap_or(dataplane::config::TAIL_MIB_DEFAULT)
+                << 20;
             dataplane::check::run(tail_bytes, settings.data.as_deref())
         }
         None => command_line.resolve().and_then(dataplane::broker::run),

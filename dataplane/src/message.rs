@@ -34,7 +34,11 @@ pub enum Reply {
 
 /// What the control link finds in its inbox.
 pub enum ControlMessage {
-    Call { from: ShardId, call: CallId, request: Request },
+    Call {
+        from: ShardId,
+        call: CallId,
+        request: Request,
+    },
     /// The shard has closed its partitions.
     Stopped(ShardId),
 }

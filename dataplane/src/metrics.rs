@@ -4,7 +4,9 @@
 
 use prometheus::core::{AtomicU64, GenericLocalCounter};
 use prometheus::local::LocalHistogram;
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -60,17 +62,19 @@ pub struct Metrics {
 }
 
 const LATENCY_SECONDS: &[f64] = &[
-    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
 impl Metrics {
     pub fn new() -> prometheus::Result<Metrics> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok(family)
-        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(family.clone()))?;
+                Ok(family)
+            };
         let gauges = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
             let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(family.clone()))?;
@@ -86,7 +90,10 @@ impl Metrics {
         )?;
         registry.register(Box::new(request_seconds.clone()))?;
         let shard_busy = GaugeVec::new(
-            Opts::new("millrace_shard_busy_ratio", "Share of the last second that a shard's thread was not waiting, 0 to 1."),
+            Opts::new(
+                "millrace_shard_busy_ratio",
+                "Share of the last second that a shard's thread was not waiting, 0 to 1.",
+            ),
             &["shard"],
         )?;
         registry.register(Box::new(shard_busy.clone()))?;
@@ -114,12 +121,36 @@ impl Metrics {
                 "Records appended by producers.",
                 &["topic"],
             )?,
-            log_end_offset: gauges("kafka_topic_partition_current_offset", "The offset that the next record gets.", &partition)?,
-            log_start_offset: gauges("kafka_topic_partition_oldest_offset", "The first offset still stored.", &partition)?,
-            high_watermark: gauges("millrace_partition_high_watermark", "Consumers read below this offset.", &partition)?,
-            log_bytes: gauges("kafka_log_log_size", "Bytes of record batches stored.", &partition)?,
-            connections: gauges("millrace_connections_open", "Open client connections.", &["shard"])?,
-            ring_enters: gauges("millrace_ring_enters_total", "io_uring_enter calls since the start.", &["shard"])?,
+            log_end_offset: gauges(
+                "kafka_topic_partition_current_offset",
+                "The offset that the next record gets.",
+                &partition,
+            )?,
+            log_start_offset: gauges(
+                "kafka_topic_partition_oldest_offset",
+                "The first offset still stored.",
+                &partition,
+            )?,
+            high_watermark: gauges(
+                "millrace_partition_high_watermark",
+                "Consumers read below this offset.",
+                &partition,
+            )?,
+            log_bytes: gauges(
+                "kafka_log_log_size",
+                "Bytes of record batches stored.",
+                &partition,
+            )?,
+            connections: gauges(
+                "millrace_connections_open",
+                "Open client connections.",
+                &["shard"],
+            )?,
+            ring_enters: gauges(
+                "millrace_ring_enters_total",
+                "io_uring_enter calls since the start.",
+                &["shard"],
+            )?,
             poisoned_partitions: gauges(
                 "millrace_partitions_poisoned",
                 "Partitions that take no more appends because a write or a flush failed.",
@@ -160,9 +191,21 @@ impl ShardMetrics {
 
     pub fn topic(&self, name: &str) -> Rc<TopicMetrics> {
         Rc::new(TopicMetrics {
-            bytes_in: self.families.topic_bytes_in.with_label_values(&[name]).local(),
-            bytes_out: self.families.topic_bytes_out.with_label_values(&[name]).local(),
-            messages_in: self.families.topic_messages_in.with_label_values(&[name]).local(),
+            bytes_in: self
+                .families
+                .topic_bytes_in
+                .with_label_values(&[name])
+                .local(),
+            bytes_out: self
+                .families
+                .topic_bytes_out
+                .with_label_values(&[name])
+                .local(),
+            messages_in: self
+                .families
+                .topic_messages_in
+                .with_label_values(&[name])
+                .local(),
         })
     }
 
@@ -170,12 +213,21 @@ impl ShardMetrics {
     pub fn forget_topic(&self, name: &str, partitions: usize) {
         let families = &self.families;
         // Another shard may have removed the same labels already.
-        for family in [&families.topic_bytes_in, &families.topic_bytes_out, &families.topic_messages_in] {
+        for family in [
+            &families.topic_bytes_in,
+            &families.topic_bytes_out,
+            &families.topic_messages_in,
+        ] {
             let _ = family.remove_label_values(&[name]);
         }
         for partition in 0..partitions {
             let partition = partition.to_string();
-            let gauges = [&families.log_end_offset, &families.log_start_offset, &families.high_watermark, &families.log_bytes];
+            let gauges = [
+                &families.log_end_offset,
+                &families.log_start_offset,
+                &families.high_watermark,
+                &families.log_bytes,
+            ];
             for family in gauges {
                 let _ = family.remove_label_values(&[name, &partition]);
             }
@@ -187,7 +239,12 @@ impl ShardMetrics {
         let mut latencies = self.latencies.borrow_mut();
         latencies
             .entry((api, stage))
-            .or_insert_with(|| self.families.request_seconds.with_label_values(&[api.api().name, stage.label()]).local())
+            .or_insert_with(|| {
+                self.families
+                    .request_seconds
+                    .with_label_values(&[api.api().name, stage.label()])
+                    .local()
+            })
             .observe(nanos as f64 / 1e9);
     }
 
@@ -195,14 +252,25 @@ impl ShardMetrics {
         let mut requests = self.requests.borrow_mut();
         requests
             .entry(api)
-            .or_insert_with(|| self.families.requests.with_label_values(&[api.api().name]).local())
+            .or_insert_with(|| {
+                self.families
+                    .requests
+                    .with_label_values(&[api.api().name])
+                    .local()
+            })
             .inc();
     }
 
     /// Makes what was counted since the last call visible.
     pub fn flush(&self) {
-        self.latencies.borrow().values().for_each(LocalHistogram::flush);
-        self.requests.borrow().values().for_each(GenericLocalCounter::flush);
+        self.latencies
+            .borrow()
+            .values()
+            .for_each(LocalHistogram::flush);
+        self.requests
+            .borrow()
+            .values()
+            .for_each(GenericLocalCounter::flush);
     }
 }
 

@@ -175,7 +175,10 @@ impl<I: Io> Partition<I> {
         ListedOffset {
             offset: self.log_start().0,
             timestamp: -1,
-            leader_epoch: self.log.epoch_at(self.log_start()).map_or(-1, |epoch| epoch.0),
+            leader_epoch: self
+                .log
+                .epoch_at(self.log_start())
+                .map_or(-1, |epoch| epoch.0),
         }
     }
 

@@ -24,13 +24,30 @@ pub struct PartitionKey {
 
 pub enum PartitionRequest {
     /// Appends one batch and waits for the level that `acks` asks for.
-    Produce { key: PartitionKey, records: SharedRecords, acks: i16 },
+    Produce {
+        key: PartitionKey,
+        records: SharedRecords,
+        acks: i16,
+    },
     /// Reads several partitions of one shard, within a common limit of bytes.
-    Read { reads: Vec<PartitionRead>, limit: ReadLimit },
+    Read {
+        reads: Vec<PartitionRead>,
+        limit: ReadLimit,
+    },
     /// Answers once any of the partitions has something new, or after `wait_ms_max`.
-    WaitForData { positions: Vec<(PartitionKey, Offset)>, wait_ms_max: u64 },
-    ListOffset { key: PartitionKey, query: OffsetQuery },
-    EpochEnd { key: PartitionKey, current_leader_epoch: i32, epoch: i32 },
+    WaitForData {
+        positions: Vec<(PartitionKey, Offset)>,
+        wait_ms_max: u64,
+    },
+    ListOffset {
+        key: PartitionKey,
+        query: OffsetQuery,
+    },
+    EpochEnd {
+        key: PartitionKey,
+        current_leader_epoch: i32,
+        epoch: i32,
+    },
 }
 
 pub enum PartitionReply {
@@ -64,7 +81,11 @@ pub struct EpochEnd {
 }
 
 /// Serves a request of another shard and hands the reply to `reply`.
-pub fn serve<I: Io>(shard: &Rc<Shard<I>>, request: PartitionRequest, reply: impl FnOnce(&Rc<Shard<I>>, PartitionReply) + 'static) {
+pub fn serve<I: Io>(
+    shard: &Rc<Shard<I>>,
+    request: PartitionRequest,
+    reply: impl FnOnce(&Rc<Shard<I>>, PartitionReply) + 'static,
+) {
     // Appends of one connection must keep their order, so each is begun in the order of arrival, before any task runs.
     let request = match request {
         PartitionRequest::Produce { key, records, acks } => {
@@ -79,12 +100,19 @@ pub fn serve<I: Io>(shard: &Rc<Shard<I>>, request: PartitionRequest, reply: impl
     let io = shard.io.clone();
     io.spawn(async move {
         let answer = match request {
-            PartitionRequest::Read { reads, limit } => PartitionReply::Read(read::read_partitions(&shard, &reads, limit).await),
-            PartitionRequest::WaitForData { positions, wait_ms_max } => {
+            PartitionRequest::Read { reads, limit } => {
+                PartitionReply::Read(read::read_partitions(&shard, &reads, limit).await)
+            }
+            PartitionRequest::WaitForData {
+                positions,
+                wait_ms_max,
+            } => {
                 read::wait_for_data(&shard, &positions, wait_ms_max).await;
                 PartitionReply::DataArrived
             }
-            PartitionRequest::ListOffset { key, query } => PartitionReply::ListOffset(list_offset(&shard, key, query).await),
+            PartitionRequest::ListOffset { key, query } => {
+                PartitionReply::ListOffset(list_offset(&shard, key, query).await)
+            }
             PartitionRequest::EpochEnd {
                 key,
                 current_leader_epoch,
@@ -98,7 +126,9 @@ pub fn serve<I: Io>(shard: &Rc<Shard<I>>, request: PartitionRequest, reply: impl
 
 /// The partition, where this shard holds it.
 pub fn local<I: Io>(shard: &Shard<I>, key: PartitionKey) -> Result<Rc<Partition<I>>, ErrorCode> {
-    let route = shard.topic_with_id(key.topic).ok_or(ErrorCode::UnknownTopicId)?;
+    let route = shard
+        .topic_with_id(key.topic)
+        .ok_or(ErrorCode::UnknownTopicId)?;
     match route.leader(key.partition)? {
         Place::Here(partition) => Ok(partition),
         // Only while the number of shards is being taken up.
@@ -107,20 +137,35 @@ pub fn local<I: Io>(shard: &Shard<I>, key: PartitionKey) -> Result<Rc<Partition<
 }
 
 /// Answers a ListOffsets query, on whichever shard the partition is.
-pub async fn list_offset_anywhere<I: Io>(shard: &Shard<I>, key: PartitionKey, query: OffsetQuery) -> Result<ListedOffset, ErrorCode> {
-    let route = shard.topic_with_id(key.topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+pub async fn list_offset_anywhere<I: Io>(
+    shard: &Shard<I>,
+    key: PartitionKey,
+    query: OffsetQuery,
+) -> Result<ListedOffset, ErrorCode> {
+    let route = shard
+        .topic_with_id(key.topic)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     match route.leader(key.partition)? {
         Place::Here(_) => list_offset(shard, key, query).await,
-        Place::There(other) => match ask(shard, other, PartitionRequest::ListOffset { key, query }).await? {
-            PartitionReply::ListOffset(result) => result,
-            _ => unreachable!("a reply is of the kind of its request"),
-        },
+        Place::There(other) => {
+            match ask(shard, other, PartitionRequest::ListOffset { key, query }).await? {
+                PartitionReply::ListOffset(result) => result,
+                _ => unreachable!("a reply is of the kind of its request"),
+            }
+        }
     }
 }
 
 /// Answers an OffsetForLeaderEpoch query, on whichever shard the partition is.
-pub async fn epoch_end_anywhere<I: Io>(shard: &Shard<I>, key: PartitionKey, current_leader_epoch: i32, epoch: i32) -> Result<EpochEnd, ErrorCode> {
-    let route = shard.topic_with_id(key.topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+pub async fn epoch_end_anywhere<I: Io>(
+    shard: &Shard<I>,
+    key: PartitionKey,
+    current_leader_epoch: i32,
+    epoch: i32,
+) -> Result<EpochEnd, ErrorCode> {
+    let route = shard
+        .topic_with_id(key.topic)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     match route.leader(key.partition)? {
         Place::Here(_) => epoch_end(shard, key, current_leader_epoch, epoch),
         Place::There(other) => {
@@ -138,21 +183,39 @@ pub async fn epoch_end_anywhere<I: Io>(shard: &Shard<I>, key: PartitionKey, curr
 }
 
 /// Asks another shard and waits for its reply.
-pub async fn ask<I: Io>(shard: &Shard<I>, other: crate::mesh::ShardId, request: PartitionRequest) -> Result<PartitionReply, ErrorCode> {
-    let call = shard.ask_shard(other, request).ok_or(ErrorCode::RequestTimedOut)?;
+pub async fn ask<I: Io>(
+    shard: &Shard<I>,
+    other: crate::mesh::ShardId,
+    request: PartitionRequest,
+) -> Result<PartitionReply, ErrorCode> {
+    let call = shard
+        .ask_shard(other, request)
+        .ok_or(ErrorCode::RequestTimedOut)?;
     match call.await {
         crate::message::Reply::Partition(reply) => Ok(reply),
         crate::message::Reply::Control(_) => unreachable!("a shard answers calls to it"),
     }
 }
 
-async fn list_offset<I: Io>(shard: &Shard<I>, key: PartitionKey, query: OffsetQuery) -> Result<ListedOffset, ErrorCode> {
+async fn list_offset<I: Io>(
+    shard: &Shard<I>,
+    key: PartitionKey,
+    query: OffsetQuery,
+) -> Result<ListedOffset, ErrorCode> {
     let partition = local(shard, key)?;
     errors::check_leader_epoch(query.current_leader_epoch, partition.leader_epoch())?;
-    partition.list_offset(query).await.map_err(|error| errors::read_error_code(&error))
+    partition
+        .list_offset(query)
+        .await
+        .map_err(|error| errors::read_error_code(&error))
 }
 
-fn epoch_end<I: Io>(shard: &Shard<I>, key: PartitionKey, current_leader_epoch: i32, epoch: i32) -> Result<EpochEnd, ErrorCode> {
+fn epoch_end<I: Io>(
+    shard: &Shard<I>,
+    key: PartitionKey,
+    current_leader_epoch: i32,
+    epoch: i32,
+) -> Result<EpochEnd, ErrorCode> {
     let partition = local(shard, key)?;
     errors::check_leader_epoch(current_leader_epoch, partition.leader_epoch())?;
     Ok(partition.epoch_end(epoch))

@@ -66,11 +66,17 @@ impl ReadLimit {
 }
 
 /// Reads partitions of this shard in order until the limit is used up.
-pub async fn read_partitions<I: Io>(shard: &Shard<I>, reads: &[PartitionRead], mut limit: ReadLimit) -> Vec<ReadOutcome> {
+pub async fn read_partitions<I: Io>(
+    shard: &Shard<I>,
+    reads: &[PartitionRead],
+    mut limit: ReadLimit,
+) -> Vec<ReadOutcome> {
     let mut outcomes = Vec::with_capacity(reads.len());
     for read in reads {
         let outcome = match partition_request::local(shard, read.key) {
-            Ok(partition) => read_one(&partition, read, limit).await.unwrap_or_else(ReadOutcome::refused),
+            Ok(partition) => read_one(&partition, read, limit)
+                .await
+                .unwrap_or_else(ReadOutcome::refused),
             Err(error) => ReadOutcome::refused(error),
         };
         limit = limit.after(outcome.bytes);
@@ -79,7 +85,11 @@ pub async fn read_partitions<I: Io>(shard: &Shard<I>, reads: &[PartitionRead], m
     outcomes
 }
 
-async fn read_one<I: Io>(partition: &Partition<I>, read: &PartitionRead, limit: ReadLimit) -> Result<ReadOutcome, ErrorCode> {
+async fn read_one<I: Io>(
+    partition: &Partition<I>,
+    read: &PartitionRead,
+    limit: ReadLimit,
+) -> Result<ReadOutcome, ErrorCode> {
     errors::check_leader_epoch(read.current_leader_epoch, partition.leader_epoch())?;
     let mut outcome = ReadOutcome {
         error: ErrorCode::None,
@@ -93,7 +103,14 @@ async fn read_one<I: Io>(partition: &Partition<I>, read: &PartitionRead, limit: 
     if outcome.diverging.is_some() || (bytes_max == 0 && !limit.at_least_one) {
         return Ok(outcome);
     }
-    let found = partition.read(Offset(read.offset), bytes_max, limit.at_least_one, Bound::HighWatermark).await;
+    let found = partition
+        .read(
+            Offset(read.offset),
+            bytes_max,
+            limit.at_least_one,
+            Bound::HighWatermark,
+        )
+        .await;
     let found = found.map_err(|error| {
         if let crate::log::ReadError::Damaged(_) | crate::log::ReadError::Io(_) = &error {
             tracing::error!(partition = %partition.identity(), %error, "a read failed");
@@ -115,7 +132,11 @@ fn divergence<I: Io>(partition: &Partition<I>, read: &PartitionRead) -> Option<E
 }
 
 /// Waits until one of the partitions has a high watermark beyond the offset given, or the time is over.
-pub async fn wait_for_data<I: Io>(shard: &Shard<I>, positions: &[(PartitionKey, Offset)], wait_ms_max: u64) {
+pub async fn wait_for_data<I: Io>(
+    shard: &Shard<I>,
+    positions: &[(PartitionKey, Offset)],
+    wait_ms_max: u64,
+) {
     let deadline = shard.io.now().after_ms(wait_ms_max);
     let arrived = Rc::new(Event::default());
     let watched: Vec<_> = positions
@@ -128,7 +149,10 @@ pub async fn wait_for_data<I: Io>(shard: &Shard<I>, positions: &[(PartitionKey, 
         .collect();
     loop {
         let seen = arrived.generation();
-        if watched.iter().any(|(partition, offset, _)| partition.high_watermark() > *offset) {
+        if watched
+            .iter()
+            .any(|(partition, offset, _)| partition.high_watermark() > *offset)
+        {
             return;
         }
         if !select::first(arrived.changed_since(seen), shard.io.sleep_until(deadline)).await {

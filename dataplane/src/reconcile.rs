@@ -34,8 +34,12 @@ pub fn apply<I: Io>(shard: &Rc<Shard<I>>, image: &MetadataImage) {
         }
         take_topic(shard, topic, config);
     }
-    let gone = shard.routes.borrow_mut().remove_unless(|id| image.topics.contains_key(&id));
-    gone.into_iter().for_each(|route| delete_topic(shard, &route));
+    let gone = shard
+        .routes
+        .borrow_mut()
+        .remove_unless(|id| image.topics.contains_key(&id));
+    gone.into_iter()
+        .for_each(|route| delete_topic(shard, &route));
 }
 
 /// The directory of a topic. Its id keeps it apart from an earlier topic of the same name, and a long name is cut to what a file
@@ -43,7 +47,9 @@ pub fn apply<I: Io>(shard: &Rc<Shard<I>>, image: &MetadataImage) {
 pub fn topic_directory(data: &Path, name: &str, id: TopicId) -> PathBuf {
     const NAME_BYTES_MAX: usize = 200;
     // Topic names are ASCII, so a cut never splits a character; anything else is the control plane's mistake.
-    let shown = name.get(..NAME_BYTES_MAX.min(name.len())).unwrap_or("topic");
+    let shown = name
+        .get(..NAME_BYTES_MAX.min(name.len()))
+        .unwrap_or("topic");
     data.join("topics").join(format!("{shown}-{id}"))
 }
 
@@ -58,7 +64,8 @@ fn take_topic<I: Io>(shard: &Rc<Shard<I>>, topic: &TopicRecord, config: TopicCon
             topic: topic.id,
             partition: number as i32,
         };
-        let ours = record.replicas.contains(&shard.broker) && shard_of(topic.id, number as u32, shard.shards()) == shard.id;
+        let ours = record.replicas.contains(&shard.broker)
+            && shard_of(topic.id, number as u32, shard.shards()) == shard.id;
         if !ours {
             continue;
         }
@@ -67,12 +74,17 @@ fn take_topic<I: Io>(shard: &Rc<Shard<I>>, topic: &TopicRecord, config: TopicCon
             Some(Held::Opening | Held::Failed) => continue,
             None => {
                 shard.opening.fetch_add(1, Ordering::Relaxed);
-                shard.io.spawn(open(shard.clone(), key, topic.name.clone(), log_config));
+                shard
+                    .io
+                    .spawn(open(shard.clone(), key, topic.name.clone(), log_config));
             }
         }
         shard.held.borrow_mut().entry(key).or_insert(Held::Opening);
     }
-    let slots = (0u32..).zip(&topic.partitions).map(|(number, record)| slot(shard, topic.id, number, record)).collect();
+    let slots = (0u32..)
+        .zip(&topic.partitions)
+        .map(|(number, record)| slot(shard, topic.id, number, record))
+        .collect();
     shard.routes.borrow_mut().insert(Rc::new(TopicRoute {
         id: topic.id,
         record: topic.clone(),
@@ -83,11 +95,20 @@ fn take_topic<I: Io>(shard: &Rc<Shard<I>>, topic: &TopicRecord, config: TopicCon
 }
 
 /// What clients of a partition find on this shard; tells the partition whether it leads.
-fn slot<I: Io>(shard: &Shard<I>, topic: TopicId, number: u32, record: &PartitionRecord) -> PartitionSlot<I> {
+fn slot<I: Io>(
+    shard: &Shard<I>,
+    topic: TopicId,
+    number: u32,
+    record: &PartitionRecord,
+) -> PartitionSlot<I> {
     let place = shard_of(topic, number, shard.shards());
     let leads = record.leader == Some(shard.broker);
     if place != shard.id {
-        return if leads { PartitionSlot::OnShard(place) } else { PartitionSlot::Elsewhere };
+        return if leads {
+            PartitionSlot::OnShard(place)
+        } else {
+            PartitionSlot::Elsewhere
+        };
     }
     let key = PartitionKey {
         topic,
@@ -115,7 +136,14 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
         topic: name,
         partition: key.partition,
     };
-    let opened = Partition::open(shard.io.clone(), directory, identity, config, shard.tail_cache.clone()).await;
+    let opened = Partition::open(
+        shard.io.clone(),
+        directory,
+        identity,
+        config,
+        shard.tail_cache.clone(),
+    )
+    .await;
     let held = match opened {
         Ok(partition) => Held::Open(partition),
         Err(error) => {
@@ -142,8 +170,16 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
 }
 
 fn delete_topic<I: Io>(shard: &Rc<Shard<I>>, route: &TopicRoute<I>) {
-    shard.metrics.forget_topic(route.name(), route.record.partitions.len());
-    let keys: Vec<PartitionKey> = shard.held.borrow().keys().filter(|key| key.topic == route.id).copied().collect();
+    shard
+        .metrics
+        .forget_topic(route.name(), route.record.partitions.len());
+    let keys: Vec<PartitionKey> = shard
+        .held
+        .borrow()
+        .keys()
+        .filter(|key| key.topic == route.id)
+        .copied()
+        .collect();
     for key in keys {
         // One that is being opened deletes itself when it finds its topic gone.
         if matches!(shard.held.borrow().get(&key), Some(Held::Opening)) {
@@ -170,7 +206,8 @@ async fn delete_partition<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey) {
 
 /// The topic's configuration as far as its logs act on it.
 fn log_config(config: &TopicConfig) -> LogConfig {
-    let limit = |limit: Option<u64>| limit.map_or(-1, |value| i64::try_from(value).unwrap_or(i64::MAX));
+    let limit =
+        |limit: Option<u64>| limit.map_or(-1, |value| i64::try_from(value).unwrap_or(i64::MAX));
     LogConfig {
         segment_bytes: u64::from(config.segment_bytes),
         segment_ms: i64::try_from(config.segment_ms).unwrap_or(i64::MAX),

@@ -48,7 +48,12 @@ fn write(
 }
 
 /// Notes the order of encoded bytes and record slices.
-fn place(gather: &mut Gather, start: usize, splices: &[Splice], records: impl IntoIterator<Item = Slice>) {
+fn place(
+    gather: &mut Gather,
+    start: usize,
+    splices: &[Splice],
+    records: impl IntoIterator<Item = Slice>,
+) {
     let mut records = records.into_iter();
     let mut from = start;
     for splice in splices {
@@ -56,8 +61,13 @@ fn place(gather: &mut Gather, start: usize, splices: &[Splice], records: impl In
         from = splice.position;
         let mut missing = splice.len;
         while missing > 0 {
-            let slice = records.next().expect("the records of every external field are given");
-            assert!(slice.len() <= missing, "slices do not cross from one partition's records to the next");
+            let slice = records
+                .next()
+                .expect("the records of every external field are given");
+            assert!(
+                slice.len() <= missing,
+                "slices do not cross from one partition's records to the next"
+            );
             missing -= slice.len();
             gather.parts.push(GatherPart::Shared(slice));
         }

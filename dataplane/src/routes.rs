@@ -58,10 +58,14 @@ impl<I: Io> TopicRoute<I> {
     /// Where the leader of a partition is on this broker, or the error code that a client gets instead.
     pub fn leader(&self, partition: i32) -> Result<Place<I>, ErrorCode> {
         let slots = self.slots.borrow();
-        let slot = usize::try_from(partition).ok().and_then(|number| slots.get(number));
+        let slot = usize::try_from(partition)
+            .ok()
+            .and_then(|number| slots.get(number));
         match slot {
             None => Err(ErrorCode::UnknownTopicOrPartition),
-            Some(PartitionSlot::Elsewhere | PartitionSlot::NotReady) => Err(ErrorCode::NotLeaderOrFollower),
+            Some(PartitionSlot::Elsewhere | PartitionSlot::NotReady) => {
+                Err(ErrorCode::NotLeaderOrFollower)
+            }
             Some(PartitionSlot::Failed) => Err(ErrorCode::KafkaStorageError),
             Some(PartitionSlot::OnShard(shard)) => Ok(Place::There(*shard)),
             Some(PartitionSlot::Open(partition)) => Ok(Place::Here(partition.clone())),
@@ -98,17 +102,27 @@ impl<I: Io> Routes<I> {
     }
 
     pub fn insert(&mut self, route: Rc<TopicRoute<I>>) {
-        self.by_name.insert(route.record.name.clone(), route.clone());
+        self.by_name
+            .insert(route.record.name.clone(), route.clone());
         self.by_id.insert(route.id, route);
     }
 
     /// Removes the topics that `keep` does not want and returns them.
     pub fn remove_unless(&mut self, keep: impl Fn(TopicId) -> bool) -> Vec<Rc<TopicRoute<I>>> {
-        let gone: Vec<_> = self.by_id.values().filter(|route| !keep(route.id)).cloned().collect();
+        let gone: Vec<_> = self
+            .by_id
+            .values()
+            .filter(|route| !keep(route.id))
+            .cloned()
+            .collect();
         for route in &gone {
             self.by_id.remove(&route.id);
             // A topic of the same name may have been created since.
-            if self.by_name.get(route.name()).is_some_and(|named| named.id == route.id) {
+            if self
+                .by_name
+                .get(route.name())
+                .is_some_and(|named| named.id == route.id)
+            {
                 self.by_name.remove(route.name());
             }
         }
@@ -123,7 +137,9 @@ mod tests {
     #[test]
     fn neighbouring_partitions_spread_over_all_shards() {
         let topic = TopicId([7; 16]);
-        let shards: Vec<usize> = (0..4).map(|partition| shard_of(topic, partition, 4).0).collect();
+        let shards: Vec<usize> = (0..4)
+            .map(|partition| shard_of(topic, partition, 4).0)
+            .collect();
         let mut sorted = shards.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3], "{shards:?}");

@@ -111,8 +111,14 @@ impl<I: Io> Shard<I> {
             match inbox.receive().await {
                 Message::Metadata(image) => self.take_metadata(image),
                 Message::Connection(handoff) => self.take_connection(self.io.take_over(handoff)),
-                Message::Request { from, call, request } => {
-                    partition_request::serve(self, request, move |shard, reply| shard.reply(from, call, reply));
+                Message::Request {
+                    from,
+                    call,
+                    request,
+                } => {
+                    partition_request::serve(self, request, move |shard, reply| {
+                        shard.reply(from, call, reply)
+                    });
                 }
                 Message::Reply { call, reply } => self.calls.complete(call, reply),
                 Message::Stop => break,
@@ -152,7 +158,11 @@ impl<I: Io> Shard<I> {
     }
 
     /// Waits until this shard's metadata fulfils `condition`, at most `wait_ms_max`; false if it did not by then.
-    pub(crate) async fn wait_for_image(&self, wait_ms_max: u64, condition: impl Fn(&MetadataImage) -> bool) -> bool {
+    pub(crate) async fn wait_for_image(
+        &self,
+        wait_ms_max: u64,
+        condition: impl Fn(&MetadataImage) -> bool,
+    ) -> bool {
         let deadline = self.io.now().after_ms(wait_ms_max);
         loop {
             let seen = self.image_changed.generation();
@@ -201,7 +211,11 @@ impl<I: Io> Shard<I> {
     }
 
     /// Opens a call to the shard that holds a partition. `None` when that shard or this one has too much to do.
-    pub(crate) fn ask_shard(&self, shard: ShardId, request: PartitionRequest) -> Option<Call<Reply>> {
+    pub(crate) fn ask_shard(
+        &self,
+        shard: ShardId,
+        request: PartitionRequest,
+    ) -> Option<Call<Reply>> {
         let call = self.calls.open()?;
         let message = Message::Request {
             from: self.id,
@@ -239,22 +253,32 @@ impl<I: Io> Shard<I> {
     }
 
     fn place_connection(self: &Rc<Self>, socket: I::Socket) {
-        let least = (0..self.loads.len()).min_by_key(|shard| self.loads[*shard].load(Ordering::Relaxed));
+        let least =
+            (0..self.loads.len()).min_by_key(|shard| self.loads[*shard].load(Ordering::Relaxed));
         let least = least.unwrap_or(self.id.0);
         if least == self.id.0 {
             self.take_connection(socket);
             return;
         }
         self.loads[least].fetch_add(1, Ordering::Relaxed);
-        if self.peers[least].try_send(Message::Connection(self.io.hand_off(socket))).is_err() {
+        if self.peers[least]
+            .try_send(Message::Connection(self.io.hand_off(socket)))
+            .is_err()
+        {
             self.loads[least].fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(shard = least, "closed a new connection because the shard's inbox is full");
+            tracing::warn!(
+                shard = least,
+                "closed a new connection because the shard's inbox is full"
+            );
         }
     }
 
     fn take_connection(self: &Rc<Self>, socket: I::Socket) {
         if self.connections.len() >= CONNECTIONS_MAX {
-            tracing::warn!(limit = CONNECTIONS_MAX, "closed a new connection because this shard has as many as it takes");
+            tracing::warn!(
+                limit = CONNECTIONS_MAX,
+                "closed a new connection because this shard has as many as it takes"
+            );
             return;
         }
         connection::start(self, socket);
@@ -264,7 +288,9 @@ impl<I: Io> Shard<I> {
     /// Makes the number of open connections visible to the accepting shard and the metrics.
     pub(crate) fn count_connections(&self) {
         self.loads[self.id.0].store(self.connections.len(), Ordering::Relaxed);
-        self.metrics.connections_open.set(self.connections.len() as i64);
+        self.metrics
+            .connections_open
+            .set(self.connections.len() as i64);
     }
 
     /// The partitions whose logs are open here.

@@ -30,19 +30,41 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
     let metrics = &shard.metrics;
     let families = &metrics.families;
     let label = shard.id.0.to_string();
-    families.connections.with_label_values(&[&label]).set(shard.connections.len() as i64);
+    families
+        .connections
+        .with_label_values(&[&label])
+        .set(shard.connections.len() as i64);
     let mut poisoned = 0;
     for partition in shard.open_partitions() {
         let identity = partition.identity();
         let labels = [identity.topic.as_str(), &identity.partition.to_string()];
-        families.log_end_offset.with_label_values(&labels).set(partition.log_end().0);
-        families.log_start_offset.with_label_values(&labels).set(partition.log_start().0);
-        families.high_watermark.with_label_values(&labels).set(partition.high_watermark().0);
-        families.log_bytes.with_label_values(&labels).set(partition.log_bytes() as i64);
+        families
+            .log_end_offset
+            .with_label_values(&labels)
+            .set(partition.log_end().0);
+        families
+            .log_start_offset
+            .with_label_values(&labels)
+            .set(partition.log_start().0);
+        families
+            .high_watermark
+            .with_label_values(&labels)
+            .set(partition.high_watermark().0);
+        families
+            .log_bytes
+            .with_label_values(&labels)
+            .set(partition.log_bytes() as i64);
         poisoned += i64::from(partition.is_poisoned());
     }
-    families.poisoned_partitions.with_label_values(&[&label]).set(poisoned);
-    shard.routes.borrow().iter().for_each(|route| route.metrics.flush());
+    families
+        .poisoned_partitions
+        .with_label_values(&[&label])
+        .set(poisoned);
+    shard
+        .routes
+        .borrow()
+        .iter()
+        .for_each(|route| route.metrics.flush());
     metrics.flush();
 }
 

@@ -26,11 +26,13 @@ pub fn load_image(data: &Path) -> io::Result<Option<MetadataImage>> {
     if crc32c::crc32c(archive) != u32::from_le_bytes(*crc) {
         return Err(damaged(&"its checksum does not match"));
     }
-    codec::decode(archive).map(Some).map_err(|error| damaged(&error))
+    codec::decode(archive)
+        .map(Some)
+        .map_err(|error| damaged(&error))
 }
 
 /// Replaces the stored image as one step.
-pub fn store_image(data: &Path, image: &MetadataImage) -> io::Result<()> {
+pub(super) fn store_image(data: &Path, image: &MetadataImage) -> io::Result<()> {
     let archive = codec::encode(image);
     let temporary = data.join("metadata.image.tmp");
     let mut file = File::create(&temporary)?;

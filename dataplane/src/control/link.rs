@@ -81,7 +81,11 @@ impl<I: Io> Link<I> {
         };
         link.publish().await;
         let serving = async {
-            tokio::join!(link.follow_metadata(&session), link.keep_image_stored(), link.serve_inbox(parts.inbox));
+            tokio::join!(
+                link.follow_metadata(&session),
+                link.keep_image_stored(),
+                link.serve_inbox(parts.inbox)
+            );
         };
         let ending = async {
             let mut wants_shutdown = parts.wants_shutdown;
@@ -158,7 +162,8 @@ impl<I: Io> Link<I> {
             return;
         }
         let own = image.brokers.get(&self.broker);
-        self.in_service.store(own.is_some_and(|broker| !broker.fenced), Ordering::Release);
+        self.in_service
+            .store(own.is_some_and(|broker| !broker.fenced), Ordering::Release);
         for shard in &self.shards {
             send(shard, Message::Metadata(image.clone())).await;
         }
@@ -189,7 +194,11 @@ impl<I: Io> Link<I> {
     async fn serve_inbox(&self, inbox: Receiver<ControlMessage>) {
         loop {
             match inbox.receive().await {
-                ControlMessage::Call { from, call, request } => {
+                ControlMessage::Call {
+                    from,
+                    call,
+                    request,
+                } => {
                     let client = self.client.clone();
                     let shard = self.shards[from.0].clone();
                     tokio::task::spawn_local(async move {
@@ -217,12 +226,20 @@ impl<I: Io> Link<I> {
     }
 }
 
-async fn ask(client: &ControlClient, request: Request) -> Result<control_api::message::Response, ControlError> {
-    client.call(request, CALL_DEADLINE).await.map_err(|error| match error {
-        ClientError::Refused(refusal) => refusal,
-        ClientError::TooLarge(bytes) => ControlError::InvalidRequest(format!("a request of {bytes} bytes is too large")),
-        ClientError::Unavailable(_) | ClientError::StreamEnded(_) => ControlError::Unavailable,
-    })
+async fn ask(
+    client: &ControlClient,
+    request: Request,
+) -> Result<control_api::message::Response, ControlError> {
+    client
+        .call(request, CALL_DEADLINE)
+        .await
+        .map_err(|error| match error {
+            ClientError::Refused(refusal) => refusal,
+            ClientError::TooLarge(bytes) => {
+                ControlError::InvalidRequest(format!("a request of {bytes} bytes is too large"))
+            }
+            ClientError::Unavailable(_) | ClientError::StreamEnded(_) => ControlError::Unavailable,
+        })
 }
 
 /// Sends to a shard, waiting while its inbox is full.

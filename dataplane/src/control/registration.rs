@@ -14,20 +14,20 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// A broker's standing with the control plane.
-pub struct Session<'a> {
-    pub client: &'a ControlClient,
-    pub registration: BrokerRegistration,
+pub(super) struct Session<'a> {
+    pub(super) client: &'a ControlClient,
+    pub(super) registration: BrokerRegistration,
     /// The index that the broker's own metadata has reached.
-    pub metadata_index: watch::Receiver<u64>,
+    pub(super) metadata_index: watch::Receiver<u64>,
     /// Set once the broker wants to stop.
-    pub wants_shutdown: watch::Receiver<bool>,
+    pub(super) wants_shutdown: watch::Receiver<bool>,
     /// The current registration, once there is one.
-    pub epoch: watch::Sender<Option<BrokerEpoch>>,
+    pub(super) epoch: watch::Sender<Option<BrokerEpoch>>,
 }
 
 impl Session<'_> {
     /// Runs until the control plane lets a broker that wants to stop go.
-    pub async fn run(&self) {
+    pub(super) async fn run(&self) {
         loop {
             let epoch = self.register().await;
             self.epoch.send_replace(Some(epoch));
@@ -35,12 +35,14 @@ impl Session<'_> {
             if self.keep_alive(epoch).await {
                 return;
             }
-            tracing::warn!("the control plane no longer knows this registration; registering again");
+            tracing::warn!(
+                "the control plane no longer knows this registration; registering again"
+            );
         }
     }
 
     /// Says goodbye, so that no one waits for the session to end.
-    pub async fn leave(&self) {
+    pub(super) async fn leave(&self) {
         let epoch = *self.epoch.borrow();
         if let Some(epoch) = epoch {
             // The session ends by itself if no controller hears this.
@@ -49,7 +51,7 @@ impl Session<'_> {
     }
 
     /// Resolves once the control plane has taken the registration.
-    pub async fn registered(&self) {
+    pub(super) async fn registered(&self) {
         // The sender is this session's own, so it cannot be gone.
         let _ = self.epoch.subscribe().wait_for(Option::is_some).await;
     }
@@ -85,10 +87,14 @@ impl Session<'_> {
                         return true;
                     }
                 }
-                Err(ClientError::Refused(ControlError::StaleBrokerEpoch | ControlError::UnknownBroker)) => return false,
+                Err(ClientError::Refused(
+                    ControlError::StaleBrokerEpoch | ControlError::UnknownBroker,
+                )) => return false,
                 Ok(_) | Err(_) => {
                     if reachable {
-                        tracing::warn!("no controller answers heartbeats; partitions led here are served on");
+                        tracing::warn!(
+                            "no controller answers heartbeats; partitions led here are served on"
+                        );
                     }
                     reachable = false;
                 }

@@ -7,7 +7,11 @@ use std::path::Path;
 
 /// Moves each topic directory whose id neither image knows to `stray/`. Nothing is deleted: a control plane that lost its state
 /// would otherwise take the data with it.
-pub fn set_aside(data: &Path, stored: &MetadataImage, live: &MetadataImage) -> io::Result<()> {
+pub(super) fn set_aside(
+    data: &Path,
+    stored: &MetadataImage,
+    live: &MetadataImage,
+) -> io::Result<()> {
     let topics = data.join("topics");
     let entries = match fs::read_dir(&topics) {
         Ok(entries) => entries,
@@ -26,7 +30,10 @@ pub fn set_aside(data: &Path, stored: &MetadataImage, live: &MetadataImage) -> i
         }
         fs::create_dir_all(data.join("stray"))?;
         fs::rename(topics.join(name), data.join("stray").join(name))?;
-        tracing::warn!(directory = name, "set aside the files of a topic that no longer exists, in stray/");
+        tracing::warn!(
+            directory = name,
+            "set aside the files of a topic that no longer exists, in stray/"
+        );
     }
     Ok(())
 }

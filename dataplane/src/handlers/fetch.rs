@@ -30,8 +30,16 @@ use wire::{Array, ErrorCode, Records, Uuid};
 const COPIED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Answers a fetch; returns the bytes of log memory that the answer pins until it is sent.
-pub async fn handle<I: Io>(shard: &Rc<Shard<I>>, to: AnswerTo, request: &FetchRequest<'_>, answer: &mut Gather) -> Result<usize, RequestError> {
-    let begun = shard.sessions.borrow_mut().begin(session_request(to.version, request));
+pub(crate) async fn handle<I: Io>(
+    shard: &Rc<Shard<I>>,
+    to: AnswerTo,
+    request: &FetchRequest<'_>,
+    answer: &mut Gather,
+) -> Result<usize, RequestError> {
+    let begun = shard
+        .sessions
+        .borrow_mut()
+        .begin(session_request(to.version, request));
     let (session, targets) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -39,12 +47,22 @@ pub async fn handle<I: Io>(shard: &Rc<Shard<I>>, to: AnswerTo, request: &FetchRe
                 error_code: error as i16,
                 ..Default::default()
             };
-            respond::append(answer, to, [], |writer, version| response.encode(writer, version))?;
+            respond::append(answer, to, [], |writer, version| {
+                response.encode(writer, version)
+            })?;
             return Ok(0);
         }
     };
     let (outcomes, pinned_bytes) = fetch(shard, request, &targets).await;
-    encode(shard, to, request.isolation_level, session, &targets, outcomes, answer)?;
+    encode(
+        shard,
+        to,
+        request.isolation_level,
+        session,
+        &targets,
+        outcomes,
+        answer,
+    )?;
     shard.pin(pinned_bytes);
     Ok(pinned_bytes)
 }
@@ -70,7 +88,12 @@ fn session_request(version: i16, request: &FetchRequest<'_>) -> SessionRequest {
     let mut forgotten = Vec::new();
     for topic in request.forgotten_topics_data.iter() {
         let topic_name = name(topic.topic, topic.topic_id);
-        forgotten.extend(topic.partitions.iter().map(|partition| (topic_name.clone(), partition)));
+        forgotten.extend(
+            topic
+                .partitions
+                .iter()
+                .map(|partition| (topic_name.clone(), partition)),
+        );
     }
     SessionRequest {
         id: request.session_id,
@@ -82,11 +105,19 @@ fn session_request(version: i16, request: &FetchRequest<'_>) -> SessionRequest {
 }
 
 /// Reads until there is enough or the client's time is over.
-async fn fetch<I: Io>(shard: &Rc<Shard<I>>, request: &FetchRequest<'_>, targets: &[FetchTarget]) -> (Vec<ReadOutcome>, usize) {
-    let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
+async fn fetch<I: Io>(
+    shard: &Rc<Shard<I>>,
+    request: &FetchRequest<'_>,
+    targets: &[FetchTarget],
+) -> (Vec<ReadOutcome>, usize) {
+    let wait_ms = u64::try_from(request.max_wait_ms)
+        .unwrap_or(0)
+        .min(FETCH_WAIT_MS_MAX);
     let deadline = shard.io.now().after_ms(wait_ms);
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
-    let mut bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
+    let mut bytes_max = usize::try_from(request.max_bytes)
+        .unwrap_or(0)
+        .min(FETCH_BYTES_MAX);
     loop {
         let copy = !shard.may_pin(bytes_max);
         if copy {
@@ -94,9 +125,16 @@ async fn fetch<I: Io>(shard: &Rc<Shard<I>>, request: &FetchRequest<'_>, targets:
         }
         let mut outcomes = read_targets(shard, targets, bytes_max).await;
         let bytes: usize = outcomes.iter().map(|outcome| outcome.bytes).sum();
-        let failed = outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
+        let failed = outcomes
+            .iter()
+            .any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
         let now = shard.io.now();
-        if bytes >= bytes_min || failed || targets.is_empty() || now >= deadline || shard.stopping.get() {
+        if bytes >= bytes_min
+            || failed
+            || targets.is_empty()
+            || now >= deadline
+            || shard.stopping.get()
+        {
             if !copy {
                 return (outcomes, bytes);
             }
@@ -114,7 +152,10 @@ fn copy_records(outcome: &mut ReadOutcome) {
         return;
     }
     let copied = Buffer::allocate(outcome.bytes).map(|mut copy| {
-        outcome.slices.iter().for_each(|slice| copy.extend_from_slice(slice));
+        outcome
+            .slices
+            .iter()
+            .for_each(|slice| copy.extend_from_slice(slice));
         copy.slice(0..outcome.bytes)
     });
     outcome.bytes = copied.as_ref().map_or(0, |slice| slice.len());
@@ -122,10 +163,17 @@ fn copy_records(outcome: &mut ReadOutcome) {
 }
 
 /// Where a target's partition is on this broker.
-fn locate<I: Io>(shard: &Shard<I>, target: &FetchTarget) -> Result<(PartitionKey, ShardId), ErrorCode> {
+fn locate<I: Io>(
+    shard: &Shard<I>,
+    target: &FetchTarget,
+) -> Result<(PartitionKey, ShardId), ErrorCode> {
     let route: Rc<TopicRoute<I>> = match &target.topic {
-        FetchTopicName::Name(name) => shard.topic_named(name).ok_or(ErrorCode::UnknownTopicOrPartition)?,
-        FetchTopicName::Id(id) => shard.topic_with_id(TopicId(id.0)).ok_or(ErrorCode::UnknownTopicId)?,
+        FetchTopicName::Name(name) => shard
+            .topic_named(name)
+            .ok_or(ErrorCode::UnknownTopicOrPartition)?,
+        FetchTopicName::Id(id) => shard
+            .topic_with_id(TopicId(id.0))
+            .ok_or(ErrorCode::UnknownTopicId)?,
     };
     let key = PartitionKey {
         topic: route.id,
@@ -138,7 +186,11 @@ fn locate<I: Io>(shard: &Shard<I>, target: &FetchTarget) -> Result<(PartitionKey
 }
 
 /// Reads all targets, those of one shard together, and returns their outcomes in the order of the targets.
-async fn read_targets<I: Io>(shard: &Rc<Shard<I>>, targets: &[FetchTarget], bytes_max: usize) -> Vec<ReadOutcome> {
+async fn read_targets<I: Io>(
+    shard: &Rc<Shard<I>>,
+    targets: &[FetchTarget],
+    bytes_max: usize,
+) -> Vec<ReadOutcome> {
     let mut outcomes: Vec<Option<ReadOutcome>> = Vec::with_capacity(targets.len());
     let mut by_shard: Vec<(ShardId, Vec<usize>, Vec<PartitionRead>)> = Vec::new();
     for (index, target) in targets.iter().enumerate() {
@@ -182,7 +234,12 @@ async fn read_targets<I: Io>(shard: &Rc<Shard<I>>, targets: &[FetchTarget], byte
         .collect()
 }
 
-async fn read_on<I: Io>(shard: &Rc<Shard<I>>, place: ShardId, reads: Vec<PartitionRead>, limit: ReadLimit) -> Vec<ReadOutcome> {
+async fn read_on<I: Io>(
+    shard: &Rc<Shard<I>>,
+    place: ShardId,
+    reads: Vec<PartitionRead>,
+    limit: ReadLimit,
+) -> Vec<ReadOutcome> {
     if place == shard.id {
         return read::read_partitions(shard, &reads, limit).await;
     }
@@ -195,7 +252,12 @@ async fn read_on<I: Io>(shard: &Rc<Shard<I>>, place: ShardId, reads: Vec<Partiti
 }
 
 /// Waits until any target has more than what was just seen, on whichever shard, or the time is over.
-async fn wait_for_data<I: Io>(shard: &Rc<Shard<I>>, targets: &[FetchTarget], seen: &[ReadOutcome], wait_ms: u64) {
+async fn wait_for_data<I: Io>(
+    shard: &Rc<Shard<I>>,
+    targets: &[FetchTarget],
+    seen: &[ReadOutcome],
+    wait_ms: u64,
+) {
     let mut here = Vec::new();
     let mut elsewhere: Vec<(ShardId, Vec<(PartitionKey, Offset)>)> = Vec::new();
     for (target, outcome) in targets.iter().zip(seen) {
@@ -223,7 +285,12 @@ async fn wait_for_data<I: Io>(shard: &Rc<Shard<I>>, targets: &[FetchTarget], see
         .collect();
     let mut local = pin!(read::wait_for_data(shard, &here, wait_ms));
     poll_fn(|context| {
-        let arrived = calls.iter_mut().any(|call| matches!(std::pin::Pin::new(call).poll(context), Poll::Ready(Reply::Partition(_) | Reply::Control(_))));
+        let arrived = calls.iter_mut().any(|call| {
+            matches!(
+                std::pin::Pin::new(call).poll(context),
+                Poll::Ready(Reply::Partition(_) | Reply::Control(_))
+            )
+        });
         if arrived {
             return Poll::Ready(());
         }
@@ -279,13 +346,27 @@ fn encode<I: Io>(
         responses: Array::from(&responses[..]),
         ..Default::default()
     };
-    Ok(respond::append(answer, to, records, |writer, version| response.encode(writer, version))?)
+    Ok(respond::append(answer, to, records, |writer, version| {
+        response.encode(writer, version)
+    })?)
 }
 
-fn is_answered<I: Io>(shard: &Shard<I>, session: SessionUse, target: &FetchTarget, outcome: &ReadOutcome) -> bool {
+fn is_answered<I: Io>(
+    shard: &Shard<I>,
+    session: SessionUse,
+    target: &FetchTarget,
+    outcome: &ReadOutcome,
+) -> bool {
     let failed = outcome.error != ErrorCode::None || outcome.diverging.is_some();
     let mut sessions = shard.sessions.borrow_mut();
-    let news = sessions.is_news(session.id(), target, outcome.bytes > 0, failed, outcome.high_watermark, outcome.log_start);
+    let news = sessions.is_news(
+        session.id(),
+        target,
+        outcome.bytes > 0,
+        failed,
+        outcome.high_watermark,
+        outcome.log_start,
+    );
     match session {
         SessionUse::None | SessionUse::Full(_) => true,
         SessionUse::Incremental(_) => news,
@@ -305,11 +386,17 @@ fn count_bytes_out<I: Io>(shard: &Shard<I>, target: &FetchTarget, bytes: usize) 
     }
 }
 
-fn partition_data(isolation_level: i8, partition_index: i32, outcome: &ReadOutcome) -> PartitionData<'static> {
-    let diverging_epoch = outcome.diverging.map_or_else(EpochEndOffset::default, |end| EpochEndOffset {
-        epoch: end.leader_epoch,
-        end_offset: end.end_offset,
-    });
+fn partition_data(
+    isolation_level: i8,
+    partition_index: i32,
+    outcome: &ReadOutcome,
+) -> PartitionData<'static> {
+    let diverging_epoch = outcome
+        .diverging
+        .map_or_else(EpochEndOffset::default, |end| EpochEndOffset {
+            epoch: end.leader_epoch,
+            end_offset: end.end_offset,
+        });
     PartitionData {
         partition_index,
         error_code: outcome.error as i16,

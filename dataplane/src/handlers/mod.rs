@@ -16,7 +16,7 @@ pub(crate) mod metadata;
 pub(crate) mod offset_commit;
 pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
-pub(crate) mod produce;
+pub mod produce;
 
 mod admin;
 mod authorized_operations;
@@ -31,6 +31,12 @@ use control_api::image::MetadataImage;
 use std::collections::BTreeMap;
 
 /// A broker's dynamic configuration: its own values over those of all brokers.
-pub(crate) fn configs_of_broker(image: &MetadataImage, broker: BrokerId) -> BTreeMap<String, String> {
-    control_api::topic_config::broker_configs(image.broker_configs.get(&Some(broker)), image.broker_configs.get(&None))
+pub(crate) fn configs_of_broker(
+    image: &MetadataImage,
+    broker: BrokerId,
+) -> BTreeMap<String, String> {
+    control_api::topic_config::broker_configs(
+        image.broker_configs.get(&Some(broker)),
+        image.broker_configs.get(&None),
+    )
 }

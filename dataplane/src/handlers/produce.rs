@@ -51,7 +51,11 @@ struct PendingPartition<I: Io> {
 
 enum PendingState<I: Io> {
     Done(ProduceOutcome),
-    Waiting { partition: Rc<Partition<I>>, appended: Appended, level: Level },
+    Waiting {
+        partition: Rc<Partition<I>>,
+        appended: Appended,
+        level: Level,
+    },
     OnOtherShard(Call<Reply>),
 }
 
@@ -85,7 +89,7 @@ impl ProduceOutcome {
 }
 
 /// Appends the batches of a request. `None` for `acks=0`, which wants no answer.
-pub async fn begin<I: Io>(
+pub(crate) async fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
     to: AnswerTo,
@@ -105,7 +109,9 @@ pub async fn begin<I: Io>(
             let state = match (refusal, &route) {
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
                 (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
-                (None, Ok(route)) => begin_partition(shard, frame, route, &partition, to.version, request.acks).await,
+                (None, Ok(route)) => {
+                    begin_partition(shard, frame, route, &partition, to.version, request.acks).await
+                }
             };
             pending.partitions.push(PendingPartition {
                 index: partition.index,
@@ -140,14 +146,25 @@ fn refusal_of_request(request: &ProduceRequest<'_>) -> Option<ErrorCode> {
         return Some(ErrorCode::InvalidRequiredAcks);
     }
     // There are no transactions here, so none can be open.
-    request.transactional_id.is_some().then_some(ErrorCode::InvalidTxnState)
+    request
+        .transactional_id
+        .is_some()
+        .then_some(ErrorCode::InvalidTxnState)
 }
 
-fn find_topic<I: Io>(shard: &Shard<I>, version: i16, topic: &TopicProduceData<'_>) -> Result<Rc<TopicRoute<I>>, ErrorCode> {
+fn find_topic<I: Io>(
+    shard: &Shard<I>,
+    version: i16,
+    topic: &TopicProduceData<'_>,
+) -> Result<Rc<TopicRoute<I>>, ErrorCode> {
     if version >= 13 {
-        return shard.topic_with_id(TopicId(topic.topic_id.0)).ok_or(ErrorCode::UnknownTopicId);
+        return shard
+            .topic_with_id(TopicId(topic.topic_id.0))
+            .ok_or(ErrorCode::UnknownTopicId);
     }
-    shard.topic_named(topic.name).ok_or(ErrorCode::UnknownTopicOrPartition)
+    shard
+        .topic_named(topic.name)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
 async fn begin_partition<I: Io>(
@@ -166,7 +183,9 @@ async fn begin_partition<I: Io>(
         return PendingState::Done(ProduceOutcome::refused(ErrorCode::InvalidRecord));
     };
     if version < ZSTD_VERSION_MIN && is_zstd(&records) {
-        return PendingState::Done(ProduceOutcome::refused(ErrorCode::UnsupportedCompressionType));
+        return PendingState::Done(ProduceOutcome::refused(
+            ErrorCode::UnsupportedCompressionType,
+        ));
     }
     let partition = match place {
         Place::Here(partition) => partition,
@@ -186,7 +205,9 @@ async fn begin_partition<I: Io>(
                     acks,
                 };
                 match shard.ask_shard(other, request) {
-                    Some(_) if acks == 0 => return PendingState::Done(ProduceOutcome::refused(ErrorCode::None)),
+                    Some(_) if acks == 0 => {
+                        return PendingState::Done(ProduceOutcome::refused(ErrorCode::None));
+                    }
                     Some(call) => return PendingState::OnOtherShard(call),
                     None => shard.io.sleep_until(shard.io.now().after_ms(1)).await,
                 }
@@ -206,7 +227,8 @@ async fn begin_partition<I: Io>(
 const ZSTD_VERSION_MIN: i16 = 7;
 
 fn is_zstd(records: &Records<'_>) -> bool {
-    Batch::first(records).is_ok_and(|batch| batch.header.attributes.compression() == Ok(wire::Compression::Zstd))
+    Batch::first(records)
+        .is_ok_and(|batch| batch.header.attributes.compression() == Ok(wire::Compression::Zstd))
 }
 
 fn waiting<I: Io>(partition: Rc<Partition<I>>, appended: Appended, acks: i16) -> PendingState<I> {
@@ -228,7 +250,12 @@ enum Refused {
 }
 
 /// Checks the one batch of a partition and appends it.
-fn append<I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, partition: &Partition<I>, records: &Records<'_>) -> Result<Appended, Refused> {
+fn append<I: Io>(
+    shard: &Shard<I>,
+    route: &TopicRoute<I>,
+    partition: &Partition<I>,
+    records: &Records<'_>,
+) -> Result<Appended, Refused> {
     let batch = check(shard, route, records).map_err(Refused::Code)?;
     let appended = partition.append(&batch).map_err(|error| match error {
         AppendError::Busy => Refused::Busy,
@@ -236,13 +263,20 @@ fn append<I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, partition: &Partition<
     })?;
     if !appended.duplicate {
         route.metrics.bytes_in.inc_by(batch.bytes.len() as u64);
-        route.metrics.messages_in.inc_by(batch.header.records_count.max(0) as u64);
+        route
+            .metrics
+            .messages_in
+            .inc_by(batch.header.records_count.max(0) as u64);
     }
     Ok(appended)
 }
 
 /// Everything that must hold of a producer's batch, in Kafka's order: exactly one, not too large, whole, and of this time.
-fn check<'a, I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, records: &Records<'a>) -> Result<Batch<'a>, ErrorCode> {
+fn check<'a, I: Io>(
+    shard: &Shard<I>,
+    route: &TopicRoute<I>,
+    records: &Records<'a>,
+) -> Result<Batch<'a>, ErrorCode> {
     if records.is_empty() {
         return Err(ErrorCode::InvalidRecord);
     }
@@ -263,14 +297,19 @@ fn check<'a, I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, records: &Records<'
 }
 
 /// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937), by the batch's own bounds.
-fn check_timestamps(now_ms: i64, config: &control_api::topic_config::TopicConfig, batch: &Batch<'_>) -> Result<(), ErrorCode> {
+fn check_timestamps(
+    now_ms: i64,
+    config: &control_api::topic_config::TopicConfig,
+    batch: &Batch<'_>,
+) -> Result<(), ErrorCode> {
     if config.message_timestamp_type == control_api::topic_config::TimestampType::LogAppendTime {
         return Ok(());
     }
     let oldest_ms = now_ms.saturating_sub_unsigned(config.message_timestamp_before_max_ms);
     let newest_ms = now_ms.saturating_add_unsigned(config.message_timestamp_after_max_ms);
     let unset = batch.header.base_timestamp == -1;
-    if !unset && (batch.header.base_timestamp < oldest_ms || batch.header.max_timestamp > newest_ms) {
+    if !unset && (batch.header.base_timestamp < oldest_ms || batch.header.max_timestamp > newest_ms)
+    {
         return Err(ErrorCode::InvalidTimestamp);
     }
     Ok(())
@@ -278,23 +317,37 @@ fn check_timestamps(now_ms: i64, config: &control_api::topic_config::TopicConfig
 
 impl<I: Io> PendingProduce<I> {
     /// Whether [`PendingProduce::finish`] would not have to wait.
-    pub fn is_ready(&self) -> bool {
-        self.partitions.iter().all(|partition| match &partition.state {
-            PendingState::Done(_) => true,
-            PendingState::Waiting { partition, appended, level } => partition.has_reached(appended.next_offset, *level),
-            PendingState::OnOtherShard(call) => call.is_ready(),
-        })
+    pub(crate) fn is_ready(&self) -> bool {
+        self.partitions
+            .iter()
+            .all(|partition| match &partition.state {
+                PendingState::Done(_) => true,
+                PendingState::Waiting {
+                    partition,
+                    appended,
+                    level,
+                } => partition.has_reached(appended.next_offset, *level),
+                PendingState::OnOtherShard(call) => call.is_ready(),
+            })
     }
 
     /// Waits for every batch and appends the answer to `message`.
-    pub async fn finish(self, shard: &Shard<I>, message: &mut Gather) -> Result<(), EncodeError> {
+    pub(crate) async fn finish(
+        self,
+        shard: &Shard<I>,
+        message: &mut Gather,
+    ) -> Result<(), EncodeError> {
         let waited_from = shard.io.now();
         let mut hopped = false;
         let mut outcomes: SmallVec<[PartitionProduceResponse<'static>; 1]> = SmallVec::new();
         for partition in self.partitions {
             let outcome = match partition.state {
                 PendingState::Done(outcome) => outcome,
-                PendingState::Waiting { partition, appended, level } => wait(&partition, &appended, level).await,
+                PendingState::Waiting {
+                    partition,
+                    appended,
+                    level,
+                } => wait(&partition, &appended, level).await,
                 PendingState::OnOtherShard(call) => {
                     hopped = true;
                     match call.await {
@@ -313,9 +366,13 @@ impl<I: Io> PendingProduce<I> {
             });
         }
         let now = shard.io.now();
-        shard.metrics.observe(ApiKey::Produce, Stage::Flush, now.nanos_since(waited_from));
+        shard
+            .metrics
+            .observe(ApiKey::Produce, Stage::Flush, now.nanos_since(waited_from));
         if hopped {
-            shard.metrics.observe(ApiKey::Produce, Stage::Hop, now.nanos_since(self.begun));
+            shard
+                .metrics
+                .observe(ApiKey::Produce, Stage::Hop, now.nanos_since(self.begun));
         }
         let mut rest = &outcomes[..];
         let topics: SmallVec<[TopicProduceResponse<'_>; 1]> = self
@@ -339,20 +396,28 @@ impl<I: Io> PendingProduce<I> {
             responses: Array::from(&topics[..]),
             ..Default::default()
         };
-        respond::append(message, self.to, [], |writer, version| response.encode(writer, version))
+        respond::append(message, self.to, [], |writer, version| {
+            response.encode(writer, version)
+        })
     }
 }
 
-async fn wait<I: Io>(partition: &Partition<I>, appended: &Appended, level: Level) -> ProduceOutcome {
+async fn wait<I: Io>(
+    partition: &Partition<I>,
+    appended: &Appended,
+    level: Level,
+) -> ProduceOutcome {
     match partition.wait(appended.next_offset, level).await {
         Ok(()) => ProduceOutcome::accepted(partition, appended),
         Err(WaitError::Poisoned) => ProduceOutcome::refused(ErrorCode::KafkaStorageError),
-        Err(WaitError::LeaderEpochChanged) => ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower),
+        Err(WaitError::LeaderEpochChanged) => {
+            ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower)
+        }
     }
 }
 
 /// Appends from other shards that found no free tail buffer, in the order in which they came.
-pub struct BlockedAppends<I: Io> {
+pub(crate) struct BlockedAppends<I: Io> {
     queue: RefCell<VecDeque<ForeignAppend<I>>>,
     draining: Cell<bool>,
 }
@@ -376,7 +441,7 @@ struct ForeignAppend<I: Io> {
 }
 
 /// Appends a batch that came from another shard, or queues it behind those that wait for memory.
-pub fn begin_for_other_shard<I: Io>(
+pub(crate) fn begin_for_other_shard<I: Io>(
     shard: &Rc<Shard<I>>,
     key: PartitionKey,
     records: SharedRecords,
@@ -417,12 +482,19 @@ async fn drain_blocked<I: Io>(shard: Rc<Shard<I>>) {
 /// Bytes of the append that comes next.
 fn bytes_of<I: Io>(blocked: &BlockedAppends<I>) -> usize {
     let queue = blocked.queue.borrow();
-    queue.front().map_or(0, |append| append.records.iter().map(|slice| slice.len()).sum())
+    queue.front().map_or(0, |append| {
+        append.records.iter().map(|slice| slice.len()).sum()
+    })
 }
 
 /// Appends and arranges for the reply; gives the append back when memory is missing.
-fn append_foreign<I: Io>(shard: &Rc<Shard<I>>, append: ForeignAppend<I>) -> Result<(), (ForeignAppend<I>, Rc<Partition<I>>)> {
-    let found = shard.topic_with_id(append.key.topic).ok_or(ErrorCode::UnknownTopicOrPartition);
+fn append_foreign<I: Io>(
+    shard: &Rc<Shard<I>>,
+    append: ForeignAppend<I>,
+) -> Result<(), (ForeignAppend<I>, Rc<Partition<I>>)> {
+    let found = shard
+        .topic_with_id(append.key.topic)
+        .ok_or(ErrorCode::UnknownTopicOrPartition);
     let found = found.and_then(|route| match route.leader(append.key.partition)? {
         Place::Here(partition) => Ok((route, partition)),
         Place::There(_) => Err(ErrorCode::NotLeaderOrFollower),
@@ -435,7 +507,11 @@ fn append_foreign<I: Io>(shard: &Rc<Shard<I>>, append: ForeignAppend<I>) -> Resu
         }
     };
     let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
-    let count = parts.iter_mut().zip(&append.records).map(|(slot, slice)| *slot = slice).count();
+    let count = parts
+        .iter_mut()
+        .zip(&append.records)
+        .map(|(slot, slice)| *slot = slice)
+        .count();
     let bytes = append.records.iter().map(|slice| slice.len()).sum();
     let scratch = Scratch::new();
     let result = match Reader::fragments(&parts[..count], &scratch).read_records(bytes) {
@@ -446,7 +522,11 @@ fn append_foreign<I: Io>(shard: &Rc<Shard<I>>, append: ForeignAppend<I>) -> Resu
         Err(Refused::Busy) => return Err((append, partition)),
         Err(Refused::Code(error)) => (append.reply)(shard, ProduceOutcome::refused(error)),
         Ok(appended) => match waiting(partition, appended, append.acks) {
-            PendingState::Waiting { partition, appended, level } => {
+            PendingState::Waiting {
+                partition,
+                appended,
+                level,
+            } => {
                 let shard_then = shard.clone();
                 let reply = append.reply;
                 shard.io.spawn(async move {

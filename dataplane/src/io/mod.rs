@@ -117,13 +117,25 @@ pub trait Io: Clone + 'static {
 
     // Sockets.
 
-    fn accept(&self, listener: &Self::Listener) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>>;
+    fn accept(
+        &self,
+        listener: &Self::Listener,
+    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>>;
     /// The next bytes that arrived, in a receive buffer of the ring; empty at the end of the stream.
     fn receive(&self, socket: &Self::Socket) -> impl Future<Output = io::Result<Slice>>;
     /// Fills `buffer` with exactly `bytes` more bytes of the stream (fewer only at its end); returns how many came.
-    fn receive_into(&self, socket: &Self::Socket, buffer: Buffer, bytes: usize) -> impl Future<Output = (io::Result<usize>, Buffer)>;
+    fn receive_into(
+        &self,
+        socket: &Self::Socket,
+        buffer: Buffer,
+        bytes: usize,
+    ) -> impl Future<Output = (io::Result<usize>, Buffer)>;
     /// Sends everything, in order.
-    fn send(&self, socket: &Self::Socket, message: Gather) -> impl Future<Output = (io::Result<()>, Gather)>;
+    fn send(
+        &self,
+        socket: &Self::Socket,
+        message: Gather,
+    ) -> impl Future<Output = (io::Result<()>, Gather)>;
     /// Lets go of an accepted socket on which nothing was received or sent yet, so that another shard can take it.
     fn hand_off(&self, socket: Self::Socket) -> Self::Handoff;
     /// Takes a socket that another shard accepted.
@@ -135,14 +147,30 @@ pub trait Io: Clone + 'static {
 
     fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
     /// Writes the whole lease at `at`. A write that ends short is an error.
-    fn write(&self, file: &Self::File, at: FilePosition, lease: WriteLease, durability: WriteDurability)
-    -> impl Future<Output = io::Result<()>>;
+    fn write(
+        &self,
+        file: &Self::File,
+        at: FilePosition,
+        lease: WriteLease,
+        durability: WriteDurability,
+    ) -> impl Future<Output = io::Result<()>>;
     /// Appends up to `bytes` bytes of the file to `buffer`; fewer at the end of the file. Direct files want aligned arguments.
-    fn read(&self, file: &Self::File, at: FilePosition, buffer: Buffer, bytes: usize) -> impl Future<Output = (io::Result<usize>, Buffer)>;
+    fn read(
+        &self,
+        file: &Self::File,
+        at: FilePosition,
+        buffer: Buffer,
+        bytes: usize,
+    ) -> impl Future<Output = (io::Result<usize>, Buffer)>;
     /// fdatasync.
     fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
     /// Reserves blocks for a range, which then reads as zeros; the file's length grows to cover it.
-    fn allocate(&self, file: &Self::File, at: FilePosition, bytes: u64) -> impl Future<Output = io::Result<()>>;
+    fn allocate(
+        &self,
+        file: &Self::File,
+        at: FilePosition,
+        bytes: u64,
+    ) -> impl Future<Output = io::Result<()>>;
     fn truncate(&self, file: &Self::File, bytes: u64) -> impl Future<Output = io::Result<()>>;
     fn file_bytes(&self, file: &Self::File) -> impl Future<Output = io::Result<u64>>;
 
@@ -155,7 +183,8 @@ pub trait Io: Clone + 'static {
     fn remove_file(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     fn remove_directory(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// A whole small file, at most `bytes_max` bytes; longer is an error.
-    fn read_file(&self, path: &Path, bytes_max: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
+    fn read_file(&self, path: &Path, bytes_max: usize)
+    -> impl Future<Output = io::Result<Vec<u8>>>;
     /// Replaces a small file as one step: temporary file, fsync, rename, fsync of the directory.
     fn replace_file(&self, path: &Path, bytes: Vec<u8>) -> impl Future<Output = io::Result<()>>;
     /// fsync of a directory, so that names in it last.

@@ -1,0 +1,172 @@
+//! Real shards in the simulated world: clients produce and fetch over simulated sockets while the host crashes under them.
+//!
+//! Behind the control peer is the control plane's pure state machine, without tokio or Raft. The shards are those of production,
+//! every seed is another run, and one seed is always the same run.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
+
+#[path = "shard_simulated/broker.rs"]
+mod broker;
+#[path = "shard_simulated/client.rs"]
+mod client;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use dataplane::io::Io;
+use millrace_tests::sim::{CrashKind, SimIo, Simulation};
+
+use broker::{ControlPlane, start_broker};
+use client::{Client, Produced};
+
+const TOPIC: &str = "events";
+const PARTITIONS: i32 = 4;
+const PRODUCERS: u64 = 3;
+const RECORDS_EACH: u64 = 25;
+
+/// What was acknowledged: where, and what is there.
+type Acknowledged = Rc<RefCell<Vec<(i32, i64, Vec<u8>)>>>;
+
+struct World {
+    simulation: Simulation,
+    control: Rc<RefCell<ControlPlane>>,
+    shards: usize,
+}
+
+impl World {
+    fn new(seed: u64, shards: usize) -> World {
+        let mut control = ControlPlane::new();
+        control.create_topic(TOPIC, PARTITIONS);
+        World {
+            simulation: Simulation::seeded(seed),
+            control: Rc::new(RefCell::new(control)),
+            shards,
+        }
+    }
+
+    fn boot(&self) -> SimIo {
+        let io = self.simulation.boot("broker");
+        start_broker(&io, self.shards, &self.control);
+        io
+    }
+
+    /// Starts producers on the clients' host; the counter says how many have finished.
+    fn start_producers(&self, clients: &SimIo, acknowledged: &Acknowledged) -> Rc<Cell<u64>> {
+        let finished = Rc::new(Cell::new(0));
+        for producer in 0..PRODUCERS {
+            let (io, acknowledged) = (clients.clone(), Rc::clone(acknowledged));
+            let finished = Rc::clone(&finished);
+            clients.spawn(async move {
+                let mut client = Client::new(io.clone());
+                for number in 0..RECORDS_EACH {
+                    let partition = (io.random_u64() % PARTITIONS as u64) as i32;
+                    let bytes = 1 + io.random_u64() as usize % 3000;
+                    let mut value = format!("{producer}:{number}:").into_bytes();
+                    value.resize(value.len() + bytes, b'.');
+                    let offset = client.produce(TOPIC, partition, &value).await;
+                    acknowledged.borrow_mut().push((partition, offset, value));
+                    io.sleep_until(io.now().after_ms(io.random_u64() % 20)).await;
+                }
+                finished.set(finished.get() + 1);
+            });
+        }
+        finished
+    }
+
+    /// Everything in the topic, read from the start of each partition to its end.
+    async fn read_all(&self, clients: &SimIo) -> Vec<Vec<Produced>> {
+        let mut client = Client::new(clients.clone());
+        let mut partitions = Vec::new();
+        for partition in 0..PARTITIONS {
+            partitions.push(client.fetch_all(TOPIC, partition).await);
+        }
+        partitions
+    }
+}
+
+fn check(acknowledged: &Acknowledged, partitions: &[Vec<Produced>], seed: u64) {
+    for records in partitions {
+        for (expected, record) in records.iter().enumerate() {
+            assert_eq!(record.offset, expected as i64, "a gap, seed {seed}");
+        }
+    }
+    for (partition, offset, value) in acknowledged.borrow().iter() {
+        let found = partitions[*partition as usize].get(*offset as usize);
+        let found = found.unwrap_or_else(|| panic!("{partition}@{offset} is lost, seed {seed}"));
+        assert!(&found.value == value, "{partition}@{offset} differs, seed {seed}");
+    }
+}
+
+/// Runs producers to their end through any crashes, then reads everything back. Returns the trace's hash.
+fn run(seed: u64, shards: usize, crashes: &[CrashKind]) -> u64 {
+    let world = World::new(seed, shards);
+    let clients = world.simulation.boot("clients");
+    let acknowledged = Acknowledged::default();
+    let mut broker = world.boot();
+    let finished = world.start_producers(&clients, &acknowledged);
+    for &kind in crashes {
+        let pause = 20 + clients.random_u64() % 200;
+        let until = clients.now().after_ms(pause);
+        clients.run(clients.sleep_until(until)).unwrap();
+        broker.crash(kind);
+        broker = world.boot();
+    }
+    let partitions = clients.run(async {
+        while finished.get() < PRODUCERS {
+            clients.sleep_until(clients.now().after_ms(10)).await;
+        }
+        world.read_all(&clients).await
+    });
+    let partitions = partitions.unwrap_or_else(|stopped| {
+        let events = world.simulation.recent_events();
+        let last = events.iter().rev().take(20).rev();
+        last.for_each(|event| println!("{event}"));
+        panic!("the run ended {stopped:?}, seed {seed}")
+    });
+    check(&acknowledged, &partitions, seed);
+    assert_eq!(
+        acknowledged.borrow().len() as u64,
+        PRODUCERS * RECORDS_EACH
+    );
+    if crashes.is_empty() {
+        let found: usize = partitions.iter().map(Vec::len).sum();
+        assert_eq!(found as u64, PRODUCERS * RECORDS_EACH, "seed {seed}");
+    }
+    world.simulation.trace_hash()
+}
+
+#[test]
+fn one_shard_serves_what_it_was_given() {
+    for seed in 0..12 {
+        run(seed, 1, &[]);
+    }
+}
+
+#[test]
+fn two_shards_serve_each_others_clients() {
+    for seed in 0..12 {
+        run(seed, 2, &[]);
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
+    for seed in 0..12 {
+        run(seed, 2, &[CrashKind::ProcessKilled; 3]);
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_fails() {
+    for seed in 0..12 {
+        run(seed, 2, &[CrashKind::PowerLost; 3]);
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in 0..4 {
+        let crashes = [CrashKind::PowerLost, CrashKind::ProcessKilled];
+        assert_eq!(run(seed, 2, &crashes), run(seed, 2, &crashes), "seed {seed}");
+    }
+}

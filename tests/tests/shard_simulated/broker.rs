@@ -1,0 +1,182 @@
+//! A broker's shards on one incarnation of a simulated host, and the control plane that they talk to.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use control_api::ids::{BrokerId, Incarnation, TopicId};
+use control_api::image::MetadataImage;
+use control_api::message::{BrokerRegistration, ControlError, NewTopic, Request, Response};
+use controlplane::command::{FEATURE_LEVEL, MetaCommand, RegisteredBroker};
+use controlplane::meta::MetaState;
+use dataplane::io::Io;
+use dataplane::mesh::{Receiver, Sender, ShardId, inbox};
+use dataplane::message::{ControlMessage, Message, Reply};
+use dataplane::metrics::Metrics;
+use dataplane::shard::{Shard, ShardParts};
+use millrace_tests::sim::SimIo;
+
+const BROKER: BrokerId = BrokerId(1);
+const DATA: &str = "/data";
+
+pub fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9092))
+}
+
+/// The state machine that Raft would replicate.
+pub struct ControlPlane {
+    meta: MetaState,
+    index: u64,
+    lives: u8,
+}
+
+impl ControlPlane {
+    pub fn new() -> ControlPlane {
+        let mut control = ControlPlane {
+            meta: MetaState::default(),
+            index: 0,
+            lives: 0,
+        };
+        control.apply(&MetaCommand::Bootstrap {
+            cluster_id: "simulated".to_owned(),
+            feature_level: FEATURE_LEVEL,
+        });
+        control.register_broker();
+        control
+    }
+
+    pub fn create_topic(&mut self, name: &str, partitions: i32) {
+        let answer = self.apply(&MetaCommand::CreateTopics(vec![NewTopic {
+            name: name.to_owned(),
+            id: TopicId([7; 16]),
+            partitions,
+            replication_factor: 1,
+            assignment: Vec::new(),
+            configs: BTreeMap::new(),
+        }]));
+        assert!(matches!(&answer, Response::Topics(topics) if topics[0].is_ok()));
+    }
+
+    /// A new process of the broker: registered and, as its metadata is ours, in service at once.
+    fn register_broker(&mut self) {
+        self.lives += 1;
+        let answer = self.apply(&MetaCommand::RegisterBroker(BrokerRegistration {
+            id: BROKER,
+            incarnation: Incarnation([self.lives; 16]),
+            host: address().ip().to_string(),
+            port: address().port(),
+            rack: None,
+            cluster_id: String::new(),
+        }));
+        let Response::Registered { epoch, .. } = answer else {
+            panic!("a registration is taken: {answer:?}");
+        };
+        let registered = RegisteredBroker { id: BROKER, epoch };
+        self.apply(&MetaCommand::UnfenceBroker(registered));
+    }
+
+    fn image(&self) -> Arc<MetadataImage> {
+        Arc::new(self.meta.image().clone())
+    }
+
+    fn apply(&mut self, command: &MetaCommand) -> Response {
+        self.index += 1;
+        self.meta.apply(self.index, command).0
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Response, ControlError> {
+        let command = match request {
+            Request::CreateTopics { topics, .. } => MetaCommand::CreateTopics(topics),
+            Request::AllocateProducerIds { broker, epoch } => {
+                MetaCommand::AllocateProducerIds(RegisteredBroker { id: broker, epoch })
+            }
+            _ => return Err(ControlError::Unavailable),
+        };
+        Ok(self.apply(&command))
+    }
+}
+
+/// Starts all tasks of a broker with so many shards.
+pub fn start_broker(io: &SimIo, shards: usize, control: &Rc<RefCell<ControlPlane>>) {
+    control.borrow_mut().register_broker();
+    let (peers, inboxes): (Vec<Sender<Message<SimIo>>>, Vec<_>) =
+        (0..shards).map(|_| inbox()).unzip();
+    let (to_control, from_shards) = inbox();
+    let loads: Arc<[AtomicUsize]> = (0..shards).map(|_| AtomicUsize::new(0)).collect();
+    let metrics = Metrics::new().unwrap();
+    let opening = Arc::new(AtomicUsize::new(0));
+    let listener = io.listen(address()).unwrap();
+    let main = io.clone();
+    let control = Rc::clone(control);
+    io.spawn(async move {
+        // The process makes its directory before any shard starts.
+        let data = PathBuf::from(DATA);
+        main.create_directories(&data).await.unwrap();
+        main.sync_directory(&PathBuf::from("/")).await.unwrap();
+        let mut listener = Some(listener);
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let shard_io = match index {
+                0 => main.clone(),
+                _ => main.another_shard(),
+            };
+            let shard = Shard::new(ShardParts {
+                id: ShardId(index),
+                broker: BROKER,
+                data: data.clone(),
+                io: shard_io.clone(),
+                peers: peers.clone(),
+                control: to_control.clone(),
+                loads: Arc::clone(&loads),
+                metrics: metrics.clone(),
+                opening: Arc::clone(&opening),
+                tail_buffers: 32,
+            });
+            if let Some(listener) = listener.take() {
+                shard_io.spawn(Rc::clone(&shard).accept(listener));
+            }
+            shard_io.spawn(async move { shard.run(inbox).await });
+        }
+        serve_control(main, control, peers, from_shards).await;
+    });
+}
+
+/// The control link: hands out metadata and answers calls, each after a while.
+async fn serve_control(
+    io: SimIo,
+    control: Rc<RefCell<ControlPlane>>,
+    shards: Vec<Sender<Message<SimIo>>>,
+    inbox: Receiver<ControlMessage>,
+) {
+    publish(&control, &shards);
+    loop {
+        match inbox.receive().await {
+            ControlMessage::Call {
+                from,
+                call,
+                request,
+            } => {
+                io.sleep_until(io.now().after_ms(io.random_u64() % 10)).await;
+                let answer = control.borrow_mut().answer(request);
+                publish(&control, &shards);
+                let reply = Reply::Control(answer);
+                send(&shards[from.0], Message::Reply { call, reply });
+            }
+            ControlMessage::Stopped(_) => {}
+        }
+    }
+}
+
+fn publish(control: &RefCell<ControlPlane>, shards: &[Sender<Message<SimIo>>]) {
+    let image = control.borrow().image();
+    for shard in shards {
+        send(shard, Message::Metadata(Arc::clone(&image)));
+    }
+}
+
+fn send(shard: &Sender<Message<SimIo>>, message: Message<SimIo>) {
+    assert!(shard.try_send(message).is_ok(), "an inbox is never full here");
+}

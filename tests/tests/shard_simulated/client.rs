@@ -1,0 +1,230 @@
+//! A small Kafka client on simulated sockets. It tries again, on a new connection if need be, until it has an answer that counts.
+
+use dataplane::io::{Gather, GatherPart, Io};
+use millrace_tests::sim::{SimIo, SimSocket};
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
+use wire::messages::produce::{
+    PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
+};
+use wire::messages::AnyRequest;
+use wire::{
+    ApiKey, Array, BatchBuilder, ErrorCode, Reader, RecordIter, Records, RequestHeader,
+    ResponseHeader, Writer,
+};
+
+use super::broker::address;
+
+const PRODUCE_VERSION: i16 = 12;
+const FETCH_VERSION: i16 = 12;
+const RETRY_MS: u64 = 5;
+const ALL: i16 = -1;
+
+/// A record as it was fetched.
+pub struct Produced {
+    pub offset: i64,
+    pub value: Vec<u8>,
+}
+
+pub struct Client {
+    io: SimIo,
+    socket: Option<SimSocket>,
+    /// Received and not yet taken apart.
+    received: Vec<u8>,
+    correlation: i32,
+}
+
+impl Client {
+    pub fn new(io: SimIo) -> Client {
+        Client {
+            io,
+            socket: None,
+            received: Vec::new(),
+            correlation: 0,
+        }
+    }
+
+    /// Produces one record with acks=all and returns its offset.
+    pub async fn produce(&mut self, topic: &str, partition: i32, value: &[u8]) -> i64 {
+        loop {
+            if let Some((ErrorCode::None, offset)) = self.try_produce(topic, partition, value).await {
+                return offset;
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Fetches a partition from its start to its end.
+    pub async fn fetch_all(&mut self, topic: &str, partition: i32) -> Vec<Produced> {
+        let mut found = Vec::new();
+        loop {
+            match self.try_fetch(topic, partition, found.len() as i64).await {
+                Some((records, high_watermark)) => {
+                    found.extend(records);
+                    if found.len() as i64 >= high_watermark {
+                        return found;
+                    }
+                }
+                None => self.pause().await,
+            }
+        }
+    }
+
+    async fn try_produce(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        value: &[u8],
+    ) -> Option<(ErrorCode, i64)> {
+        let now = self.io.wall_clock_ms();
+        let mut builder = BatchBuilder::new(now);
+        builder.record(now, None, Some(value), &[]);
+        let batch = builder.build();
+        let partitions = [PartitionProduceData {
+            index: partition,
+            records: Some(Records::from_slice(&batch)),
+        }];
+        let topics = [TopicProduceData {
+            name: topic,
+            partition_data: Array::from(&partitions),
+            ..Default::default()
+        }];
+        let request = ProduceRequest {
+            acks: ALL,
+            timeout_ms: 10_000,
+            topic_data: Array::from(&topics),
+            ..Default::default()
+        };
+        let answer = self
+            .exchange(AnyRequest::Produce(request), PRODUCE_VERSION)
+            .await?;
+        let mut reader = answer_reader(&answer, ApiKey::Produce, PRODUCE_VERSION);
+        let response = ProduceResponse::decode(&mut reader, PRODUCE_VERSION).unwrap();
+        let topic = response.responses.iter().next().unwrap();
+        let outcome = topic.partition_responses.iter().next().unwrap();
+        Some((ErrorCode::from_i16(outcome.error_code).unwrap(), outcome.base_offset))
+    }
+
+    async fn try_fetch(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> Option<(Vec<Produced>, i64)> {
+        let partitions = [FetchPartition {
+            partition,
+            fetch_offset: offset,
+            partition_max_bytes: 10_000,
+            ..Default::default()
+        }];
+        let topics = [FetchTopic {
+            topic,
+            partitions: Array::from(&partitions),
+            ..Default::default()
+        }];
+        let request = FetchRequest {
+            max_wait_ms: 50,
+            min_bytes: 1,
+            max_bytes: 1 << 20,
+            topics: Array::from(&topics),
+            ..Default::default()
+        };
+        let answer = self
+            .exchange(AnyRequest::Fetch(request), FETCH_VERSION)
+            .await?;
+        let mut reader = answer_reader(&answer, ApiKey::Fetch, FETCH_VERSION);
+        let response = FetchResponse::decode(&mut reader, FETCH_VERSION).unwrap();
+        let topic = response.responses.iter().next()?;
+        let data = topic.partitions.iter().next()?;
+        if data.error_code != i16::from(ErrorCode::None) {
+            return None;
+        }
+        Some((records_of(data.records.unwrap_or_default(), offset), data.high_watermark))
+    }
+
+    /// The answer to a request, without its length; `None` when the connection was lost, so that nobody knows what became of it.
+    async fn exchange(&mut self, request: AnyRequest<'_>, version: i16) -> Option<Vec<u8>> {
+        let answer = self.try_exchange(request, version).await;
+        if answer.is_none() {
+            self.socket = None;
+            self.received.clear();
+        }
+        answer
+    }
+
+    async fn try_exchange(&mut self, request: AnyRequest<'_>, version: i16) -> Option<Vec<u8>> {
+        let socket = match self.socket.clone() {
+            Some(socket) => socket,
+            None => {
+                let socket = self.io.connect(address()).await.ok()?;
+                self.socket.insert(socket).clone()
+            }
+        };
+        self.correlation += 1;
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes);
+        let frame = writer.start_frame();
+        let header = RequestHeader {
+            api_key: request.api() as i16,
+            api_version: version,
+            correlation_id: self.correlation,
+            client_id: Some("simulated"),
+        };
+        header.encode(&mut writer).unwrap();
+        request.encode(&mut writer, version).unwrap();
+        writer.end_frame(frame).unwrap();
+        let message = Gather {
+            parts: vec![GatherPart::Inline(0..bytes.len())],
+            inline: bytes,
+        };
+        self.io.send(&socket, message).await.0.ok()?;
+        let length = self.take(&socket, 4).await?;
+        let length = i32::from_be_bytes(length.try_into().unwrap());
+        let answer = self.take(&socket, length as usize).await?;
+        assert_eq!(answer[..4], self.correlation.to_be_bytes());
+        Some(answer)
+    }
+
+    async fn take(&mut self, socket: &SimSocket, bytes: usize) -> Option<Vec<u8>> {
+        while self.received.len() < bytes {
+            let slice = self.io.receive(socket).await.ok()?;
+            if slice.is_empty() {
+                return None;
+            }
+            self.received.extend_from_slice(&slice);
+        }
+        Some(self.received.drain(..bytes).collect())
+    }
+
+    async fn pause(&self) {
+        self.io
+            .sleep_until(self.io.now().after_ms(RETRY_MS))
+            .await;
+    }
+}
+
+fn answer_reader(answer: &[u8], api: ApiKey, version: i16) -> Reader<'_> {
+    let mut reader = Reader::new(answer);
+    ResponseHeader::decode(&mut reader, api, version).unwrap();
+    reader
+}
+
+/// The records at `offset` and after it, which must follow each other without a gap; the last batch may be cut.
+fn records_of(records: Records<'_>, offset: i64) -> Vec<Produced> {
+    let mut found = Vec::new();
+    for batch in records.batches() {
+        let Ok(batch) = batch else { break };
+        batch.check_crc().unwrap();
+        let payload = batch.records.to_vec();
+        for record in RecordIter::new(&payload) {
+            let record = record.unwrap();
+            let at = batch.header.base_offset + i64::from(record.offset_delta);
+            if at >= offset {
+                found.push(Produced {
+                    offset: at,
+                    value: record.value.unwrap_or_default().to_vec(),
+                });
+            }
+        }
+    }
+    found
+}
