@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_senseless_is_named() {
-        let cases: [(fn(&mut Settings), &str); 5] = [
+        type Change = fn(&mut Settings);
+        let cases: [(Change, &str); 5] = [
             (|settings| settings.id = None, "--id"),
             (|settings| settings.id = Some(0), "--id"),
             (|settings| settings.shards = Some(0), "--shards"),

@@ -139,7 +139,7 @@ impl<I: Io> Default for Registry<I> {
 }
 
 impl<I: Io> Registry<I> {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.open.borrow().len()
     }
 

@@ -274,7 +274,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn take_connection(self: &Rc<Self>, socket: I::Socket) {
-        if self.connections.len() >= CONNECTIONS_MAX {
+        if self.connections.count() >= CONNECTIONS_MAX {
             tracing::warn!(
                 limit = CONNECTIONS_MAX,
                 "closed a new connection because this shard has as many as it takes"
@@ -287,10 +287,10 @@ impl<I: Io> Shard<I> {
 
     /// Makes the number of open connections visible to the accepting shard and the metrics.
     pub(crate) fn count_connections(&self) {
-        self.loads[self.id.0].store(self.connections.len(), Ordering::Relaxed);
+        self.loads[self.id.0].store(self.connections.count(), Ordering::Relaxed);
         self.metrics
             .connections_open
-            .set(self.connections.len() as i64);
+            .set(self.connections.count() as i64);
     }
 
     /// The partitions whose logs are open here.

@@ -33,7 +33,7 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
     families
         .connections
         .with_label_values(&[&label])
-        .set(shard.connections.len() as i64);
+        .set(shard.connections.count() as i64);
     let mut poisoned = 0;
     for partition in shard.open_partitions() {
         let identity = partition.identity();

@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 const WATCH_RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Metadata that is older than the leader's for longer than this comes from a controller that is cut off.
+const BEHIND_MAX: Duration = Duration::from_secs(3);
 /// The image on disk may be this much older than the one in memory; what is missing comes again from the control plane.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// A broker that wants to stop waits this long for its leaderships to be moved.
@@ -50,6 +52,8 @@ pub struct Link<I: Io> {
     metadata_index: watch::Sender<u64>,
     /// The index that the shards were last given; 0 before the first.
     published: Cell<u64>,
+    /// Whether the image has come from the control plane since the start.
+    is_live: Cell<bool>,
     shards: Vec<Sender<Message<I>>>,
     shards_running: Cell<usize>,
     shards_stopped: tokio::sync::Notify,
@@ -66,6 +70,7 @@ impl<I: Io> Link<I> {
             image: RefCell::new(Arc::new(parts.stored.clone())),
             metadata_index: watch::Sender::new(parts.stored.index),
             published: Cell::new(0),
+            is_live: Cell::new(false),
             stored: parts.stored,
             shards_running: Cell::new(parts.shards.len()),
             shards: parts.shards,
@@ -78,6 +83,7 @@ impl<I: Io> Link<I> {
             metadata_index: link.metadata_index.subscribe(),
             wants_shutdown: parts.wants_shutdown.clone(),
             epoch: watch::Sender::new(None),
+            leader_index: watch::Sender::new(0),
         };
         link.publish().await;
         let serving = async {
@@ -114,45 +120,70 @@ impl<I: Io> Link<I> {
     /// of another one would delete every partition.
     async fn follow_metadata(&self, session: &Session<'_>) {
         session.registered().await;
-        let mut live = false;
         loop {
-            let from = self.image.borrow().index;
-            if let Ok(mut stream) = self.client.watch(from).await {
-                loop {
-                    match stream.next().await {
-                        Ok(update) => {
-                            self.take(update);
-                            if !live {
-                                live = true;
-                                self.set_strays_aside();
-                            }
-                            self.publish().await;
-                        }
-                        Err(ClientError::StreamEnded(reason)) => {
-                            tracing::debug!(%reason, "the metadata stream ended; following it again");
-                            break;
-                        }
-                        Err(error) => {
-                            tracing::debug!(%error, "the metadata stream failed; following it again");
-                            break;
-                        }
-                    }
-                }
+            tokio::select! {
+                reason = self.follow_one_stream() => tracing::debug!(%reason, "following the metadata again"),
+                () = self.left_behind(session) => tracing::warn!("left a controller that lags behind; following another one"),
             }
             sleep(WATCH_RETRY_PAUSE).await;
         }
     }
 
-    fn take(&self, update: MetadataUpdate) {
+    /// Follows one controller's stream until it ends; says why it did.
+    async fn follow_one_stream(&self) -> String {
+        let from = self.image.borrow().index;
+        let mut stream = match self.client.watch(from).await {
+            Ok(stream) => stream,
+            Err(error) => return error.to_string(),
+        };
+        loop {
+            let update = match stream.next().await {
+                Ok(update) => update,
+                Err(error) => return error.to_string(),
+            };
+            if !self.take(update) {
+                return "the controller knows less than this broker".to_owned();
+            }
+            if !self.is_live.replace(true) {
+                self.set_strays_aside();
+            }
+            self.publish().await;
+        }
+    }
+
+    /// Resolves once this broker's metadata has stayed behind the leader's for [`BEHIND_MAX`]: a controller that lost touch with the
+    /// others goes on streaming what it has.
+    async fn left_behind(&self, session: &Session<'_>) {
+        let mut leader_index = session.leader_index.subscribe();
+        loop {
+            let wanted = *leader_index.borrow_and_update();
+            let mut own_index = self.metadata_index.subscribe();
+            let caught_up = own_index.wait_for(|own| *own >= wanted);
+            if timeout(BEHIND_MAX, caught_up).await.is_err() {
+                return;
+            }
+            // The session lives as long as this.
+            let _ = leader_index.changed().await;
+        }
+    }
+
+    /// Applies an update; false if it is older than what this broker has.
+    fn take(&self, update: MetadataUpdate) -> bool {
         let mut image = self.image.borrow_mut();
         match update {
-            MetadataUpdate::Snapshot(snapshot) => *image = Arc::new(snapshot),
+            MetadataUpdate::Snapshot(snapshot) => {
+                if snapshot.index < image.index {
+                    return false;
+                }
+                *image = Arc::new(snapshot);
+            }
             MetadataUpdate::Delta { index, events } => {
-                if !events.is_empty() {
+                if index > image.index || !events.is_empty() {
                     Arc::make_mut(&mut image).apply(index, &events);
                 }
             }
         }
+        true
     }
 
     /// Hands the image to every shard, unless they have it already.

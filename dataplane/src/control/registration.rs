@@ -21,6 +21,8 @@ pub(super) struct Session<'a> {
     pub(super) metadata_index: watch::Receiver<u64>,
     /// Set once the broker wants to stop.
     pub(super) wants_shutdown: watch::Receiver<bool>,
+    /// How far the leader's metadata has come, by the last heartbeat's answer.
+    pub(super) leader_index: watch::Sender<u64>,
     /// The current registration, once there is one.
     pub(super) epoch: watch::Sender<Option<BrokerEpoch>>,
 }
@@ -78,7 +80,12 @@ impl Session<'_> {
         let mut reachable = true;
         loop {
             match self.heartbeat(epoch, false).await {
-                Ok(Response::Heartbeat { may_shut_down, .. }) => {
+                Ok(Response::Heartbeat {
+                    may_shut_down,
+                    metadata_index,
+                    ..
+                }) => {
+                    self.leader_index.send_replace(metadata_index);
                     if !reachable {
                         tracing::info!("the control plane answers again");
                     }
