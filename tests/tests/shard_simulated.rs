@@ -65,7 +65,8 @@ impl World {
                     value.resize(value.len() + bytes, b'.');
                     let offset = client.produce(TOPIC, partition, &value).await;
                     acknowledged.borrow_mut().push((partition, offset, value));
-                    io.sleep_until(io.now().after_ms(io.random_u64() % 20)).await;
+                    io.sleep_until(io.now().after_ms(io.random_u64() % 20))
+                        .await;
                 }
                 finished.set(finished.get() + 1);
             });
@@ -93,7 +94,10 @@ fn check(acknowledged: &Acknowledged, partitions: &[Vec<Produced>], seed: u64) {
     for (partition, offset, value) in acknowledged.borrow().iter() {
         let found = partitions[*partition as usize].get(*offset as usize);
         let found = found.unwrap_or_else(|| panic!("{partition}@{offset} is lost, seed {seed}"));
-        assert!(&found.value == value, "{partition}@{offset} differs, seed {seed}");
+        assert!(
+            &found.value == value,
+            "{partition}@{offset} differs, seed {seed}"
+        );
     }
 }
 
@@ -124,10 +128,7 @@ fn run(seed: u64, shards: usize, crashes: &[CrashKind]) -> u64 {
         panic!("the run ended {stopped:?}, seed {seed}")
     });
     check(&acknowledged, &partitions, seed);
-    assert_eq!(
-        acknowledged.borrow().len() as u64,
-        PRODUCERS * RECORDS_EACH
-    );
+    assert_eq!(acknowledged.borrow().len() as u64, PRODUCERS * RECORDS_EACH);
     if crashes.is_empty() {
         let found: usize = partitions.iter().map(Vec::len).sum();
         assert_eq!(found as u64, PRODUCERS * RECORDS_EACH, "seed {seed}");
@@ -167,6 +168,10 @@ fn nothing_acknowledged_is_lost_when_the_power_fails() {
 fn one_seed_is_one_run() {
     for seed in 0..4 {
         let crashes = [CrashKind::PowerLost, CrashKind::ProcessKilled];
-        assert_eq!(run(seed, 2, &crashes), run(seed, 2, &crashes), "seed {seed}");
+        assert_eq!(
+            run(seed, 2, &crashes),
+            run(seed, 2, &crashes),
+            "seed {seed}"
+        );
     }
 }

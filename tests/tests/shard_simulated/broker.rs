@@ -23,23 +23,26 @@ use millrace_tests::sim::SimIo;
 const BROKER: BrokerId = BrokerId(1);
 const DATA: &str = "/data";
 
-pub fn address() -> SocketAddr {
+pub(super) fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9092))
 }
 
 /// The state machine that Raft would replicate.
-pub struct ControlPlane {
+pub(super) struct ControlPlane {
     meta: MetaState,
     index: u64,
     lives: u8,
+    /// The broker process that was registered last.
+    registered: Option<RegisteredBroker>,
 }
 
 impl ControlPlane {
-    pub fn new() -> ControlPlane {
+    pub(super) fn new() -> ControlPlane {
         let mut control = ControlPlane {
             meta: MetaState::default(),
             index: 0,
             lives: 0,
+            registered: None,
         };
         control.apply(&MetaCommand::Bootstrap {
             cluster_id: "simulated".to_owned(),
@@ -49,7 +52,7 @@ impl ControlPlane {
         control
     }
 
-    pub fn create_topic(&mut self, name: &str, partitions: i32) {
+    pub(super) fn create_topic(&mut self, name: &str, partitions: i32) {
         let answer = self.apply(&MetaCommand::CreateTopics(vec![NewTopic {
             name: name.to_owned(),
             id: TopicId([7; 16]),
@@ -61,8 +64,11 @@ impl ControlPlane {
         assert!(matches!(&answer, Response::Topics(topics) if topics[0].is_ok()));
     }
 
-    /// A new process of the broker: registered and, as its metadata is ours, in service at once.
+    /// A new process of the broker: its predecessor's session ends, and as its metadata is ours it is in service at once.
     fn register_broker(&mut self) {
+        if let Some(predecessor) = self.registered {
+            self.apply(&MetaCommand::FenceBroker(predecessor));
+        }
         self.lives += 1;
         let answer = self.apply(&MetaCommand::RegisterBroker(BrokerRegistration {
             id: BROKER,
@@ -77,6 +83,7 @@ impl ControlPlane {
         };
         let registered = RegisteredBroker { id: BROKER, epoch };
         self.apply(&MetaCommand::UnfenceBroker(registered));
+        self.registered = Some(registered);
     }
 
     fn image(&self) -> Arc<MetadataImage> {
@@ -101,7 +108,7 @@ impl ControlPlane {
 }
 
 /// Starts all tasks of a broker with so many shards.
-pub fn start_broker(io: &SimIo, shards: usize, control: &Rc<RefCell<ControlPlane>>) {
+pub(super) fn start_broker(io: &SimIo, shards: usize, control: &Rc<RefCell<ControlPlane>>) {
     control.borrow_mut().register_broker();
     let (peers, inboxes): (Vec<Sender<Message<SimIo>>>, Vec<_>) =
         (0..shards).map(|_| inbox()).unzip();
@@ -159,7 +166,8 @@ async fn serve_control(
                 call,
                 request,
             } => {
-                io.sleep_until(io.now().after_ms(io.random_u64() % 10)).await;
+                io.sleep_until(io.now().after_ms(io.random_u64() % 10))
+                    .await;
                 let answer = control.borrow_mut().answer(request);
                 publish(&control, &shards);
                 let reply = Reply::Control(answer);
@@ -178,5 +186,8 @@ fn publish(control: &RefCell<ControlPlane>, shards: &[Sender<Message<SimIo>>]) {
 }
 
 fn send(shard: &Sender<Message<SimIo>>, message: Message<SimIo>) {
-    assert!(shard.try_send(message).is_ok(), "an inbox is never full here");
+    assert!(
+        shard.try_send(message).is_ok(),
+        "an inbox is never full here"
+    );
 }

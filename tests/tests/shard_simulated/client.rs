@@ -2,11 +2,11 @@
 
 use dataplane::io::{Gather, GatherPart, Io};
 use millrace_tests::sim::{SimIo, SimSocket};
+use wire::messages::AnyRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use wire::messages::produce::{
     PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
 };
-use wire::messages::AnyRequest;
 use wire::{
     ApiKey, Array, BatchBuilder, ErrorCode, Reader, RecordIter, Records, RequestHeader,
     ResponseHeader, Writer,
@@ -20,12 +20,12 @@ const RETRY_MS: u64 = 5;
 const ALL: i16 = -1;
 
 /// A record as it was fetched.
-pub struct Produced {
-    pub offset: i64,
-    pub value: Vec<u8>,
+pub(super) struct Produced {
+    pub(super) offset: i64,
+    pub(super) value: Vec<u8>,
 }
 
-pub struct Client {
+pub(super) struct Client {
     io: SimIo,
     socket: Option<SimSocket>,
     /// Received and not yet taken apart.
@@ -34,7 +34,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(io: SimIo) -> Client {
+    pub(super) fn new(io: SimIo) -> Client {
         Client {
             io,
             socket: None,
@@ -44,9 +44,10 @@ impl Client {
     }
 
     /// Produces one record with acks=all and returns its offset.
-    pub async fn produce(&mut self, topic: &str, partition: i32, value: &[u8]) -> i64 {
+    pub(super) async fn produce(&mut self, topic: &str, partition: i32, value: &[u8]) -> i64 {
         loop {
-            if let Some((ErrorCode::None, offset)) = self.try_produce(topic, partition, value).await {
+            if let Some((ErrorCode::None, offset)) = self.try_produce(topic, partition, value).await
+            {
                 return offset;
             }
             self.pause().await;
@@ -54,7 +55,7 @@ impl Client {
     }
 
     /// Fetches a partition from its start to its end.
-    pub async fn fetch_all(&mut self, topic: &str, partition: i32) -> Vec<Produced> {
+    pub(super) async fn fetch_all(&mut self, topic: &str, partition: i32) -> Vec<Produced> {
         let mut found = Vec::new();
         loop {
             match self.try_fetch(topic, partition, found.len() as i64).await {
@@ -101,7 +102,10 @@ impl Client {
         let response = ProduceResponse::decode(&mut reader, PRODUCE_VERSION).unwrap();
         let topic = response.responses.iter().next().unwrap();
         let outcome = topic.partition_responses.iter().next().unwrap();
-        Some((ErrorCode::from_i16(outcome.error_code).unwrap(), outcome.base_offset))
+        Some((
+            ErrorCode::from_i16(outcome.error_code).unwrap(),
+            outcome.base_offset,
+        ))
     }
 
     async fn try_fetch(
@@ -138,7 +142,10 @@ impl Client {
         if data.error_code != i16::from(ErrorCode::None) {
             return None;
         }
-        Some((records_of(data.records.unwrap_or_default(), offset), data.high_watermark))
+        Some((
+            records_of(data.records.unwrap_or_default(), offset),
+            data.high_watermark,
+        ))
     }
 
     /// The answer to a request, without its length; `None` when the connection was lost, so that nobody knows what became of it.
@@ -196,9 +203,7 @@ impl Client {
     }
 
     async fn pause(&self) {
-        self.io
-            .sleep_until(self.io.now().after_ms(RETRY_MS))
-            .await;
+        self.io.sleep_until(self.io.now().after_ms(RETRY_MS)).await;
     }
 }
 
