@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for record in RecordIter::new(bytes) {
         let Ok(record) = record else { break };
-        for header in record.headers.iter() {
+        for header in record.headers {
             let _ = header;
         }
     }
