@@ -1,9 +1,10 @@
 //! Space ahead of the writes: whole extents of zeros, prepared off the append path.
 //!
 //! The file grows by extents that `allocate` reserves, so a write never extends it and the bytes behind the newest batch are always
-//! zeros. Writes into such space still change metadata, which makes a durable write slower (448 against 312 MB/s measured), so a
-//! topic whose writes are durable gets its extents written with zeros as well, by a background task. That task begins behind the
-//! last appended byte, names the range that it is writing, and the writer keeps out of it.
+//! zeros. Writes into such space still change metadata: a durable one is slower (448 against 312 MB/s measured), and any other is
+//! handed to a kernel worker thread (nine in ten writes, 1.55 against 0.95 CPU s/GB at 64 KiB). So each extent is written with zeros
+//! as well, by a background task, which costs less than what it saves. That task begins behind the last appended byte, names the
+//! range that it is writing, and the writer keeps out of it.
 
 use std::io;
 use std::ops::Range;
@@ -107,8 +108,7 @@ impl<I: Io> Log<I> {
     }
 
     fn zero_ahead(&self, segment: &Rc<Segment<I>>) {
-        let wanted = !self.0.config.get().write_caching && self.next_to_zero(segment).is_some();
-        if !wanted || segment.zeroing_runs.replace(true) {
+        if self.next_to_zero(segment).is_none() || segment.zeroing_runs.replace(true) {
             return;
         }
         let log = self.clone();
