@@ -6,6 +6,7 @@ use controlplane::config::{NodeConfig, Peers};
 use controlplane::node::RunningNode;
 use controlplane::operator::{self, Question};
 use std::path::PathBuf;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
     };
     let filter = EnvFilter::try_from_env("MILLRACE_LOG");
     tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_env_filter(

@@ -214,10 +214,9 @@ async fn read_requests<I: Io>(
         if !outbox.room().await {
             break;
         }
-        if let Some(request) = dispatch::begin(shard, &frame, received).await? {
+        if let Some(request) = dispatch::begin(shard, frames, frame, received).await? {
             outbox.push(request);
         }
-        frames.recycle(frame);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Takes a frame apart as far as its API and version, and calls that API's handler.
 
 use crate::connection::{Pending, PendingRequest};
-use crate::frame::Frame;
+use crate::frame::{Frame, FrameReader};
 use crate::handlers;
 use crate::io::{Gather, Instant, Io};
 use crate::limits::FRAME_PIECES_MAX;
@@ -30,9 +30,45 @@ pub enum RequestError {
 /// Begins a request. `None` when it wants no answer.
 pub async fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
-    frame: &Frame,
+    frames: &mut FrameReader<I>,
+    frame: Frame,
     received: Instant,
 ) -> Result<Option<PendingRequest<I>>, RequestError> {
+    let begun = shard.io.now();
+    let produced = begin_produce(shard, &frame, received).await?;
+    if let Begun::Produce(pending) = produced {
+        frames.recycle(frame);
+        return Ok(pending);
+    }
+    // Other requests are small and may wait long: copies let go of the receive buffers, of this frame and of what came behind it.
+    // Their handlers live in a box of their own, so that an idle connection does not carry the largest of them.
+    let mut bytes = Vec::with_capacity(frame.bytes());
+    frame.copy_to(&mut bytes);
+    frames.recycle(frame);
+    frames.release_buffers();
+    let (api, answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
+    let metrics = &shard.metrics;
+    metrics.observe(api, Stage::Queue, begun.nanos_since(received));
+    metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
+    Ok(Some(PendingRequest {
+        api,
+        received,
+        pending: Pending::Answered(answer),
+        pinned_bytes,
+    }))
+}
+
+enum Begun<I: Io> {
+    Produce(Option<PendingRequest<I>>),
+    OtherApi,
+}
+
+/// Begins a Produce request where it lies.
+async fn begin_produce<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frame: &Frame,
+    received: Instant,
+) -> Result<Begun<I>, RequestError> {
     let scratch = Scratch::new();
     let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
     let count = parts
@@ -43,38 +79,22 @@ pub async fn begin<I: Io>(
     let mut reader = Reader::fragments(&parts[..count], &scratch);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
-    let begun = shard.io.now();
-    shard
-        .metrics
-        .observe(api, Stage::Queue, begun.nanos_since(received));
-    if api == ApiKey::Produce {
-        let to = answer_to(api, &header)?;
-        let request = produce::ProduceRequest::decode(&mut reader, header.api_version)?;
-        let pending = handlers::produce::begin(shard, frame, to, &request).await?;
-        shard
-            .metrics
-            .observe(api, Stage::Append, shard.io.now().nanos_since(begun));
-        return Ok(pending.map(|produce| PendingRequest {
-            api,
-            received,
-            pending: Pending::Produce(produce),
-            pinned_bytes: 0,
-        }));
+    if api != ApiKey::Produce {
+        return Ok(Begun::OtherApi);
     }
-    // Other requests are small and may wait long: a copy lets go of the receive buffers. Their handlers live in a box of their
-    // own, so that an idle connection does not carry the largest of them.
-    let mut bytes = Vec::with_capacity(frame.bytes());
-    frame.copy_to(&mut bytes);
-    let (answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
-    shard
-        .metrics
-        .observe(api, Stage::Append, shard.io.now().nanos_since(begun));
-    Ok(Some(PendingRequest {
+    let to = answer_to(api, &header)?;
+    let request = produce::ProduceRequest::decode(&mut reader, to.version)?;
+    let begun = shard.io.now();
+    let pending = handlers::produce::begin(shard, frame, to, &request).await?;
+    let metrics = &shard.metrics;
+    metrics.observe(api, Stage::Queue, begun.nanos_since(received));
+    metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
+    Ok(Begun::Produce(pending.map(|produce| PendingRequest {
         api,
         received,
-        pending: Pending::Answered(answer),
-        pinned_bytes,
-    }))
+        pending: Pending::Produce(produce),
+        pinned_bytes: 0,
+    })))
 }
 
 /// The API of a request, if the broker serves it.
@@ -96,18 +116,18 @@ fn answer_to(api: ApiKey, header: &RequestHeader<'_>) -> Result<AnswerTo, Reques
     })
 }
 
-/// Handles any request but Produce; returns the answer and the bytes of log memory it pins.
+/// Handles any request but Produce; returns its API, the answer and the bytes of log memory it pins.
 async fn handle<I: Io>(
     shard: Rc<Shard<I>>,
     frame: Vec<u8>,
-) -> Result<(Gather, usize), RequestError> {
+) -> Result<(ApiKey, Gather, usize), RequestError> {
     let mut reader = Reader::new(&frame);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     let mut answer = Gather::default();
     if api == ApiKey::ApiVersions && !api.supports(header.api_version) {
         handlers::api_versions::unsupported(header.correlation_id, &mut answer)?;
-        return Ok((answer, 0));
+        return Ok((api, answer, 0));
     }
     let to = answer_to(api, &header)?;
     let version = to.version;
@@ -122,7 +142,7 @@ async fn handle<I: Io>(
         ApiKey::Fetch => {
             let request = fetch::FetchRequest::decode(&mut reader, version)?;
             let pinned = handlers::fetch::handle(&shard, to, &request, &mut answer).await?;
-            return Ok((answer, pinned));
+            return Ok((api, answer, pinned));
         }
         ApiKey::ApiVersions => answer!(api_versions::ApiVersionsRequest),
         ApiKey::Metadata => answer!(metadata::MetadataRequest),
@@ -154,7 +174,7 @@ async fn handle<I: Io>(
         | ApiKey::DeleteGroups
         | ApiKey::OffsetDelete => return Err(RequestError::UnknownApi(header.api_key)),
     }
-    Ok((answer, 0))
+    Ok((api, answer, 0))
 }
 
 /// Appends a response to `answer`; the form that every handler uses.

@@ -10,6 +10,7 @@
 
 use crate::io::{Buffer, Io, Slice};
 use crate::limits::*;
+use crate::select;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -22,6 +23,8 @@ pub enum FrameError {
     BadLength(#[from] wire::FrameError),
     #[error("the connection ended inside a frame")]
     Truncated,
+    #[error("a large frame stopped half-way")]
+    Stalled,
     #[error("no memory for a frame of {0} bytes")]
     NoMemory(usize),
     #[error(transparent)]
@@ -83,6 +86,7 @@ pub struct FrameMemory {
     spare: RefCell<Vec<Buffer>>,
 }
 
+/// The buffer of one large frame, and how much of the shard's budget it has used.
 struct LargeBuffer {
     buffer: Option<Buffer>,
     charged_bytes: usize,
@@ -90,20 +94,29 @@ struct LargeBuffer {
 }
 
 impl FrameMemory {
-    fn take(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
-        if self.large_bytes.get() + bytes > LARGE_FRAME_BYTES_MAX {
-            return None;
-        }
-        let spare = (bytes <= LARGE_FRAME_BUFFER_BYTES)
-            .then(|| self.spare.borrow_mut().pop())
-            .flatten();
+    /// A buffer for a frame of that size. It takes memory only as it is filled.
+    fn large(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
+        let fits = bytes <= LARGE_FRAME_BUFFER_BYTES;
+        let spare = fits.then(|| self.spare.borrow_mut().pop()).flatten();
         let buffer = spare.or_else(|| Buffer::allocate(bytes.max(LARGE_FRAME_BUFFER_BYTES)))?;
-        self.large_bytes.set(self.large_bytes.get() + bytes);
         Some(LargeBuffer {
             buffer: Some(buffer),
-            charged_bytes: bytes,
+            charged_bytes: 0,
             memory: self.clone(),
         })
+    }
+}
+
+impl LargeBuffer {
+    /// Counts `bytes` more towards the budget; false while the budget has no room.
+    fn charge(&mut self, bytes: usize) -> bool {
+        let used = self.memory.large_bytes.get();
+        if used + bytes > LARGE_FRAME_BYTES_MAX {
+            return false;
+        }
+        self.memory.large_bytes.set(used + bytes);
+        self.charged_bytes += bytes;
+        true
     }
 }
 
@@ -118,10 +131,10 @@ impl Drop for LargeBuffer {
         };
         let mut spare = memory.spare.borrow_mut();
         // Another shard may still read a slice of it; then it is freed when that shard is done.
-        if buffer.capacity() == LARGE_FRAME_BUFFER_BYTES
+        let keep = buffer.capacity() == LARGE_FRAME_BUFFER_BYTES
             && spare.len() < LARGE_FRAME_BUFFERS_KEPT
-            && buffer.clear()
-        {
+            && buffer.clear();
+        if keep {
             spare.push(buffer);
         }
     }
@@ -132,10 +145,12 @@ pub struct FrameReader<I: Io> {
     io: I,
     socket: I::Socket,
     memory: Rc<FrameMemory>,
-    /// The copied start of the one unfinished frame; comes before `pieces`.
+    /// What was copied out of the receive buffers; comes before `pieces`.
     head: Vec<u8>,
+    /// Bytes of `head` that were taken already.
+    head_taken: usize,
     pieces: VecDeque<Slice>,
-    /// Bytes in `head` and `pieces`.
+    /// Bytes left in `head` and `pieces`.
     available: usize,
     spare_pieces: Vec<Slice>,
     spare_head: Vec<u8>,
@@ -148,6 +163,7 @@ impl<I: Io> FrameReader<I> {
             socket,
             memory,
             head: Vec::new(),
+            head_taken: 0,
             pieces: VecDeque::new(),
             available: 0,
             spare_pieces: Vec::new(),
@@ -180,10 +196,20 @@ impl<I: Io> FrameReader<I> {
 
     /// Takes a finished frame's vectors back, so that the next frame needs no allocation.
     pub fn recycle(&mut self, mut frame: Frame) {
-        self.spare_head = std::mem::take(&mut frame.head);
-        self.spare_head.clear();
+        // A large head was for an unusual frame, and would stay with an idle connection.
+        if frame.head.capacity() <= FRAME_BYTES_COPIED_MAX {
+            self.spare_head = std::mem::take(&mut frame.head);
+            self.spare_head.clear();
+        }
         self.spare_pieces = std::mem::take(&mut frame.pieces);
         self.spare_pieces.clear();
+    }
+
+    /// Copies what has arrived beyond the current frame out of the receive buffers, because that frame's handler may wait long.
+    pub fn release_buffers(&mut self) {
+        for piece in self.pieces.drain(..) {
+            self.head.extend_from_slice(&piece);
+        }
     }
 
     /// The length prefix of the next frame, once its four bytes are here.
@@ -193,7 +219,7 @@ impl<I: Io> FrameReader<I> {
         }
         let mut prefix = [0; 4];
         let pieces = self.pieces.iter().flat_map(|piece| piece.iter());
-        let bytes = self.head.iter().chain(pieces);
+        let bytes = self.head[self.head_taken..].iter().chain(pieces);
         prefix
             .iter_mut()
             .zip(bytes)
@@ -226,9 +252,7 @@ impl<I: Io> FrameReader<I> {
         let small = self.available <= FRAME_BYTES_COPIED_MAX;
         let scattered = self.pieces.len() >= FRAME_PIECES_MAX;
         if small || scattered || self.memory.held_bytes.get() + pinned > HELD_BYTES_MAX {
-            for piece in self.pieces.drain(..) {
-                self.head.extend_from_slice(&piece);
-            }
+            self.release_buffers();
             return 0;
         }
         pinned
@@ -236,8 +260,8 @@ impl<I: Io> FrameReader<I> {
 
     fn skip(&mut self, bytes: usize) {
         self.available -= bytes;
-        let from_head = bytes.min(self.head.len());
-        self.head.drain(..from_head);
+        let from_head = bytes.min(self.head.len() - self.head_taken);
+        self.head_taken += from_head;
         let mut left = bytes - from_head;
         while left > 0 {
             let piece = self
@@ -256,12 +280,19 @@ impl<I: Io> FrameReader<I> {
     /// Takes the next `bytes` bytes, which have all arrived.
     fn cut(&mut self, bytes: usize) -> Frame {
         self.available -= bytes;
-        // The head belongs to the unfinished frame alone, and that is the one that is finished now.
-        assert!(
-            self.head.len() <= bytes,
-            "a head holds no byte of the next frame"
-        );
-        let head = std::mem::replace(&mut self.head, std::mem::take(&mut self.spare_head));
+        let mut head = std::mem::take(&mut self.spare_head);
+        let from_head = bytes.min(self.head.len() - self.head_taken);
+        if self.head_taken == 0 && from_head == self.head.len() {
+            std::mem::swap(&mut self.head, &mut head);
+        } else {
+            let taken = self.head_taken + from_head;
+            head.extend_from_slice(&self.head[self.head_taken..taken]);
+            self.head_taken = taken;
+        }
+        if self.head_taken == self.head.len() {
+            self.head.clear();
+            self.head_taken = 0;
+        }
         let mut pieces = std::mem::take(&mut self.spare_pieces);
         let mut left = bytes - head.len();
         while left > 0 {
@@ -286,34 +317,49 @@ impl<I: Io> FrameReader<I> {
     }
 
     async fn receive_large(&mut self, bytes: usize) -> Result<Frame, FrameError> {
-        let mut large = loop {
-            if let Some(large) = self.memory.take(bytes) {
-                break large;
-            }
-            if self.memory.large_bytes.get() == 0 {
-                return Err(FrameError::NoMemory(bytes));
-            }
-            // Others' large frames use the budget; this socket is not read until some are done.
-            self.io.sleep_until(self.io.now().after_ms(5)).await;
-        };
-        let mut buffer = large.buffer.take().expect("just taken");
+        let mut large = self
+            .memory
+            .large(bytes)
+            .ok_or(FrameError::NoMemory(bytes))?;
+        // What has arrived moves out of the receive buffers before anything is waited for.
         let start = self.cut(self.available.min(bytes));
-        start
-            .parts()
-            .for_each(|part| buffer.extend_from_slice(part));
-        self.recycle(start);
-        let missing = bytes - buffer.len();
-        let (received, buffer) = self.io.receive_into(&self.socket, buffer, missing).await;
-        let pieces = vec![buffer.slice(0..buffer.len())];
-        large.buffer = Some(buffer);
-        if received? < missing {
-            return Err(FrameError::Truncated);
+        self.wait_for_budget(&mut large, start.bytes()).await;
+        if let Some(buffer) = &mut large.buffer {
+            start
+                .parts()
+                .for_each(|part| buffer.extend_from_slice(part));
         }
-        Ok(Frame {
-            head: Vec::new(),
-            pieces,
-            _large: Some(large),
-        })
+        self.recycle(start);
+        while let Some(buffer) = large.buffer.take() {
+            let missing = bytes - buffer.len();
+            if missing == 0 {
+                let pieces = vec![buffer.slice(0..bytes)];
+                large.buffer = Some(buffer);
+                return Ok(Frame {
+                    head: Vec::new(),
+                    pieces,
+                    _large: Some(large),
+                });
+            }
+            let step = missing.min(LARGE_FRAME_STEP_BYTES);
+            self.wait_for_budget(&mut large, step).await;
+            let deadline = self.io.now().after_ms(LARGE_FRAME_STEP_MS_MAX);
+            let receiving = self.io.receive_into(&self.socket, buffer, step);
+            let received = select::until(&self.io, deadline, receiving).await;
+            let (received, buffer) = received.ok_or(FrameError::Stalled)?;
+            large.buffer = Some(buffer);
+            if received? < step {
+                return Err(FrameError::Truncated);
+            }
+        }
+        unreachable!("the buffer is put back in every round")
+    }
+
+    /// Others' large frames may use the whole budget; then this socket is not read until some of them are done.
+    async fn wait_for_budget(&self, large: &mut LargeBuffer, bytes: usize) {
+        while !large.charge(bytes) {
+            self.io.sleep_until(self.io.now().after_ms(5)).await;
+        }
     }
 }
 

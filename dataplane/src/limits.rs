@@ -18,8 +18,13 @@ pub const FRAME_PIECES_MAX: usize = 32;
 /// Bytes of unfinished frames that one shard's connections may hold in receive buffers.
 pub const HELD_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS / 2;
 
-/// Bytes of frame buffers that one shard may have in use for large requests.
+/// Bytes of large frames that one shard may hold, counted as they arrive.
 pub const LARGE_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A large frame is received in steps of this size, and each must come within this time: clients that stop half-way may not keep the
+/// memory of others.
+pub const LARGE_FRAME_STEP_BYTES: usize = 1024 * 1024;
+pub const LARGE_FRAME_STEP_MS_MAX: u64 = 10_000;
 
 /// Free frame buffers that a shard keeps for the next large request, and the size of each.
 pub const LARGE_FRAME_BUFFERS_KEPT: usize = 4;

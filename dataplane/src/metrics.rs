@@ -103,7 +103,7 @@ impl Metrics {
             shard_busy,
             requests: counters(
                 "kafka_network_requestmetrics_requests_total",
-                "Requests answered, by API and error of the whole request.",
+                "Requests answered, by API.",
                 &["request"],
             )?,
             topic_bytes_in: counters(

@@ -36,21 +36,6 @@ pub struct Partition<I: Io> {
     leads: Cell<bool>,
 }
 
-/// ListOffsetsRequest's markers in place of a time.
-mod marker {
-    pub(super) const LATEST: i64 = -1;
-    pub(super) const EARLIEST: i64 = -2;
-    pub(super) const MAX_TIMESTAMP: i64 = -3;
-    pub(super) const EARLIEST_LOCAL: i64 = -4;
-    pub(super) const LATEST_TIERED: i64 = -5;
-}
-
-const NONE_LISTED: ListedOffset = ListedOffset {
-    offset: -1,
-    timestamp: -1,
-    leader_epoch: -1,
-};
-
 impl<I: Io> Partition<I> {
     /// Opens or creates the partition in `directory`. It leads nothing until [`Partition::lead`].
     pub async fn open(
@@ -162,13 +147,13 @@ impl<I: Io> Partition<I> {
         };
         let found = match query.timestamp {
             // Nothing is tiered, so all there is is local and nothing is tiered.
-            marker::EARLIEST | marker::EARLIEST_LOCAL => return Ok(self.earliest()),
-            marker::LATEST => return Ok(end(self.high_watermark())),
-            marker::LATEST_TIERED => return Ok(NONE_LISTED),
-            marker::MAX_TIMESTAMP => self.log.max_timestamp().await?,
+            OffsetQuery::EARLIEST | OffsetQuery::EARLIEST_LOCAL => return Ok(self.earliest()),
+            OffsetQuery::LATEST => return Ok(end(self.high_watermark())),
+            OffsetQuery::LATEST_TIERED => return Ok(ListedOffset::NONE),
+            OffsetQuery::MAX_TIMESTAMP => self.log.max_timestamp().await?,
             timestamp => self.log.offset_for_timestamp(timestamp).await?,
         };
-        Ok(found.map_or(NONE_LISTED, listed))
+        Ok(found.map_or(ListedOffset::NONE, listed))
     }
 
     fn earliest(&self) -> ListedOffset {

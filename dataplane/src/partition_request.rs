@@ -66,12 +66,30 @@ pub struct OffsetQuery {
     pub current_leader_epoch: i32,
 }
 
-/// -1 in every field means that no record matches.
+impl OffsetQuery {
+    /// The questions that a timestamp below zero stands for (KIP-79, KIP-734, KIP-405, KIP-1005).
+    pub const LATEST: i64 = -1;
+    pub const EARLIEST: i64 = -2;
+    pub const MAX_TIMESTAMP: i64 = -3;
+    pub const EARLIEST_LOCAL: i64 = -4;
+    pub const LATEST_TIERED: i64 = -5;
+}
+
+/// The answer to an [`OffsetQuery`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedOffset {
     pub offset: i64,
     pub timestamp: i64,
     pub leader_epoch: i32,
+}
+
+impl ListedOffset {
+    /// No record matches.
+    pub const NONE: ListedOffset = ListedOffset {
+        offset: -1,
+        timestamp: -1,
+        leader_epoch: -1,
+    };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! Waiting for the first of two futures.
+//! Waiting for the first of two futures, or for one with a deadline.
 
+use crate::io::{Instant, Io};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -13,6 +14,23 @@ pub async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()
             return Poll::Ready(true);
         }
         other.as_mut().poll(context).map(|()| false)
+    })
+    .await
+}
+
+/// The future's output, or `None` once the deadline has passed; then the future is dropped.
+pub async fn until<I: Io, T>(
+    io: &I,
+    deadline: Instant,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = pin!(future);
+    let mut timeout = pin!(io.sleep_until(deadline));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        timeout.as_mut().poll(context).map(|()| None)
     })
     .await
 }

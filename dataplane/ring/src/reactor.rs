@@ -61,8 +61,8 @@ pub(crate) struct Reactor {
     pub(crate) receive_buffers: RefCell<ReceiveBuffers>,
     /// Sockets whose receive ended for want of a buffer, in order.
     starved: RefCell<VecDeque<Rc<SocketState>>>,
-    /// Sockets that were seen with a full backlog since the last turn.
-    overfull: RefCell<Vec<Rc<SocketState>>>,
+    /// Sockets with something queued for their readers.
+    unread: RefCell<Vec<Rc<SocketState>>>,
     #[expect(
         clippy::vec_box,
         reason = "a message must not move while the kernel reads it, so it lives in its box"
@@ -145,7 +145,7 @@ impl Reactor {
             notified_waiters: RefCell::default(),
             receive_buffers: RefCell::new(receive_buffers),
             starved: RefCell::default(),
-            overfull: RefCell::default(),
+            unread: RefCell::default(),
             spare_messages: RefCell::default(),
             truncates: probe.is_supported(opcode::Ftruncate::CODE),
             closing: Cell::new(false),
@@ -291,8 +291,8 @@ impl Reactor {
         self.starved.borrow_mut().push_back(socket);
     }
 
-    pub(crate) fn look_at_backlog(&self, socket: Rc<SocketState>) {
-        self.overfull.borrow_mut().push(socket);
+    pub(crate) fn look_if_unread(&self, socket: Rc<SocketState>) {
+        self.unread.borrow_mut().push(socket);
     }
 
     pub(crate) fn spare_message(&self) -> Box<Outgoing> {
@@ -312,7 +312,7 @@ impl Reactor {
     // The turn.
 
     fn turn(&self) {
-        self.rest_full_receivers();
+        self.rest_unread_receivers();
         self.receive_buffers.borrow_mut().provide();
         self.restart_starved_receivers();
         self.wake_pool_waiters();
@@ -465,12 +465,11 @@ impl Reactor {
     }
 
     /// Stops receiving on sockets whose reader has not kept up, now that it had its chance.
-    fn rest_full_receivers(&self) {
-        let mut overfull = self.overfull.take();
-        for socket in overfull.drain(..) {
-            socket.rest_if_full(self);
-        }
-        self.overfull.replace(overfull);
+    fn rest_unread_receivers(&self) {
+        let scarce = self.receive_buffers.borrow().are_scarce();
+        let mut unread = self.unread.take();
+        unread.retain(|socket| socket.rest_if_unread(self, scarce));
+        self.unread.replace(unread);
     }
 
     /// As many as there are buffers: each takes at least one.

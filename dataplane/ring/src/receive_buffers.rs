@@ -91,6 +91,11 @@ impl ReceiveBuffers {
         usize::from(self.count) - self.idle.len()
     }
 
+    /// Whether slices hold most of the buffers.
+    pub(crate) fn are_scarce(&self) -> bool {
+        self.with_kernel() + self.pool.available() < usize::from(self.count) / 2
+    }
+
     /// Whether `provide` would give the kernel more.
     pub(crate) fn can_provide(&self) -> bool {
         !self.idle.is_empty() && self.pool.available() > 0

@@ -10,7 +10,7 @@
 //!           |__________________________________________________|
 //! ```
 //! A reader that does not keep up is stopped after a few slices, so that one connection cannot hold all receive buffers; data then
-//! waits in the kernel and in the peer. One task receives and one task sends on a socket at a time.
+//! waits in the kernel and in the peer. When many do not keep up, what they left unread is copied out of the receive buffers. One task receives and one task sends on a socket at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -65,7 +65,7 @@ impl Ring {
             end: Cell::new(None),
             receiving: Cell::new(Receiving::Idle),
             waiter: RefCell::default(),
-            listed_full: Cell::new(false),
+            listed_unread: Cell::new(false),
             listed_starved: Cell::new(false),
         };
         Socket(Rc::new(SocketHandle {
@@ -209,8 +209,8 @@ pub(crate) struct SocketState {
     end: Cell<Option<i32>>,
     receiving: Cell<Receiving>,
     waiter: RefCell<Option<Waker>>,
-    /// In the reactor's list of full sockets.
-    listed_full: Cell<bool>,
+    /// In the reactor's list of sockets with something queued.
+    listed_unread: Cell<bool>,
     /// In the reactor's queue of starved sockets.
     listed_starved: Cell<bool>,
 }
@@ -253,15 +253,32 @@ impl SocketState {
         wake(&self.waiter);
     }
 
-    /// Stops receiving if the reader, who has had its turn, still has a full backlog.
-    pub(crate) fn rest_if_full(&self, reactor: &Reactor) {
-        self.listed_full.set(false);
-        if self.is_full()
+    /// Looks at what a reader that has had its turn left unread: a full backlog stops the receiving, and while receive buffers are
+    /// scarce anything does, and is copied out of them. Returns whether the socket is to be looked at again.
+    pub(crate) fn rest_if_unread(&self, reactor: &Reactor, scarce: bool) -> bool {
+        let unread = !self.queue.borrow().is_empty();
+        if unread
+            && (scarce || self.is_full())
             && let Receiving::Armed(key) = self.receiving.get()
         {
             reactor.cancel(key);
             self.receiving.set(Receiving::Stopping);
         }
+        let again = unread && !(scarce && self.copy_out());
+        self.listed_unread.set(again);
+        again
+    }
+
+    /// Moves what is queued into memory of its own; false if there is none to be had.
+    fn copy_out(&self) -> bool {
+        let bytes = self.queued_bytes.get();
+        let Some(mut copy) = Buffer::allocate(bytes) else {
+            return false;
+        };
+        self.copy_queued(&mut copy, bytes);
+        self.queue.borrow_mut().push_back(copy.slice(0..bytes));
+        self.queued_bytes.set(bytes);
+        true
     }
 
     /// There may be a buffer for this socket now.
@@ -339,8 +356,8 @@ impl SocketState {
     fn enqueue(self: &Rc<Self>, reactor: &Reactor, bytes: Slice) {
         self.queued_bytes.set(self.queued_bytes.get() + bytes.len());
         self.queue.borrow_mut().push_back(bytes);
-        if self.is_full() && !self.listed_full.replace(true) {
-            reactor.look_at_backlog(Rc::clone(self));
+        if !self.listed_unread.replace(true) {
+            reactor.look_if_unread(Rc::clone(self));
         }
     }
 

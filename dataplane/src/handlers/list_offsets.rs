@@ -12,22 +12,8 @@ use wire::messages::list_offsets::{
 };
 use wire::{Array, ErrorCode};
 
-/// The questions that a timestamp below zero stands for.
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
-const LARGEST_TIMESTAMP: i64 = -3;
-const EARLIEST_LOCAL: i64 = -4;
-const LATEST_TIERED: i64 = -5;
-
 /// The first version whose responses carry a leader epoch.
 const LEADER_EPOCH_VERSION: i16 = 4;
-
-/// The answer where no record matches.
-const NOTHING: ListedOffset = ListedOffset {
-    offset: -1,
-    timestamp: -1,
-    leader_epoch: -1,
-};
 
 pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
@@ -97,10 +83,10 @@ async fn list<I: Io>(
 /// end of what is tiered with KIP-1005.
 fn check_timestamp(timestamp: i64, version: i16) -> Result<(), ErrorCode> {
     let version_min = match timestamp {
-        0.. | LATEST | EARLIEST => 1,
-        LARGEST_TIMESTAMP => 7,
-        EARLIEST_LOCAL => 8,
-        LATEST_TIERED => 9,
+        0.. | OffsetQuery::LATEST | OffsetQuery::EARLIEST => 1,
+        OffsetQuery::MAX_TIMESTAMP => 7,
+        OffsetQuery::EARLIEST_LOCAL => 8,
+        OffsetQuery::LATEST_TIERED => 9,
         _ => return Err(ErrorCode::UnsupportedVersion),
     };
     if version < version_min {
@@ -127,7 +113,7 @@ fn partition_response(
 ) -> ListOffsetsPartitionResponse {
     let (error, listed) = match result {
         Ok(listed) => (ErrorCode::None, listed),
-        Err(error) => (error, NOTHING),
+        Err(error) => (error, ListedOffset::NONE),
     };
     ListOffsetsPartitionResponse {
         partition_index,
@@ -151,11 +137,11 @@ mod tests {
         let unsupported = Err(ErrorCode::UnsupportedVersion);
         let first_versions = [
             (0, 1),
-            (LATEST, 1),
-            (EARLIEST, 1),
-            (LARGEST_TIMESTAMP, 7),
-            (EARLIEST_LOCAL, 8),
-            (LATEST_TIERED, 9),
+            (OffsetQuery::LATEST, 1),
+            (OffsetQuery::EARLIEST, 1),
+            (OffsetQuery::MAX_TIMESTAMP, 7),
+            (OffsetQuery::EARLIEST_LOCAL, 8),
+            (OffsetQuery::LATEST_TIERED, 9),
         ];
         for (timestamp, first) in first_versions {
             assert_eq!(check_timestamp(timestamp, first), Ok(()), "{timestamp}");
