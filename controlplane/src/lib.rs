@@ -15,7 +15,7 @@ mod metrics;
 pub mod node;
 pub mod offsets;
 pub mod operator;
-mod raft;
+pub mod raft;
 mod requests;
 mod server;
 mod sessions;

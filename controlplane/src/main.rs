@@ -5,8 +5,8 @@ use clap::{Args, Parser, Subcommand};
 use controlplane::config::{NodeConfig, Peers};
 use controlplane::node::RunningNode;
 use controlplane::operator::{self, Question};
-use std::path::PathBuf;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -90,9 +90,8 @@ fn main() -> ExitCode {
     };
     let filter = EnvFilter::try_from_env("MILLRACE_LOG");
     tracing_subscriber::fmt()
-        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .with_ansi(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             filter.unwrap_or_else(|_| EnvFilter::new("warn,controlplane=info,openraft=error")),
         )

@@ -7,7 +7,12 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        // Help and version are no errors.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => return fail(error.to_string().lines().next().unwrap_or("bad flags")),
+    };
     let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -28,11 +33,13 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("millrace-broker: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("{error:#}")),
     }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("millrace-broker: {why}");
+    ExitCode::FAILURE
 }
 
 /// A panic is a bug of ours. One shard going on without another would serve a part of the partitions and look healthy, so the

@@ -8,7 +8,6 @@ use crate::log::{
     AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
     Offset, Read, ReadError, TailCache, WaitError,
 };
-use crate::partition_request::{EpochEnd, ListedOffset, OffsetQuery};
 use control_api::ids::LeaderEpoch;
 use std::cell::Cell;
 use std::fmt;
@@ -27,6 +26,46 @@ impl fmt::Display for PartitionIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.topic, self.partition)
     }
+}
+
+/// What ListOffsets asks of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetQuery {
+    /// A time in milliseconds, or one of the negative markers of ListOffsetsRequest.
+    pub timestamp: i64,
+    pub current_leader_epoch: i32,
+}
+
+impl OffsetQuery {
+    /// The questions that a timestamp below zero stands for (KIP-79, KIP-734, KIP-405, KIP-1005).
+    pub const LATEST: i64 = -1;
+    pub const EARLIEST: i64 = -2;
+    pub const MAX_TIMESTAMP: i64 = -3;
+    pub const EARLIEST_LOCAL: i64 = -4;
+    pub const LATEST_TIERED: i64 = -5;
+}
+
+/// The answer to an [`OffsetQuery`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedOffset {
+    pub offset: i64,
+    pub timestamp: i64,
+    pub leader_epoch: i32,
+}
+
+impl ListedOffset {
+    /// No record matches.
+    pub const NONE: ListedOffset = ListedOffset {
+        offset: -1,
+        timestamp: -1,
+        leader_epoch: -1,
+    };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    pub leader_epoch: i32,
+    pub end_offset: i64,
 }
 
 pub struct Partition<I: Io> {

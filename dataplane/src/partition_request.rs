@@ -7,7 +7,7 @@ use crate::handlers::produce::{self, ProduceOutcome};
 use crate::io::Io;
 use crate::log::Offset;
 use crate::message::SharedRecords;
-use crate::partition::Partition;
+use crate::partition::{EpochEnd, ListedOffset, OffsetQuery, Partition};
 use crate::read::{self, PartitionRead, ReadLimit, ReadOutcome};
 use crate::routes::Place;
 use crate::shard::Shard;
@@ -56,46 +56,6 @@ pub enum PartitionReply {
     DataArrived,
     ListOffset(Result<ListedOffset, ErrorCode>),
     EpochEnd(Result<EpochEnd, ErrorCode>),
-}
-
-/// What ListOffsets asks of one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OffsetQuery {
-    /// A time in milliseconds, or one of the negative markers of ListOffsetsRequest.
-    pub timestamp: i64,
-    pub current_leader_epoch: i32,
-}
-
-impl OffsetQuery {
-    /// The questions that a timestamp below zero stands for (KIP-79, KIP-734, KIP-405, KIP-1005).
-    pub const LATEST: i64 = -1;
-    pub const EARLIEST: i64 = -2;
-    pub const MAX_TIMESTAMP: i64 = -3;
-    pub const EARLIEST_LOCAL: i64 = -4;
-    pub const LATEST_TIERED: i64 = -5;
-}
-
-/// The answer to an [`OffsetQuery`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListedOffset {
-    pub offset: i64,
-    pub timestamp: i64,
-    pub leader_epoch: i32,
-}
-
-impl ListedOffset {
-    /// No record matches.
-    pub const NONE: ListedOffset = ListedOffset {
-        offset: -1,
-        timestamp: -1,
-        leader_epoch: -1,
-    };
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochEnd {
-    pub leader_epoch: i32,
-    pub end_offset: i64,
 }
 
 /// Serves a request of another shard and hands the reply to `reply`.

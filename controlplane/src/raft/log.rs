@@ -4,7 +4,7 @@
 //! worker groups them into one flush.
 
 use super::wire::{WireLogId, WireMembership, WireVote};
-use super::{Entry, LogId, TypeConfig, Vote};
+use super::{Entry, EntryPayload, LogId, Proposal, TypeConfig, Vote};
 use crate::command::COMMAND_BYTES_MAX;
 use crate::limits::{BATCH_BYTES_SOFT_MAX, ENTRIES_PER_BATCH_MAX};
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use control_api::codec;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use raft_log::api::raft_log_writer::RaftLogWriter;
+use std::error::Error;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -82,9 +83,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     {
         let (start, end) = bounds(&range);
         let log = self.log();
-        log.read(start, end)
-            .map(|read| read.and_then(entry))
-            .collect()
+        log.read(start, end).map(|read| read.map(entry)).collect()
     }
 
     /// For followers: as many entries as go into one frame, at least one.
@@ -94,8 +93,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let mut bytes = 0;
         for read in log.read(start, end).take(ENTRIES_PER_BATCH_MAX) {
             let (id, payload) = read?;
-            bytes += payload.bytes.len();
-            entries.push(entry((id, payload))?);
+            bytes += payload.parts().1.len();
+            entries.push(entry((id, payload)));
             if bytes >= BATCH_BYTES_SOFT_MAX {
                 break;
             }
@@ -196,46 +195,76 @@ impl raft_log::Types for LogTypes {
     }
 
     fn payload_size(payload: &Payload) -> u64 {
-        payload.bytes.len() as u64
+        payload.parts().1.len() as u64
     }
 }
 
+/// What an entry says, as openraft has it.
 #[derive(Clone, Debug)]
-struct Payload {
-    kind: u8,
-    bytes: Bytes,
-}
+struct Payload(EntryPayload);
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
+impl Payload {
+    /// Its kind and its bytes.
+    fn parts(&self) -> (u8, Bytes) {
+        match &self.0 {
+            EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
+            EntryPayload::Normal(command) => (KIND_COMMAND, command.0.clone()),
+            EntryPayload::Membership(membership) => (
+                KIND_MEMBERSHIP,
+                codec::encode(&WireMembership::from(membership)).into(),
+            ),
+        }
+    }
+}
+
 impl codeq::Encode for Payload {
     /// `kind u8 | length u32 LE | bytes`; the crate adds a checksum around it.
     fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        let length = u32::try_from(self.bytes.len()).map_err(io::Error::other)?;
-        writer.write_all(&[self.kind])?;
+        let (kind, bytes) = self.parts();
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        writer.write_all(&[kind])?;
         writer.write_all(&length.to_le_bytes())?;
-        writer.write_all(&self.bytes)?;
-        Ok(5 + self.bytes.len())
+        writer.write_all(&bytes)?;
+        Ok(5 + bytes.len())
     }
 }
 
 impl codeq::Decode for Payload {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        let mut header = [0; 5];
-        reader.read_exact(&mut header)?;
-        let [kind, length @ ..] = header;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > PAYLOAD_BYTES_MAX {
-            let text = format!("a log entry of {length} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        let mut bytes = vec![0; length];
-        reader.read_exact(&mut bytes)?;
-        let bytes = bytes.into();
-        Ok(Payload { kind, bytes })
+    fn decode<R: io::Read>(reader: R) -> io::Result<Self> {
+        read_payload(reader).map(Payload)
     }
+}
+
+/// Reads what an entry in a log file says. Bytes that end too soon are `UnexpectedEof`, which is how the log knows a torn
+/// tail; any other damage is another error. The log checks the checksum only afterwards, so anything may come in.
+pub fn read_payload(mut reader: impl io::Read) -> io::Result<EntryPayload> {
+    let mut header = [0; 5];
+    reader.read_exact(&mut header)?;
+    let [kind, length @ ..] = header;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > PAYLOAD_BYTES_MAX {
+        return Err(damaged(format!("a log entry of {length} bytes")));
+    }
+    let mut bytes = vec![0; length];
+    reader.read_exact(&mut bytes)?;
+    match kind {
+        KIND_BLANK if bytes.is_empty() => Ok(EntryPayload::Blank),
+        KIND_COMMAND => Ok(EntryPayload::Normal(Proposal(bytes.into()))),
+        KIND_MEMBERSHIP => {
+            let membership: WireMembership = codec::decode(&bytes).map_err(damaged)?;
+            let membership = membership.try_into().map_err(damaged)?;
+            Ok(EntryPayload::Membership(membership))
+        }
+        kind => Err(damaged(format!("a log entry of kind {kind}"))),
+    }
+}
+
+fn damaged(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Whom to tell that a write is on stable storage.
@@ -255,32 +284,14 @@ impl raft_log::Callback for Flushed {
 }
 
 fn record(entry: Entry) -> (StoredId, Payload) {
-    let id = store_id(&entry.log_id);
-    let (kind, bytes) = match entry.payload {
-        openraft::EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
-        openraft::EntryPayload::Normal(command) => (KIND_COMMAND, command.0),
-        openraft::EntryPayload::Membership(membership) => (
-            KIND_MEMBERSHIP,
-            codec::encode(&WireMembership::from(&membership)).into(),
-        ),
-    };
-    (id, Payload { kind, bytes })
+    (store_id(&entry.log_id), Payload(entry.payload))
 }
 
-fn entry((id, payload): (StoredId, Payload)) -> io::Result<Entry> {
-    let (term, index) = id;
-    let payload = match payload.kind {
-        KIND_BLANK => openraft::EntryPayload::Blank,
-        KIND_COMMAND => openraft::EntryPayload::Normal(super::Proposal(payload.bytes)),
-        KIND_MEMBERSHIP => {
-            let membership: WireMembership =
-                codec::decode(&payload.bytes).map_err(io::Error::other)?;
-            openraft::EntryPayload::Membership(membership.try_into()?)
-        }
-        kind => return Err(io::Error::other(format!("a log entry of kind {kind}"))),
-    };
-    let log_id = WireLogId { term, index }.into();
-    Ok(openraft::Entry { log_id, payload })
+fn entry((id, payload): (StoredId, Payload)) -> Entry {
+    openraft::Entry {
+        log_id: load_id(id),
+        payload: payload.0,
+    }
 }
 
 fn store_id(id: &LogId) -> StoredId {

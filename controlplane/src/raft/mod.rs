@@ -10,6 +10,10 @@ pub(crate) mod snapshot;
 mod store_tests;
 pub(crate) mod wire;
 
+pub use log::read_payload;
+pub use machine::Machine;
+pub use snapshot::read_snapshot;
+
 use bytes::Bytes;
 use control_api::message::Response;
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
@@ -29,6 +33,7 @@ openraft::declare_raft_types!(
 pub(crate) type LogId = LogIdOf<TypeConfig>;
 pub(crate) type Vote = VoteOf<TypeConfig>;
 pub(crate) type Entry = EntryOf<TypeConfig>;
+pub(crate) type EntryPayload = openraft::EntryPayload<Proposal, u64, openraft::BasicNode>;
 pub(crate) type Membership = openraft::Membership<u64, openraft::BasicNode>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;

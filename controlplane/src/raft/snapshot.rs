@@ -79,33 +79,38 @@ impl SnapshotStore {
     /// `None` where no snapshot was taken yet; a damaged file is an error.
     pub fn load(&self) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut file = match File::open(self.directory.join(FILE_NAME)) {
+        let file = match File::open(self.directory.join(FILE_NAME)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        let mut header = [0; HEADER_BYTES];
-        file.read_exact(&mut header)
-            .map_err(|_| damaged("its header is cut"))?;
-        let (magic, rest) = header.split_at(8);
-        let (checksum, length) = rest.split_at(4);
-        if magic != MAGIC {
-            return Err(damaged("it is no snapshot"));
-        }
-        let mut body = Vec::new();
-        file.take(2 * SNAPSHOT_BYTES_MAX as u64)
-            .read_to_end(&mut body)?;
-        if (body.len() as u64).to_le_bytes() != length {
-            return Err(damaged("its length is wrong"));
-        }
-        if crc32c::crc32c(&body).to_le_bytes() != checksum {
-            return Err(damaged("its checksum does not match"));
-        }
-        let file: SnapshotFile =
-            codec::decode(&body).map_err(|error| damaged(&error.to_string()))?;
-        let meta = SnapshotMeta::try_from(file.meta)?;
+        let (meta, state) = read_snapshot(file)?;
         *saved = meta.last_log_id.as_ref().map(|id| id.index);
-        Ok(Some((meta, file.state.into())))
+        Ok(Some((meta, state)))
     }
+}
+
+/// Reads a whole snapshot file: what it covers, and the state machine's bytes.
+pub fn read_snapshot(mut file: impl Read) -> io::Result<(SnapshotMeta, Bytes)> {
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact(&mut header)
+        .map_err(|_| damaged("its header is cut"))?;
+    let (magic, rest) = header.split_at(8);
+    let (checksum, length) = rest.split_at(4);
+    if magic != MAGIC {
+        return Err(damaged("it is no snapshot"));
+    }
+    let mut body = Vec::new();
+    file.take(2 * SNAPSHOT_BYTES_MAX as u64)
+        .read_to_end(&mut body)?;
+    if (body.len() as u64).to_le_bytes() != length {
+        return Err(damaged("its length is wrong"));
+    }
+    if crc32c::crc32c(&body).to_le_bytes() != checksum {
+        return Err(damaged("its checksum does not match"));
+    }
+    let file: SnapshotFile = codec::decode(&body).map_err(|error| damaged(&error.to_string()))?;
+    let meta = SnapshotMeta::try_from(file.meta)?;
+    Ok((meta, file.state.into()))
 }
 
 fn damaged(why: &str) -> io::Error {

@@ -2,7 +2,8 @@
 
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
-use crate::partition_request::{ListedOffset, OffsetQuery, PartitionKey, list_offset_anywhere};
+use crate::partition::{ListedOffset, OffsetQuery};
+use crate::partition_request::{PartitionKey, list_offset_anywhere};
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use std::collections::HashSet;

@@ -3,7 +3,8 @@
 
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
-use crate::partition_request::{EpochEnd, PartitionKey, epoch_end_anywhere};
+use crate::partition::EpochEnd;
+use crate::partition_request::{PartitionKey, epoch_end_anywhere};
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use wire::messages::offset_for_leader_epoch::{
