@@ -4,12 +4,15 @@ use anyhow::{Context, bail};
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 /// Holds the lock until dropped; the kernel drops it with the process.
 pub struct DataDirectory {
     _lock: File,
 }
 
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const LOCK_FILE: &str = "lock";
 const IDENTITY_FILE: &str = "broker.id";
 
@@ -21,7 +24,7 @@ impl DataDirectory {
             .with_context(|| format!("cannot make the data directory {shown}"))?;
         let lock = File::create(path.join(LOCK_FILE))
             .with_context(|| format!("cannot write to the data directory {shown}"))?;
-        match lock.try_lock() {
+        match lock_soon(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 bail!("the data directory {shown} is in use by another process")
@@ -34,6 +37,17 @@ impl DataDirectory {
         check_identity(path, broker)?;
         Ok(DataDirectory { _lock: lock })
     }
+}
+
+/// Takes the lock, giving a process that was just killed a moment to let go of it.
+fn lock_soon(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            result => return result,
+        }
+    }
+    lock.try_lock()
 }
 
 fn check_identity(path: &Path, broker: i32) -> anyhow::Result<()> {

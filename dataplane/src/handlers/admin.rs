@@ -3,6 +3,7 @@
 
 use crate::errors::control_error_code;
 use crate::io::Io;
+use crate::partition_request::{PartitionKey, epoch_end_anywhere};
 use crate::shard::Shard;
 use control_api::image::{MetadataImage, TopicRecord};
 use control_api::message::{ControlError, Request, Response};
@@ -17,6 +18,10 @@ const CATCH_UP_MS_MAX: u64 = 5_000;
 /// How long a topic that this broker does not know may take to become known: it may have been created through another
 /// broker a moment ago.
 const UNKNOWN_TOPIC_WAIT_MS: u64 = 200;
+
+/// How long new partitions may take to be led, and how often that is looked at.
+const LED_WAIT_MS: u64 = 2_000;
+const LED_PAUSE_MS: u64 = 2;
 
 /// Texts often quote the client, whose names may be longer than a response's strings can be.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -142,6 +147,33 @@ pub(super) async fn catch_up<I: Io>(
     let timeout_ms = u64::try_from(timeout_ms).unwrap_or(0);
     let timeout_ms = timeout_ms.clamp(CATCH_UP_MS_MIN, CATCH_UP_MS_MAX);
     shard.wait_for_image(timeout_ms, seen).await;
+}
+
+/// Waits until the partitions of these topics that this broker leads take requests, on whichever shard they are: a client hears of
+/// the leader as soon as the topic exists and goes there at once, while the log is still being made.
+pub(super) async fn wait_until_led<'a, I: Io>(
+    shard: &Shard<I>,
+    topics: impl Iterator<Item = &'a str>,
+) {
+    let deadline = shard.io.now().after_ms(LED_WAIT_MS);
+    for route in topics.filter_map(|name| shard.topic_named(name)) {
+        for (number, record) in (0..).zip(&route.record.partitions) {
+            let key = PartitionKey {
+                topic: route.id,
+                partition: number,
+            };
+            while record.leader == Some(shard.broker)
+                && epoch_end_anywhere(shard, key, -1, 0).await
+                    == Err(ErrorCode::NotLeaderOrFollower)
+                && shard.io.now() < deadline
+            {
+                shard
+                    .io
+                    .sleep_until(shard.io.now().after_ms(LED_PAUSE_MS))
+                    .await;
+            }
+        }
+    }
 }
 
 /// Waits a moment for topics that this broker does not know yet.

@@ -1,5 +1,6 @@
 //! Topics that come into being because a client asks for their metadata.
 
+use super::admin;
 use super::configs_of_broker;
 use super::new_topics;
 use crate::io::Io;
@@ -78,6 +79,7 @@ pub(super) async fn create<'a, I: Io>(
         created.all(|name| image.topic_ids.contains_key(*name))
     };
     shard.wait_for_image(CREATED_WAIT_MS, known).await;
+    admin::wait_until_led(shard, created.iter().copied()).await;
     errors.extend(failed);
     // Only looked at if the topic is still unknown.
     let late = ErrorCode::LeaderNotAvailable;
