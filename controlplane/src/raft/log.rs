@@ -334,3 +334,58 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     };
     (start, end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codeq::{Decode, Encode};
+    use openraft::BasicNode;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn written(payload: EntryPayload) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Payload(payload).encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn each_kind() -> [EntryPayload; 3] {
+        let members = vec![BTreeSet::from([1, 2])];
+        let nodes = [(1, BasicNode::new("a:1")), (2, BasicNode::new("b:2"))];
+        let membership = openraft::Membership::new(members, BTreeMap::from(nodes)).unwrap();
+        [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Proposal(Bytes::from_static(b"command"))),
+            EntryPayload::Membership(membership),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for payload in each_kind() {
+            let bytes = written(payload);
+            let again = Payload::decode(&*bytes).unwrap();
+            assert_eq!(written(again.0), bytes);
+        }
+    }
+
+    /// The log cuts its tail at the one and refuses to open at the other.
+    #[test]
+    fn an_entry_that_is_cut_is_told_from_one_that_is_damaged() {
+        let kind = |bytes: &[u8]| read_payload(bytes).unwrap_err().kind();
+        for payload in each_kind() {
+            let bytes = written(payload);
+            for end in 0..bytes.len() {
+                assert_eq!(kind(&bytes[..end]), io::ErrorKind::UnexpectedEof);
+            }
+            let unknown = [&[77], &bytes[1..]].concat();
+            assert_eq!(kind(&unknown), io::ErrorKind::InvalidData);
+        }
+        for damaged in [
+            [KIND_BLANK, 1, 0, 0, 0, 1].as_slice(),
+            &[KIND_COMMAND, 0, 0, 0, 0xff],
+            &[KIND_MEMBERSHIP, 1, 0, 0, 0, 1],
+        ] {
+            assert_eq!(kind(damaged), io::ErrorKind::InvalidData);
+        }
+    }
+}
