@@ -12,7 +12,7 @@ pub(crate) mod wire;
 
 pub use log::read_payload;
 pub use machine::Machine;
-pub use snapshot::read_snapshot;
+pub use snapshot::{encode_snapshot, read_snapshot};
 
 use bytes::Bytes;
 use control_api::message::Response;
@@ -34,9 +34,9 @@ pub(crate) type LogId = LogIdOf<TypeConfig>;
 pub(crate) type Vote = VoteOf<TypeConfig>;
 pub(crate) type Entry = EntryOf<TypeConfig>;
 pub(crate) type EntryPayload = openraft::EntryPayload<Proposal, u64, openraft::BasicNode>;
-pub(crate) type Membership = openraft::Membership<u64, openraft::BasicNode>;
-pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
-pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub type Membership = openraft::Membership<u64, openraft::BasicNode>;
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Bytes>;
 pub(crate) type Raft<M> = openraft::Raft<TypeConfig, machine::Applier<M>>;
 

@@ -58,17 +58,9 @@ impl SnapshotStore {
         if index < *saved {
             return Ok(());
         }
-        let file = SnapshotFile {
-            meta: meta.into(),
-            state: state.to_vec(),
-        };
-        let body = codec::encode(&file);
         let temporary = self.directory.join(TEMPORARY_NAME);
         let mut file = File::create(&temporary)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&crc32c::crc32c(&body).to_le_bytes())?;
-        file.write_all(&(body.len() as u64).to_le_bytes())?;
-        file.write_all(&body)?;
+        file.write_all(&encode_snapshot(meta, state))?;
         file.sync_all()?;
         fs::rename(&temporary, self.directory.join(FILE_NAME))?;
         File::open(&self.directory)?.sync_all()?;
@@ -87,6 +79,20 @@ impl SnapshotStore {
         *saved = meta.last_log_id.as_ref().map(|id| id.index);
         Ok(Some((meta, state)))
     }
+}
+
+/// A whole snapshot file, as [`read_snapshot`] reads it.
+pub fn encode_snapshot(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
+    let content = SnapshotFile {
+        meta: meta.into(),
+        state: state.to_vec(),
+    };
+    let mut file = codec::encode_after(vec![0; HEADER_BYTES], &content);
+    let (header, body) = file.split_at_mut(HEADER_BYTES);
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    header[12..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    file
 }
 
 /// Reads a whole snapshot file: what it covers, and the state machine's bytes.

@@ -1,7 +1,7 @@
 //! A snapshot file of either Raft group: it is refused, or the state machine starts from it and goes on with the log.
 //!
-//! The file's checksum is right, as it would be if a faulty program had written it. Few inputs are a state, so another is one
-//! that commands made and in which some bytes were changed.
+//! The file's checksum is right, as it would be if a faulty program had written it. Few inputs are such a file, so another is
+//! the file of a state that commands made, in which some bytes were changed.
 #![no_main]
 
 use std::fmt::Debug;
@@ -14,10 +14,12 @@ use control_api::message::{
 use controlplane::command::{Commit, GroupClaim, MetaCommand, OffsetsCommand, RegisteredBroker};
 use controlplane::meta::MetaState;
 use controlplane::offsets::OffsetsState;
-use controlplane::raft::{Machine, read_snapshot};
+use controlplane::raft::{
+    Machine, Membership, SnapshotMeta, StoredMembership, encode_snapshot, read_snapshot,
+};
 use libfuzzer_sys::fuzz_target;
 
-/// How many of the commands come to the state, which bits are changed where in it, and the commands that it goes on with.
+/// How many of the commands come to the state, which bits are changed where in its file, and the commands that it goes on with.
 type Course = (u8, Vec<(u16, u8)>, Vec<u8>);
 
 fuzz_target!(|input: (&[u8], Course)| {
@@ -36,20 +38,31 @@ where
         .iter()
         .map(|number| &*commands[usize::from(*number) % commands.len()]);
     let after: Vec<&[u8]> = chosen.take(64).collect();
-    if let Ok((_, state)) = read_snapshot(&*sealed(file)) {
-        start::<M>(&state, &after);
-    }
     start::<M>(file, &after);
+    start_from_file::<M>(file, &after);
 
     let mut machine = M::default();
     let before = commands.iter().take(usize::from(*before));
     apply(&mut machine, 1, before.map(|command| &**command));
-    let mut state = machine.to_bytes();
-    let length = state.len();
+    let made = encode_snapshot(&meta(), &machine.to_bytes());
+    let mut body = made[HEADER_BYTES..].to_vec();
+    assert_eq!(sealed(&body), made);
+    let length = body.len();
     for (position, bits) in damage {
-        state[usize::from(*position) % length] ^= bits;
+        body[usize::from(*position) % length] ^= bits;
     }
-    start::<M>(&state, &after);
+    start_from_file::<M>(&body, &after);
+}
+
+fn start_from_file<M: Machine + PartialEq + Debug>(body: &[u8], commands: &[&[u8]]) {
+    if let Ok((meta, state)) = read_snapshot(&*sealed(body)) {
+        let again = read_snapshot(&*encode_snapshot(&meta, &state));
+        assert_eq!(
+            again.expect("what we write we can read"),
+            (meta, state.clone())
+        );
+        start::<M>(&state, commands);
+    }
 }
 
 /// Whatever starts must be written and read again as it is, and do the same as its copy from then on.
@@ -70,6 +83,16 @@ fn apply<'a, M: Machine>(machine: &mut M, first: u64, commands: impl Iterator<It
         applied.expect("a command of ours can be read");
     }
 }
+
+fn meta() -> SnapshotMeta {
+    let membership = Membership::new_with_defaults(vec![[1, 2, 3].into()], []);
+    SnapshotMeta {
+        last_log_id: None,
+        last_membership: StoredMembership::new(None, membership),
+    }
+}
+
+const HEADER_BYTES: usize = 20;
 
 fn sealed(body: &[u8]) -> Vec<u8> {
     let mut file = b"MILLSNAP".to_vec();
