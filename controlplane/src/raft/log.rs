@@ -256,8 +256,7 @@ pub fn read_payload(mut reader: impl io::Read) -> io::Result<EntryPayload> {
         KIND_COMMAND => Ok(EntryPayload::Normal(Proposal(bytes.into()))),
         KIND_MEMBERSHIP => {
             let membership: WireMembership = codec::decode(&bytes).map_err(damaged)?;
-            let membership = membership.try_into().map_err(damaged)?;
-            Ok(EntryPayload::Membership(membership))
+            membership.into_payload().map_err(damaged)
         }
         kind => Err(damaged(format!("a log entry of kind {kind}"))),
     }
@@ -387,5 +386,12 @@ mod tests {
         ] {
             assert_eq!(kind(damaged), io::ErrorKind::InvalidData);
         }
+    }
+
+    #[test]
+    fn a_membership_without_voters_is_refused() {
+        let nobody = EntryPayload::Membership(Default::default());
+        let error = read_payload(&*written(nobody)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -3,13 +3,15 @@
 //! openraft's own types cannot be archived, so each has a twin here. What comes in may be garbage: turning it into
 //! openraft's types can fail but not panic.
 
-use super::{Entry, LogId, Membership, Proposal, SnapshotMeta, StoredMembership, Vote};
+use super::{
+    Entry, EntryPayload, LogId, Membership, Proposal, SnapshotMeta, StoredMembership, Vote,
+};
+use openraft::BasicNode;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::vote::leader_id_std;
-use openraft::{BasicNode, EntryPayload};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -181,6 +183,17 @@ impl TryFrom<WireMembership> for Membership {
     }
 }
 
+impl WireMembership {
+    /// What an entry says that holds this. Without voters any node would be a majority; only a node that has not applied a
+    /// membership yet has none.
+    pub fn into_payload(self) -> io::Result<EntryPayload> {
+        if self.configs.is_empty() {
+            return Err(io::Error::other("a membership without voters"));
+        }
+        self.try_into().map(EntryPayload::Membership)
+    }
+}
+
 impl From<Entry> for WireEntry {
     fn from(entry: Entry) -> Self {
         WireEntry {
@@ -201,7 +214,7 @@ impl WireEntry {
         let payload = match self.payload {
             WirePayload::Blank => EntryPayload::Blank,
             WirePayload::Command(bytes) => EntryPayload::Normal(Proposal(bytes.into())),
-            WirePayload::Membership(membership) => EntryPayload::Membership(membership.try_into()?),
+            WirePayload::Membership(membership) => membership.into_payload()?,
         };
         let log_id = self.id.into();
         Ok(openraft::Entry { log_id, payload })
