@@ -91,6 +91,17 @@ fn every_frame_of_every_size_is_answered_in_every_mode() {
     }
 }
 
+/// Frames that fill a buffer to its last byte, each stored before the next comes: the log once stopped for good there.
+#[test]
+fn frames_that_fill_a_buffer_exactly_are_all_answered() {
+    let sink = Sink::start("plain");
+    let one_at_a_time = ["--in-flight", "1", "--connections", "1"];
+    let sizes = ["--frame-bytes", "1k", "--bytes", "2m"];
+    let output = sink.load(&[sizes, one_at_a_time].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+}
+
 #[test]
 fn frames_lie_in_the_file_as_they_were_sent() {
     let sink = Sink::start("plain");

@@ -137,6 +137,8 @@ impl Log {
 
     /// The blocks that hold the first bytes not stored yet: their position, and the position behind their last byte.
     fn next_write(&self) -> Option<(u64, WriteLease, u64)> {
+        // A piece that was stored whole while it was the last one is still here, in front of what came after it.
+        self.drop_stored();
         let stored = self.stored.get();
         let mut pieces = self.pieces.borrow_mut();
         let first = pieces.front_mut().filter(|piece| piece.end() > stored)?;
