@@ -179,6 +179,10 @@ def test_records_are_there_after_an_orderly_restart(cluster, topic):
     assert LIBRARIES["kafka-python"].fetch(cluster.bootstrap, topic, 1001)[1000].offset == 1000
 
 
+def unmounted(directory):
+    return subprocess.run(["umount", directory], capture_output=True).returncode == 0
+
+
 @pytest.fixture
 def small_disk(cluster):
     """Puts a file system of 96 MB under the broker's data, where this user may mount one."""
@@ -206,7 +210,8 @@ def small_disk(cluster):
             yield directory
             cluster.kill("broker")
         finally:
-            subprocess.run(["umount", directory], check=True)
+            # The kernel lets go of a killed process's files a moment after the process is gone.
+            wait_until(lambda: unmounted(directory), f"{directory} to be unmounted")
     finally:
         if kept.exists():
             directory.rmdir()

@@ -7,7 +7,7 @@ use crate::io::Io;
 use crate::mesh::{Receiver, Sender};
 use crate::message::{ControlMessage, Message, Reply};
 use control_api::client::{ClientError, ControlClient};
-use control_api::ids::BrokerId;
+use control_api::ids::{BrokerId, Incarnation};
 use control_api::image::MetadataImage;
 use control_api::message::{BrokerRegistration, ControlError, MetadataUpdate, Request};
 use std::cell::{Cell, RefCell};
@@ -46,6 +46,7 @@ pub struct LinkParts<I: Io> {
 pub struct Link<I: Io> {
     client: Rc<ControlClient>,
     broker: BrokerId,
+    incarnation: Incarnation,
     data: PathBuf,
     stored: MetadataImage,
     image: RefCell<Arc<MetadataImage>>,
@@ -66,6 +67,7 @@ impl<I: Io> Link<I> {
         let link = Rc::new(Link {
             client: Rc::new(ControlClient::new(parts.controllers)),
             broker: parts.registration.id,
+            incarnation: parts.registration.incarnation,
             data: parts.data,
             image: RefCell::new(Arc::new(parts.stored.clone())),
             metadata_index: watch::Sender::new(parts.stored.index),
@@ -192,9 +194,10 @@ impl<I: Io> Link<I> {
         if self.published.replace(image.index) == image.index {
             return;
         }
+        // A stored image may show this broker in service as its last process was, which says nothing about this one.
         let own = image.brokers.get(&self.broker);
-        self.in_service
-            .store(own.is_some_and(|broker| !broker.fenced), Ordering::Release);
+        let in_service = own.is_some_and(|own| !own.fenced && own.incarnation == self.incarnation);
+        self.in_service.store(in_service, Ordering::Release);
         for shard in &self.shards {
             send(shard, Message::Metadata(image.clone())).await;
         }

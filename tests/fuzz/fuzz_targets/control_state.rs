@@ -12,7 +12,9 @@ fuzz_target!(|commands: Vec<Vec<u8>>| {
     let mut offsets = [OffsetsState::default(), OffsetsState::default()];
     for (index, bytes) in commands.iter().enumerate() {
         if let Ok(command) = codec::decode::<MetaCommand>(bytes) {
-            let [one, other] = meta.each_mut().map(|state| state.apply(index as u64 + 1, &command));
+            let [one, other] = meta
+                .each_mut()
+                .map(|state| state.apply(index as u64 + 1, &command));
             assert_eq!(one, other);
         }
         if let Ok(command) = codec::decode::<OffsetsCommand>(bytes) {

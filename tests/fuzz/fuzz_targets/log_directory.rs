@@ -53,7 +53,11 @@ fuzz_target!(|input: (u64, Vec<u8>, Vec<u8>, Vec<u8>, u8)| {
         let mut next = log.log_start();
         loop {
             let read = log.read(next, 64 * 1024, true, Bound::LogEnd).await.ok()?;
-            let bytes: Vec<u8> = read.slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let bytes: Vec<u8> = read
+                .slices
+                .iter()
+                .flat_map(|slice| slice.to_vec())
+                .collect();
             if bytes.is_empty() {
                 break;
             }
