@@ -1,17 +1,19 @@
 //! Tasks of one ring: a table of futures and a queue of those that are ready.
 //!
 //! A wake from the ring's own thread, while it runs, pushes a key to a thread-local queue; from anywhere else it goes through the
-//! ring's [`RemoteWaker`]. A task is in a queue once at most, so queues are never longer than there are tasks.
+//! ring's [`RemoteWaker`]. A task is in a queue once at most, so queues are never longer than there are tasks. Ended tasks leave
+//! their memory to the next ones (`task_memory.rs`), so that a task per write costs no allocation.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::task::{Context, Wake, Waker};
 
 use crate::slots::{Key, Slots};
+use crate::task_memory::{TaskFuture, TaskMemory};
 use crate::wake::RemoteWaker;
 
 /// The future given to `block_on` has this key; no slot ever has.
@@ -20,6 +22,9 @@ const MAIN: Key = Key(u64::MAX);
 /// Rounds over the ready queue before the reactor looks at the kernel again: tasks that wake each other need no system call between,
 /// and tasks that never stop waking each other cannot keep completions waiting.
 const ROUNDS_PER_TURN: usize = 4;
+
+/// Handles of ended tasks that are kept for the next ones.
+const SPARE_HANDLES_MAX: usize = 256;
 
 thread_local! {
     /// The ring that runs on this thread now, and its ready queue.
@@ -30,6 +35,8 @@ thread_local! {
 pub(crate) struct Executor {
     /// A task is out of its slot while it is polled.
     tasks: RefCell<Slots<Option<Task>>>,
+    memory: RefCell<TaskMemory>,
+    spare_handles: RefCell<Vec<(Arc<Handle>, Waker)>>,
     /// The ready queue while the ring does not run.
     resting: RefCell<VecDeque<Key>>,
     woken_remotely: RefCell<Vec<Key>>,
@@ -39,14 +46,15 @@ pub(crate) struct Executor {
 }
 
 struct Task {
-    future: Pin<Box<dyn Future<Output = ()>>>,
+    future: Pin<TaskFuture>,
     handle: Arc<Handle>,
     waker: Waker,
 }
 
 /// What a waker points to.
 struct Handle {
-    key: Key,
+    /// A [`Key`]; set anew when the handle is used again, which needs that no other waker points to it.
+    key: AtomicU64,
     /// Set from the wake until the poll, so that a task is queued once.
     queued: AtomicBool,
     remote: RemoteWaker,
@@ -61,10 +69,11 @@ impl Wake for Handle {
         if self.queued.swap(true, Ordering::AcqRel) {
             return;
         }
+        let key = Key(self.key.load(Ordering::Relaxed));
         if runs_here(&self.remote) {
-            READY.with_borrow_mut(|ready| ready.push_back(self.key));
+            READY.with_borrow_mut(|ready| ready.push_back(key));
         } else {
-            self.remote.wake_task(self.key);
+            self.remote.wake_task(key);
         }
     }
 }
@@ -85,11 +94,13 @@ impl Executor {
     pub(crate) fn new(remote: RemoteWaker) -> Executor {
         Executor {
             tasks: RefCell::new(Slots::new()),
+            memory: RefCell::default(),
+            spare_handles: RefCell::default(),
             resting: RefCell::new(VecDeque::new()),
             woken_remotely: RefCell::new(Vec::new()),
             main_is_ready: Cell::new(false),
             main: Arc::new(Handle {
-                key: MAIN,
+                key: AtomicU64::new(MAIN.0),
                 queued: AtomicBool::new(false),
                 remote: remote.clone(),
             }),
@@ -98,20 +109,45 @@ impl Executor {
     }
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let future = self.memory.borrow_mut().place(future);
         let mut tasks = self.tasks.borrow_mut();
         let key = tasks.insert_with(|_| None);
+        let (handle, waker) = self.handle(key);
+        waker.wake_by_ref();
+        *tasks.get_mut(key).expect("the place was just made") = Some(Task {
+            future,
+            handle,
+            waker,
+        });
+    }
+
+    fn handle(&self, key: Key) -> (Arc<Handle>, Waker) {
+        if let Some((handle, waker)) = self.spare_handles.borrow_mut().pop() {
+            handle.key.store(key.0, Ordering::Relaxed);
+            handle.queued.store(false, Ordering::Relaxed);
+            return (handle, waker);
+        }
         let handle = Arc::new(Handle {
-            key,
+            key: AtomicU64::new(key.0),
             queued: AtomicBool::new(false),
             remote: self.remote.clone(),
         });
         let waker = Waker::from(Arc::clone(&handle));
-        waker.wake_by_ref();
-        *tasks.get_mut(key).expect("the place was just made") = Some(Task {
-            future: Box::pin(future),
-            handle,
-            waker,
-        });
+        (handle, waker)
+    }
+
+    /// Keeps what an ended task leaves.
+    fn keep(&self, task: Task) {
+        // The future's destructor may spawn, so nothing is borrowed while it runs.
+        let left = TaskMemory::empty(task.future);
+        self.memory.borrow_mut().keep(left);
+        let mut spare = self.spare_handles.borrow_mut();
+        // Two: the task's own handle and its waker. A waker held elsewhere may still wake the task that has ended.
+        if Arc::strong_count(&task.handle) == 2 && spare.len() < SPARE_HANDLES_MAX {
+            // What other threads did with their wakers comes before what is done with the handle from now on.
+            fence(Ordering::Acquire);
+            spare.push((task.handle, task.waker));
+        }
     }
 
     /// Lets this thread's wakes reach the queue directly until the guard is dropped.
@@ -191,6 +227,7 @@ impl Executor {
             .is_ready();
         if ended {
             self.tasks.borrow_mut().remove(key);
+            self.keep(task);
         } else if let Some(place) = self.tasks.borrow_mut().get_mut(key) {
             *place = Some(task);
         }

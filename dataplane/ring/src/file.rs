@@ -21,7 +21,16 @@ impl Ring {
     /// For unbuffered reads and writes of whole blocks; made if absent. On a file system without unbuffered mode the page cache is used
     /// after all.
     pub async fn open_direct(&self, path: &Path) -> io::Result<File> {
-        let flags = libc::O_RDWR | libc::O_CREAT;
+        self.open_unbuffered(path, libc::O_RDWR | libc::O_CREAT)
+            .await
+    }
+
+    /// For unbuffered reads of whole blocks of a file that is there.
+    pub async fn open_direct_to_read(&self, path: &Path) -> io::Result<File> {
+        self.open_unbuffered(path, libc::O_RDONLY).await
+    }
+
+    async fn open_unbuffered(&self, path: &Path, flags: i32) -> io::Result<File> {
         match self.open(path, flags | libc::O_DIRECT).await {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 self.open(path, flags).await

@@ -27,6 +27,7 @@ mod request;
 pub mod signals;
 mod slots;
 mod socket;
+mod task_memory;
 mod timer;
 mod wake;
 
@@ -176,6 +177,11 @@ impl Ring {
     /// False when the memlock limit has not let the pool be registered: writes then cost more CPU.
     pub fn memory_is_registered(&self) -> bool {
         self.0.memory_is_registered()
+    }
+
+    /// The number of the turn that runs: what is the same for a turn need not be asked for twice in it.
+    pub fn turn(&self) -> u64 {
+        self.0.turn_number()
     }
 
     pub fn counters(&self) -> Counters {

@@ -43,6 +43,7 @@ impl Pool {
         }
         let bytes = buffer_bytes.checked_mul(count).ok_or_else(shape_error)?;
         let mapping = Mapping::new(bytes)?;
+        mapping.prefer_huge_pages();
         let buffers = (0..count)
             .map(|index| Memory {
                 address: mapping.at(index * buffer_bytes),
@@ -288,6 +289,24 @@ impl Slice {
         }
     }
 
+    /// Takes the first `bytes` bytes off and returns them.
+    pub fn split_to(&mut self, bytes: usize) -> Slice {
+        let first = self.slice(0..bytes);
+        self.advance(bytes);
+        first
+    }
+
+    /// Takes the first `bytes` bytes off.
+    pub fn advance(&mut self, bytes: usize) {
+        assert!(
+            bytes <= self.bytes,
+            "a slice has the bytes that are taken off it"
+        );
+        // SAFETY: the new start is inside this slice or one past its end, so inside the same mapping.
+        self.address = unsafe { self.address.add(bytes) };
+        self.bytes -= bytes;
+    }
+
     /// `range` must be below the owning buffer's `len`.
     fn new(memory: &Handle, range: Range<usize>) -> Slice {
         assert!(range.start <= range.end, "a slice is not reversed");
@@ -489,6 +508,18 @@ impl Mapping {
         }
         let address = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { address, bytes })
+    }
+
+    /// Long runs of memory are cheaper for the kernel to hand to a device than single pages.
+    fn prefer_huge_pages(&self) {
+        // SAFETY: advice on our own mapping that changes no byte of it. A kernel without huge pages refuses it, which is as well.
+        let _ = unsafe {
+            libc::madvise(
+                self.address.as_ptr().cast(),
+                self.bytes,
+                libc::MADV_HUGEPAGE,
+            )
+        };
     }
 
     fn at(&self, offset: usize) -> NonNull<u8> {

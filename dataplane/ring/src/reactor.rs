@@ -178,6 +178,11 @@ impl Reactor {
         self.registered.is_some()
     }
 
+    /// One system call ends a turn.
+    pub(crate) fn turn_number(&self) -> u64 {
+        self.counts.enters.get()
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         let total_nanos = now_nanos().saturating_sub(self.counts.started_nanos);
         // The kernel receives and writes inside of io_uring_enter, so only the thread's own clock tells sleep from work.
