@@ -7,6 +7,8 @@ use crate::http::{self, Pages};
 use crate::io::Io;
 use crate::io::ring::RingIo;
 use crate::limits::*;
+use crate::log::LogMemory;
+use crate::log::limits::{CHUNKS_MAX, CHUNKS_MIN};
 use crate::mesh::{Receiver, Sender, ShardId, inbox};
 use crate::message::{ControlMessage, Message};
 use crate::metrics::Metrics;
@@ -207,6 +209,8 @@ impl ShardThread {
             );
         }
         let io = RingIo::new(ring.clone());
+        let chunks = chunk_buffers(tail_buffers);
+        let log_memory = LogMemory::new((0..chunks).filter_map(|_| io.take_buffer()).collect());
         let listener = match self.id.0 {
             0 => {
                 let address = self.config.listen;
@@ -228,7 +232,8 @@ impl ShardThread {
             loads: self.loads,
             metrics: self.metrics,
             opening: self.opening,
-            tail_buffers,
+            log_memory,
+            tail_buffers: tail_buffers - chunks,
         });
         // Nobody waits any more if another shard could not start.
         let _ = started.send(Ok(()));
@@ -240,6 +245,11 @@ impl ShardThread {
         ring.drop_tasks();
         Ok(())
     }
+}
+
+/// How many of a shard's buffers hold old bytes on their way to consumers.
+fn chunk_buffers(buffers: usize) -> usize {
+    (buffers / 8).clamp(CHUNKS_MIN, CHUNKS_MAX)
 }
 
 /// Publishes how busy the ring was, once a second.

@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::io::Io;
 use crate::log::{
     AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
-    Offset, Read, ReadError, TailCache, WaitError,
+    LogMemory, Offset, Read, ReadError, WaitError,
 };
 use control_api::ids::LeaderEpoch;
 use std::cell::Cell;
@@ -82,9 +82,9 @@ impl<I: Io> Partition<I> {
         directory: PathBuf,
         identity: PartitionIdentity,
         config: LogConfig,
-        cache: Rc<TailCache>,
+        memory: Rc<LogMemory>,
     ) -> Result<Rc<Partition<I>>, LogError> {
-        let log = Log::open(io, cache, &directory, config, None).await?;
+        let log = Log::open(io, memory, &directory, config, None).await?;
         Ok(Rc::new(Partition {
             identity,
             directory,

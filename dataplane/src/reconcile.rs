@@ -141,7 +141,7 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
         directory,
         identity,
         config,
-        shard.tail_cache.clone(),
+        shard.log_memory.clone(),
     )
     .await;
     let held = match opened {

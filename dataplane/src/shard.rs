@@ -12,7 +12,7 @@ use crate::handlers::init_producer_id::ProducerIdBlock;
 use crate::handlers::produce::BlockedAppends;
 use crate::io::Io;
 use crate::limits::CONNECTIONS_MAX;
-use crate::log::TailCache;
+use crate::log::LogMemory;
 use crate::mesh::{Receiver, Sender, ShardId};
 use crate::message::{ControlMessage, Message, Reply};
 use crate::metrics::{Metrics, ShardMetrics};
@@ -44,6 +44,7 @@ pub struct ShardParts<I: Io> {
     pub metrics: Metrics,
     /// Logs that are being opened, over all shards; the broker is ready once there are none.
     pub opening: Arc<AtomicUsize>,
+    pub log_memory: Rc<LogMemory>,
     /// Buffers that the tails of this shard's partitions may use.
     pub tail_buffers: usize,
 }
@@ -55,7 +56,7 @@ pub struct Shard<I: Io> {
     pub io: I,
     pub metrics: ShardMetrics,
     pub frame_memory: Rc<FrameMemory>,
-    pub tail_cache: Rc<TailCache>,
+    pub log_memory: Rc<LogMemory>,
     pub sessions: RefCell<FetchSessions>,
     pub(crate) connections: connection::Registry<I>,
     image: RefCell<Arc<MetadataImage>>,
@@ -83,7 +84,7 @@ impl<I: Io> Shard<I> {
             data: parts.data,
             metrics: ShardMetrics::new(parts.metrics),
             frame_memory: Rc::default(),
-            tail_cache: TailCache::new(),
+            log_memory: parts.log_memory,
             sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
             connections: connection::Registry::default(),
             image: RefCell::default(),

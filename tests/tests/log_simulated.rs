@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use control_api::ids::LeaderEpoch;
 use dataplane::io::Io;
-use dataplane::log::{AppendError, Appended, Bound, Log, LogConfig, Offset, TailCache};
+use dataplane::log::{AppendError, Appended, Bound, Log, LogConfig, LogMemory, Offset};
 use millrace_tests::sim::{SimIo, SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, RecordIter, Records};
 
@@ -47,8 +47,8 @@ fn simulation(seed: u64) -> Simulation {
 }
 
 async fn open(io: &SimIo, config: LogConfig) -> Log<SimIo> {
-    let cache = TailCache::new();
-    let log = Log::open(io.clone(), cache, Path::new(DIRECTORY), config, None)
+    let memory = LogMemory::new(Vec::new());
+    let log = Log::open(io.clone(), memory, Path::new(DIRECTORY), config, None)
         .await
         .unwrap();
     log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));

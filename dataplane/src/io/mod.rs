@@ -40,6 +40,8 @@ pub struct FilePosition(pub u64);
 pub enum OpenMode {
     /// Unbuffered reads and writes (O_DIRECT): positions, lengths and addresses are multiples of `BLOCK_BYTES`. Created if absent.
     Direct,
+    /// Unbuffered reads of an existing file; never writes. Arguments as for `Direct`.
+    ReadDirect,
     /// Reads through the page cache with the kernel's readahead; never writes.
     ReadCached,
 }

@@ -22,6 +22,8 @@ use super::{
 pub struct RingIo {
     ring: Ring,
     random_state: Rc<Cell<u64>>,
+    /// The ring's turn in which the wall clock was read last, and what it said.
+    wall_clock: Rc<Cell<(u64, i64)>>,
 }
 
 impl RingIo {
@@ -32,6 +34,7 @@ impl RingIo {
         RingIo {
             ring,
             random_state: Rc::new(Cell::new(seed)),
+            wall_clock: Rc::new(Cell::new((0, read_wall_clock_ms()))),
         }
     }
 }
@@ -46,15 +49,16 @@ impl Io for RingIo {
         Instant(self.ring.now())
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the place where time comes from"
-    )]
+    /// Read once a turn, which is over in less than a millisecond unless there is very much to do.
     fn wall_clock_ms(&self) -> i64 {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        since_1970.map_or(0, |elapsed| {
-            i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
-        })
+        let turn = self.ring.turn();
+        let (read_in, known) = self.wall_clock.get();
+        if read_in == turn {
+            return known;
+        }
+        let now = read_wall_clock_ms();
+        self.wall_clock.set((turn, now));
+        now
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014): well spread, and not for secrets.
@@ -132,6 +136,7 @@ impl Io for RingIo {
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<File> {
         match mode {
             OpenMode::Direct => self.ring.open_direct(path).await,
+            OpenMode::ReadDirect => self.ring.open_direct_to_read(path).await,
             OpenMode::ReadCached => self.ring.open_cached(path).await,
         }
     }
@@ -204,6 +209,17 @@ impl Io for RingIo {
     async fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.ring.sync_directory(path).await
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place where time comes from"
+)]
+fn read_wall_clock_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |elapsed| {
+        i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+    })
 }
 
 #[cfg(test)]

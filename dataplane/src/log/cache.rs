@@ -8,8 +8,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use super::gate::Gate;
-use super::limits::ZERO_BYTES;
-use crate::io::{Buffer, WriteLease};
+use crate::io::{Buffer, Io, WriteLease};
 
 /// A log as the cache knows it.
 pub(super) trait TailOwner {
@@ -28,7 +27,7 @@ pub(super) enum Eviction {
 
 /// Shared by the logs of one shard.
 #[derive(Default)]
-pub struct TailCache {
+pub(super) struct TailCache {
     /// An entry per tail buffer.
     queue: RefCell<VecDeque<Weak<dyn TailOwner>>>,
     /// Held by the one append that waits for several buffers: two that each held some would wait for each other.
@@ -37,10 +36,6 @@ pub struct TailCache {
 }
 
 impl TailCache {
-    pub fn new() -> Rc<TailCache> {
-        Rc::new(TailCache::default())
-    }
-
     /// A buffer was begun.
     pub(super) fn note(&self, owner: Weak<dyn TailOwner>) {
         let mut queue = self.queue.borrow_mut();
@@ -75,13 +70,13 @@ impl TailCache {
         }
     }
 
-    /// Zeros to write over new space; `None` when memory cannot be had.
-    pub(super) fn zeros(&self, bytes: usize) -> Option<WriteLease> {
+    /// Zeros to write over new space, in a pooled buffer that is kept; `None` while none is free.
+    pub(super) fn zeros<I: Io>(&self, io: &I, bytes: usize) -> Option<WriteLease> {
         let zeros = self.zeros.borrow_mut();
         let mut zeros = RefMut::filter_map(zeros, |zeros| {
             if zeros.is_none() {
-                *zeros = Buffer::allocate(ZERO_BYTES).map(|mut buffer| {
-                    buffer.append(ZERO_BYTES, |fresh| fresh.fill(0));
+                *zeros = io.take_buffer().map(|mut buffer| {
+                    buffer.append(buffer.capacity(), |fresh| fresh.fill(0));
                     buffer
                 });
             }

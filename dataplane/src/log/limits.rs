@@ -24,9 +24,6 @@ pub const PIPELINED_WRITE_BYTES_MIN: usize = 64 * 1024;
 pub const EXTENT_BYTES_MIN: u64 = 64 * 1024;
 pub const EXTENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// Bytes that one zeroing write covers.
-pub const ZERO_BYTES: usize = 256 * 1024;
-
 /// Largest segment: positions in the index are 32-bit.
 pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 
@@ -36,6 +33,16 @@ pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes read at once to find a batch, and to recover a segment.
 pub const LOOKUP_BYTES: usize = 32 * 1024;
 pub const SCAN_BYTES: usize = 1024 * 1024;
+
+/// What is read at once of a segment that is not in memory; as long as a pooled buffer.
+pub const CHUNK_BYTES: usize = crate::limits::TAIL_BUFFER_BYTES;
+
+/// Chunks that a shard keeps, an eighth of its buffers within these bounds; more are read into memory of their own.
+pub const CHUNKS_MIN: usize = 16;
+pub const CHUNKS_MAX: usize = 64;
+
+/// Chunks that are read ahead of a reader that goes on where its last read ended.
+pub const CHUNKS_AHEAD: u64 = 6;
 
 /// Closed segments of one partition that keep an open file and a loaded index.
 pub const WARM_SEGMENTS_MAX: usize = 4;
@@ -74,7 +81,11 @@ const _: () = assert!(
     TERMINATOR_BYTES <= BLOCK_BYTES,
     "one more block always holds the terminator"
 );
-const _: () = assert!(ZERO_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(EXTENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64));
 const _: () = assert!(PIPELINED_WRITE_BYTES_MIN >= BLOCK_BYTES);
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(
+    (CHUNKS_AHEAD as usize) < CHUNKS_MIN,
+    "what is read ahead leaves what is being read"
+);
 const _: () = assert!(SCAN_BYTES >= BATCH_BYTES_MIN && LOOKUP_BYTES >= BATCH_BYTES_MIN);

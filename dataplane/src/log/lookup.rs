@@ -98,7 +98,7 @@ impl<I: Io> Log<I> {
         position: u64,
         bytes: u64,
     ) -> Result<Vec<u8>, ReadError> {
-        let window = self.0.window(segment, position, bytes as usize).await?;
+        let window = self.window(segment, position, bytes as usize, 0).await?;
         let records = position + BATCH_HEADER_BYTES as u64..position + bytes;
         Ok(window
             .slices(records)

@@ -6,7 +6,7 @@
 //! ```text
 //! append ──> tail.rs ──> writer.rs ──> segment file ──> progress.rs ──> whoever waits
 //!  (copies once)  (group commit)   space.rs keeps zeros ahead     (written, flushed)
-//! read ────> tail.rs, else the file through the page cache        (read.rs, lookup.rs)
+//! read ────> tail.rs, else chunks.rs, read ahead from the file      (read.rs, lookup.rs)
 //! open ────> checkpoint.rs, index.rs, then the bytes past them    (recovery.rs, scan.rs)
 //! ```
 //! Invariants:
@@ -16,6 +16,7 @@
 
 mod cache;
 mod checkpoint;
+mod chunks;
 mod codec;
 mod epochs;
 mod flush;
@@ -23,6 +24,7 @@ mod gate;
 mod index;
 pub mod limits;
 mod lookup;
+mod memory;
 mod producers;
 mod progress;
 mod read;
@@ -59,8 +61,8 @@ use self::tail::Tail;
 use crate::event::Event;
 use crate::io::{Buffer, Io};
 
-pub use self::cache::TailCache;
 pub use self::lookup::FoundRecord;
+pub use self::memory::LogMemory;
 pub use self::progress::FetchWaiter;
 pub use self::read::Read;
 pub use self::types::{
@@ -78,7 +80,7 @@ impl<I: Io> Clone for Log<I> {
 
 struct Inner<I: Io> {
     io: I,
-    cache: Rc<TailCache>,
+    memory: Rc<LogMemory>,
     directory: PathBuf,
     config: Cell<LogConfig>,
     opened_clean: bool,
@@ -117,7 +119,7 @@ impl<I: Io> Log<I> {
     /// hand, is the newest leader epoch there can be: a batch of a later one is not ours.
     pub async fn open(
         io: I,
-        cache: Rc<TailCache>,
+        memory: Rc<LogMemory>,
         directory: &Path,
         config: LogConfig,
         newest_epoch: Option<LeaderEpoch>,
@@ -125,7 +127,7 @@ impl<I: Io> Log<I> {
         let recovered = recovery::recover(&io, directory, newest_epoch).await?;
         let epoch = recovered.epochs.latest().unwrap_or(LeaderEpoch(0));
         let log = Log(Rc::new(Inner {
-            cache,
+            memory,
             directory: directory.to_path_buf(),
             config: Cell::new(config),
             opened_clean: recovered.clean,
@@ -207,7 +209,7 @@ impl<I: Io> Log<I> {
         spare.clear();
         drop(spare);
         for _ in 0..begun {
-            log.cache.note(self.as_owner());
+            log.memory.tails.note(self.as_owner());
         }
         log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
         let log_append_time_ms = log_append_time.unwrap_or(-1);
@@ -237,7 +239,7 @@ impl<I: Io> Log<I> {
             }
             log.changed.changed_since(generation).await;
         }
-        let _pass = log.cache.gathering.enter().await;
+        let _pass = log.memory.tails.gathering.enter().await;
         // The caller appends before any other task runs; if it has gone away, nothing stays behind.
         let _given_back = GiveBack(&log.spare);
         // A roll may need one buffer more than the rest of the active one saves.
@@ -410,7 +412,7 @@ impl<I: Io> Inner<I> {
             }
             match self.io.take_buffer() {
                 Some(buffer) => self.spare.borrow_mut().push(buffer),
-                None if self.cache.evict() => {}
+                None if self.memory.tails.evict() => {}
                 None => return false,
             }
         }

@@ -1,22 +1,24 @@
-//! Reads whole batches: recent ones from the tail's memory, older ones from the file through the page cache.
+//! Reads whole batches: recent ones from the tail's memory, older ones from chunks of the file.
 //!
 //! A read covers one segment. The sparse index and a walk over batch headers find its start; a few remembered places spare a reader
-//! that goes on where its last read ended both.
+//! that goes on where its last read ended both, and have the next chunks read ahead for it.
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use wire::{BATCH_HEADER_BYTES, BatchHeader};
 
+use super::chunks::{ChunkKey, Found};
 use super::index::Index;
 use super::limits::{
-    BATCH_BYTES_MAX, LOOKUP_BYTES, READ_BYTES_MAX, READ_PLACES, WARM_SEGMENTS_MAX,
+    BATCH_BYTES_MAX, CHUNK_BYTES, CHUNKS_AHEAD, LOOKUP_BYTES, READ_BYTES_MAX, READ_PLACES,
+    WARM_SEGMENTS_MAX,
 };
 use super::scan::{Scanner, read_exactly};
 use super::segment::Segment;
 use super::types::{Bound, Offset, ReadError};
 use super::{Inner, Log};
-use crate::io::{Io, Slice};
+use crate::io::{FilePosition, Io, OpenMode, Slice};
 
 /// Whole batches, back to back, and the log's offsets when they were read.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Read {
 pub(super) struct Place<I: Io> {
     pub(super) segment: Rc<Segment<I>>,
     pub(super) position: u64,
+    /// A read ended here not long ago.
+    continues: bool,
 }
 
 /// Bytes of a segment in memory.
@@ -83,8 +87,9 @@ impl<I: Io> Log<I> {
         let log = &*self.0;
         let place = self.locate(from).await?;
         let (segment, start) = (&place.segment, place.position);
-        let mut window = log
-            .window(segment, start, bytes_max.max(BATCH_HEADER_BYTES))
+        let ahead = if place.continues { CHUNKS_AHEAD } else { 0 };
+        let mut window = self
+            .window(segment, start, bytes_max.max(BATCH_HEADER_BYTES), ahead)
             .await?;
         let first = window
             .header(segment, start)
@@ -94,7 +99,9 @@ impl<I: Io> Log<I> {
             if !at_least_one {
                 return Ok(log.answer(Vec::new(), 0, from));
             }
-            window = log.window(segment, start, first_bytes as usize).await?;
+            window = self
+                .window(segment, start, first_bytes as usize, ahead)
+                .await?;
         }
         let limit = bytes_max.max(first_bytes as usize) as u64;
         let (mut end, mut last) = (start, first);
@@ -125,7 +132,11 @@ impl<I: Io> Log<I> {
         let log = &*self.0;
         let segment = log.segment_of(offset);
         if let Some(position) = log.places.borrow().find(offset, segment.base) {
-            return Ok(Place { segment, position });
+            return Ok(Place {
+                segment,
+                position,
+                continues: true,
+            });
         }
         self.load_index(&segment).await?;
         let mut position = segment
@@ -140,7 +151,11 @@ impl<I: Io> Log<I> {
                 .await?
                 .ok_or(ReadError::Damaged(offset))?;
             if header.last_offset() >= offset.0 {
-                return Ok(Place { segment, position });
+                return Ok(Place {
+                    segment,
+                    position,
+                    continues: false,
+                });
             }
             position += batch_bytes(&header, &segment, position)?;
         }
@@ -183,6 +198,113 @@ impl<I: Io> Log<I> {
     }
 }
 
+impl<I: Io> Log<I> {
+    /// Bytes of the segment from `position` on: `bytes` of them, or up to the end of its batches. Of those that are not in memory,
+    /// `ahead` chunks more are read in advance.
+    pub(super) async fn window(
+        &self,
+        segment: &Rc<Segment<I>>,
+        position: u64,
+        bytes: usize,
+        ahead: u64,
+    ) -> Result<Window, ReadError> {
+        let end = (position + bytes as u64).min(segment.bytes.get());
+        let mut window = Window {
+            position,
+            parts: Vec::new(),
+            bytes: 0,
+        };
+        while window.end() < end {
+            let at = window.end();
+            let tail = self.0.tail.borrow();
+            tail.slices(segment, at..end, &mut window.parts);
+            window.bytes = window.parts.iter().map(|part| part.len() as u64).sum();
+            if window.end() > at {
+                continue;
+            }
+            // Not in memory, so in the file; up to where memory begins.
+            let memory = tail.start_in(segment).filter(|start| *start > at);
+            drop(tail);
+            let old = OldBytes {
+                range: at..end.min(memory.unwrap_or(end)),
+                file_end: memory.unwrap_or(segment.bytes.get()),
+            };
+            let part = self.old_bytes(segment, old, ahead).await?;
+            window.bytes += part.len() as u64;
+            window.parts.push(part);
+        }
+        Ok(window)
+    }
+
+    /// Bytes that are in the file from the range's start on, at least one.
+    async fn old_bytes(
+        &self,
+        segment: &Rc<Segment<I>>,
+        old: OldBytes,
+        ahead: u64,
+    ) -> Result<Slice, ReadError> {
+        let chunks = &self.0.memory.chunks;
+        let file = segment.open_reader(&self.0.io).await?;
+        let first = old.range.start / CHUNK_BYTES as u64;
+        let last = (old.range.end - 1) / CHUNK_BYTES as u64;
+        for number in first..=last + ahead {
+            let key = segment.chunk(chunks, number);
+            if !chunks.has(key) && !self.read_chunk(&file, key, old.file_end) {
+                break;
+            }
+        }
+        let key = segment.chunk(chunks, first);
+        let start = first * CHUNK_BYTES as u64;
+        let wanted = (old.range.start - start) as usize
+            ..(old.range.end - start).min(CHUNK_BYTES as u64) as usize;
+        let mut tried = false;
+        loop {
+            let generation = chunks.changed().generation();
+            match chunks.find(key, wanted.clone()) {
+                Found::Bytes(slice) => return Ok(slice),
+                Found::Reading => chunks.changed().changed_since(generation).await,
+                Found::Absent if !tried => {
+                    tried = true;
+                    self.read_chunk(&file, key, old.file_end);
+                }
+                // All chunks are in use, or the read failed: then this one says why.
+                Found::Absent => {
+                    let io = &self.0.io;
+                    let file = io.open(segment.path(), OpenMode::ReadCached).await?;
+                    let slice = read_exactly(io, &file, old.range.start, wanted.len()).await?;
+                    return Ok(slice);
+                }
+            }
+        }
+    }
+
+    /// Begins to read a chunk of what is final in the file up to `file_end`; false if it has none, or no buffer can be had.
+    fn read_chunk(&self, file: &I::File, key: ChunkKey, file_end: u64) -> bool {
+        let at = key.number * CHUNK_BYTES as u64;
+        if at >= file_end {
+            return false;
+        }
+        let Some(buffer) = self.0.memory.chunks.begin(key) else {
+            return false;
+        };
+        let (log, file) = (self.clone(), file.clone());
+        self.0.io.spawn(async move {
+            let (io, chunks) = (&log.0.io, &log.0.memory.chunks);
+            let (result, buffer) = io.read(&file, FilePosition(at), buffer, CHUNK_BYTES).await;
+            let bytes = (file_end - at).min(CHUNK_BYTES as u64) as usize;
+            chunks.end(key, buffer, result.ok().map(|read| read.min(bytes)));
+        });
+        true
+    }
+}
+
+/// What is wanted of a segment's bytes that are not in memory.
+struct OldBytes {
+    range: Range<u64>,
+    /// What the file holds before here is final.
+    file_end: u64,
+}
+
 impl<I: Io> Inner<I> {
     fn check_range(&self, from: Offset) -> Result<(), ReadError> {
         let (log_start, log_end) = (self.progress.log_start(), self.progress.log_end());
@@ -213,43 +335,6 @@ impl<I: Io> Inner<I> {
         let segments = self.segments.borrow();
         let after = segments.partition_point(|segment| segment.base <= offset);
         Rc::clone(&segments[after.saturating_sub(1)])
-    }
-
-    /// Bytes of the segment from `position` on: `bytes` of them, or up to the end of its batches.
-    pub(super) async fn window(
-        &self,
-        segment: &Rc<Segment<I>>,
-        position: u64,
-        bytes: usize,
-    ) -> Result<Window, ReadError> {
-        let end = (position + bytes as u64).min(segment.bytes.get());
-        let mut window = Window {
-            position,
-            parts: Vec::new(),
-            bytes: 0,
-        };
-        while window.end() < end {
-            let at = window.end();
-            self.tail
-                .borrow()
-                .slices(segment, at..end, &mut window.parts);
-            window.bytes = window.parts.iter().map(|part| part.len() as u64).sum();
-            if window.end() > at {
-                continue;
-            }
-            // Not in memory, so in the file; up to where memory begins.
-            let memory = self
-                .tail
-                .borrow()
-                .start_in(segment)
-                .filter(|start| *start > at)
-                .unwrap_or(end);
-            let file = segment.open_reader(&self.io).await?;
-            let part = read_exactly(&self.io, &file, at, (end.min(memory) - at) as usize).await?;
-            window.bytes += part.len() as u64;
-            window.parts.push(part);
-        }
-        Ok(window)
     }
 
     /// The segment used last stays warm; the one not used for longest lets go of its file and index.
@@ -298,8 +383,7 @@ impl<'a, I: Io> Walk<'a, I> {
         }
         let window = self
             .log
-            .0
-            .window(&self.segment, position, LOOKUP_BYTES)
+            .window(&self.segment, position, LOOKUP_BYTES, 0)
             .await?;
         let header = window.header(&self.segment, position);
         self.window = Some(window);

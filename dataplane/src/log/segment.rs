@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::SegmentSummary;
+use super::chunks::{ChunkCache, ChunkKey};
 use super::index::Index;
 use super::limits::{EXTENT_BYTES_MIN, INDEX_FILE_BYTES_MAX};
 use super::types::{Offset, block_ceil};
@@ -32,7 +33,9 @@ pub(super) struct Segment<I: Io> {
     /// For writing; open from the first write to the sealing.
     pub(super) file: RefCell<Option<I::File>>,
     /// For reading; open while the segment is warm.
-    pub(super) reader: RefCell<Option<I::File>>,
+    reader: RefCell<Option<I::File>>,
+    /// What the file's chunks are known by, from the first one on.
+    chunk_key: Cell<Option<u64>>,
     /// Closed, cut to its batches, and its index stored: nothing is written any more.
     pub(super) sealed: Cell<bool>,
     /// The file exists up to here, and reads as zeros from `bytes` on.
@@ -59,6 +62,7 @@ impl<I: Io> Segment<I> {
             index_stored_bytes: Cell::new(0),
             file: RefCell::new(None),
             reader: RefCell::new(None),
+            chunk_key: Cell::new(None),
             sealed: Cell::new(false),
             allocated: Cell::new(0),
             zeroed: Cell::new(0),
@@ -128,14 +132,20 @@ impl<I: Io> Segment<I> {
         Ok(file)
     }
 
-    /// The file for reading through the page cache.
+    /// The file for reading whole blocks.
     pub(super) async fn open_reader(&self, io: &I) -> io::Result<I::File> {
         if let Some(file) = self.reader.borrow().as_ref() {
             return Ok(file.clone());
         }
-        let file = io.open(&self.path, OpenMode::ReadCached).await?;
+        let file = io.open(&self.path, OpenMode::ReadDirect).await?;
         self.reader.replace(Some(file.clone()));
         Ok(file)
+    }
+
+    pub(super) fn chunk(&self, chunks: &ChunkCache, number: u64) -> ChunkKey {
+        let file = self.chunk_key.get().unwrap_or_else(|| chunks.name_file());
+        self.chunk_key.set(Some(file));
+        ChunkKey { file, number }
     }
 
     /// Lets go of what only readers need.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Log;
-use super::limits::{EXTENT_BYTES_MAX, SEGMENT_BYTES_MAX, TERMINATOR_BYTES, ZERO_BYTES};
+use super::limits::{EXTENT_BYTES_MAX, SEGMENT_BYTES_MAX, TERMINATOR_BYTES};
 use super::segment::{Segment, ignore_missing};
 use super::types::block_ceil;
 use crate::io::{BLOCK_BYTES, FilePosition, Io, WriteDurability};
@@ -128,7 +128,8 @@ impl<I: Io> Log<I> {
     async fn zero(&self, segment: &Rc<Segment<I>>) -> io::Result<()> {
         let file = segment.open(&self.0.io).await?;
         while let Some(range) = self.next_to_zero(segment) {
-            let Some(zeros) = self.0.cache.zeros((range.end - range.start) as usize) else {
+            let bytes = (range.end - range.start) as usize;
+            let Some(zeros) = self.0.memory.tails.zeros(&self.0.io, bytes) else {
                 break;
             };
             segment.zeroing.replace(Some(range.clone()));
@@ -159,7 +160,8 @@ impl<I: Io> Log<I> {
         }
         let reached = block_ceil(segment.bytes.get() + TERMINATOR_BYTES as u64);
         let start = segment.zeroed.get().max(reached);
-        let end = segment.allocated.get().min(start + ZERO_BYTES as u64);
+        let most = self.0.io.buffer_bytes() as u64;
+        let end = segment.allocated.get().min(start + most);
         (start < end).then_some(start..end)
     }
 }

@@ -278,7 +278,7 @@ impl Disk {
         bytes: usize,
         random: &mut Random,
     ) -> io::Result<Vec<u8>> {
-        if file.mode == OpenMode::Direct && !(is_aligned(at) && is_aligned(bytes as u64)) {
+        if file.mode != OpenMode::ReadCached && !(is_aligned(at) && is_aligned(bytes as u64)) {
             return Err(ErrorKind::InvalidInput.into());
         }
         let mut result = self.read_range(file, at, bytes);

@@ -400,13 +400,13 @@ fn an_idle_log_gives_its_buffers_to_others() {
     let simulation = simulation(11);
     let io = simulation.boot(HOST);
     let run = io.run(async {
-        let cache = TailCache::new();
+        let memory = LogMemory::new(Vec::new());
         let mut logs = Vec::new();
         for number in 0..40 {
             let path = format!("/data/topic-{number}");
             let log = Log::open(
                 io.clone(),
-                Rc::clone(&cache),
+                Rc::clone(&memory),
                 Path::new(&path),
                 durable(),
                 None,
