@@ -1,7 +1,7 @@
 //! One client's connection: a reader task that begins requests in order, a writer task that answers them in the same order.
 //!
 //! ```text
-//! socket -> FrameReader -> begin -> outbox -> finish -> send -> socket
+//! socket -> FrameReader -> begin -> outbox -> settle -> send -> socket
 //!           reader task             |         writer task
 //!                     Produce: appended, waiting to be written
 //!                     others:  answered
@@ -33,9 +33,18 @@ pub enum Pending<I: Io> {
 pub struct PendingRequest<I: Io> {
     pub api: ApiKey,
     pub received: Instant,
+    /// When it was handled, as far as its reader could.
+    pub begun: Instant,
     pub pending: Pending<I>,
     /// Bytes of log memory that the answer keeps from being used again.
     pub pinned_bytes: usize,
+}
+
+/// When a request was here whole, and when its turn came.
+#[derive(Clone, Copy)]
+pub struct Started {
+    pub received: Instant,
+    pub at: Instant,
 }
 
 /// Begun requests on their way from the reader to the writer.
@@ -71,18 +80,19 @@ impl<I: Io> Outbox<I> {
 
     /// Waits until another request may be begun; false once the connection is broken.
     async fn room(&self) -> bool {
-        loop {
+        while !self.broken.get() {
             let seen = self.changed.generation();
-            if self.broken.get() {
-                return false;
-            }
-            if self.queue.borrow().len() < PENDING_RESPONSES_MAX
-                && self.bytes.get() < PENDING_RESPONSE_BYTES_MAX
-            {
+            if self.has_room() {
                 return true;
             }
             self.changed.changed_since(seen).await;
         }
+        false
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.borrow().len() < PENDING_RESPONSES_MAX
+            && self.bytes.get() < PENDING_RESPONSE_BYTES_MAX
     }
 
     /// The oldest request, or `None` at the end.
@@ -209,12 +219,23 @@ async fn read_requests<I: Io>(
     frames: &mut FrameReader<I>,
     outbox: &Outbox<I>,
 ) -> Result<(), ConnectionError> {
+    // A request begins when it is here and the one before it has been begun: the clock is read once for each.
+    let mut free_since = Instant(0);
     while let Some(frame) = frames.next().await? {
-        let received = shard.io.now();
-        if !outbox.room().await {
-            break;
+        let received = frames.received();
+        if !outbox.has_room() {
+            if !outbox.room().await {
+                break;
+            }
+            free_since = shard.io.now();
         }
-        if let Some(request) = dispatch::begin(shard, frames, frame, received).await? {
+        let started = Started {
+            received,
+            at: received.max(free_since),
+        };
+        let (request, begun) = dispatch::begin(shard, frames, frame, started).await?;
+        free_since = begun;
+        if let Some(request) = request {
             outbox.push(request);
         }
     }
@@ -262,7 +283,7 @@ async fn send_answers<I: Io>(
     let mut next = Some(first);
     while let Some(request) = next {
         answered.add(&request);
-        if finish(shard, request.pending, &mut message).await.is_err() {
+        if finish(request.pending, &mut message).await.is_err() {
             return (Err(SendFailed), message);
         }
         if message.bytes() >= SEND_BYTES_MAX || answered.count == ANSWERS_PER_SEND_MAX {
@@ -284,17 +305,16 @@ async fn send_answers<I: Io>(
 }
 
 /// Turns a begun request into bytes, waiting for what it still waits for.
-async fn finish<I: Io>(
-    shard: &Shard<I>,
-    pending: Pending<I>,
-    message: &mut Gather,
-) -> Result<(), SendFailed> {
+async fn finish<I: Io>(pending: Pending<I>, message: &mut Gather) -> Result<(), SendFailed> {
     match pending {
         Pending::Answered(gather) => {
             respond::append_gather(message, gather);
             Ok(())
         }
-        Pending::Produce(produce) => produce.finish(shard, message).await.map_err(|_| SendFailed),
+        Pending::Produce(mut produce) => {
+            produce.settle().await;
+            produce.finish(message).map_err(|_| SendFailed)
+        }
     }
 }
 
@@ -303,16 +323,24 @@ const ANSWERS_PER_SEND_MAX: usize = 64;
 
 /// What went into one send, for the metrics and the budgets.
 struct AnsweredRequests {
-    received: [(Option<ApiKey>, Instant); ANSWERS_PER_SEND_MAX],
+    requests: [Option<AnsweredRequest>; ANSWERS_PER_SEND_MAX],
     count: usize,
     bytes: usize,
     pinned_bytes: usize,
 }
 
+#[derive(Clone, Copy)]
+struct AnsweredRequest {
+    api: ApiKey,
+    received: Instant,
+    begun: Instant,
+    hopped: bool,
+}
+
 impl Default for AnsweredRequests {
     fn default() -> Self {
         AnsweredRequests {
-            received: [(None, Instant(0)); ANSWERS_PER_SEND_MAX],
+            requests: [None; ANSWERS_PER_SEND_MAX],
             count: 0,
             bytes: 0,
             pinned_bytes: 0,
@@ -322,26 +350,38 @@ impl Default for AnsweredRequests {
 
 impl AnsweredRequests {
     fn add<I: Io>(&mut self, request: &PendingRequest<I>) {
-        self.received[self.count] = (Some(request.api), request.received);
+        let hopped = match &request.pending {
+            Pending::Answered(gather) => {
+                self.bytes += gather.bytes();
+                false
+            }
+            Pending::Produce(produce) => produce.hops(),
+        };
+        self.requests[self.count] = Some(AnsweredRequest {
+            api: request.api,
+            received: request.received,
+            begun: request.begun,
+            hopped,
+        });
         self.count += 1;
         self.pinned_bytes += request.pinned_bytes;
-        if let Pending::Answered(gather) = &request.pending {
-            self.bytes += gather.bytes();
-        }
     }
 
+    /// The answers were ready at `send_begun` and have been sent now.
     fn observe<I: Io>(&self, shard: &Shard<I>, send_begun: Instant) {
         let now = shard.io.now();
-        for (api, received) in &self.received[..self.count] {
-            if let Some(api) = api {
-                shard.metrics.count_request(*api);
-                shard
-                    .metrics
-                    .observe(*api, Stage::Send, now.nanos_since(send_begun));
-                shard
-                    .metrics
-                    .observe(*api, Stage::Total, now.nanos_since(*received));
+        let metrics = &shard.metrics;
+        for request in self.requests[..self.count].iter().flatten() {
+            let waited = send_begun.nanos_since(request.begun);
+            if request.api == ApiKey::Produce {
+                metrics.observe(request.api, Stage::Flush, waited);
             }
+            if request.hopped {
+                metrics.observe(request.api, Stage::Hop, waited);
+            }
+            metrics.count_request(request.api);
+            metrics.observe(request.api, Stage::Send, now.nanos_since(send_begun));
+            metrics.observe(request.api, Stage::Total, now.nanos_since(request.received));
         }
     }
 }

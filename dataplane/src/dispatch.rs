@@ -1,8 +1,9 @@
 //! Takes a frame apart as far as its API and version, and calls that API's handler.
 
-use crate::connection::{Pending, PendingRequest};
+use crate::connection::{Pending, PendingRequest, Started};
 use crate::frame::{Frame, FrameReader};
 use crate::handlers;
+use crate::handlers::produce::{Blocked, PendingProduce};
 use crate::io::{Gather, Instant, Io};
 use crate::limits::FRAME_PIECES_MAX;
 use crate::metrics::Stage;
@@ -27,18 +28,17 @@ pub enum RequestError {
     UnacknowledgedFailed,
 }
 
-/// Begins a request. `None` when it wants no answer.
+/// Begins a request; `None` when it wants no answer. Says when that was done.
 pub async fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
     frames: &mut FrameReader<I>,
     frame: Frame,
-    received: Instant,
-) -> Result<Option<PendingRequest<I>>, RequestError> {
-    let begun = shard.io.now();
-    let produced = begin_produce(shard, &frame, received).await?;
-    if let Begun::Produce(pending) = produced {
+    started: Started,
+) -> Result<(Option<PendingRequest<I>>, Instant), RequestError> {
+    let produced = begin_produce(shard, &frame, started).await?;
+    if let Begun::Produce(pending, begun) = produced {
         frames.recycle(frame);
-        return Ok(pending);
+        return Ok((pending, begun));
     }
     // Other requests are small and may wait long: copies let go of the receive buffers, of this frame and of what came behind it.
     // Their handlers live in a box of their own, so that an idle connection does not carry the largest of them.
@@ -47,28 +47,72 @@ pub async fn begin<I: Io>(
     frames.recycle(frame);
     frames.release_buffers();
     let (api, answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
-    let metrics = &shard.metrics;
-    metrics.observe(api, Stage::Queue, begun.nanos_since(received));
-    metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
-    Ok(Some(PendingRequest {
+    let begun = observe_begun(shard, api, started);
+    let request = PendingRequest {
         api,
-        received,
+        received: started.received,
+        begun,
         pending: Pending::Answered(answer),
         pinned_bytes,
-    }))
+    };
+    Ok((Some(request), begun))
+}
+
+/// Counts how long a request waited for its turn and how long its handler took, until now.
+fn observe_begun<I: Io>(shard: &Shard<I>, api: ApiKey, started: Started) -> Instant {
+    let begun = shard.io.now();
+    let metrics = &shard.metrics;
+    metrics.observe(api, Stage::Queue, started.at.nanos_since(started.received));
+    metrics.observe(api, Stage::Append, begun.nanos_since(started.at));
+    begun
 }
 
 enum Begun<I: Io> {
-    Produce(Option<PendingRequest<I>>),
+    Produce(Option<PendingRequest<I>>, Instant),
     OtherApi,
 }
 
-/// Begins a Produce request where it lies.
+/// Begins a Produce request, waiting for memory where there is none.
 async fn begin_produce<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
-    received: Instant,
+    started: Started,
 ) -> Result<Begun<I>, RequestError> {
+    let mut produce = None;
+    let acks = loop {
+        match append_batches(shard, frame, &mut produce)? {
+            Appending::OtherApi => return Ok(Begun::OtherApi),
+            Appending::Begun { acks } => break acks,
+            Appending::Blocked(blocked) => blocked.passed(shard).await,
+        }
+    };
+    let begun = observe_begun(shard, ApiKey::Produce, started);
+    let produce = match produce {
+        Some(produce) => produce.unless_unanswered(acks)?,
+        None => None,
+    };
+    let request = produce.map(|produce| PendingRequest {
+        api: ApiKey::Produce,
+        received: started.received,
+        begun,
+        pending: Pending::Produce(produce),
+        pinned_bytes: 0,
+    });
+    Ok(Begun::Produce(request, begun))
+}
+
+enum Appending<I: Io> {
+    Begun { acks: i16 },
+    Blocked(Blocked<I>),
+    OtherApi,
+}
+
+/// Decodes a Produce request where it lies and appends its batches. Not async, so that nothing of it outlives the call.
+fn append_batches<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frame: &Frame,
+    pending: &mut Option<PendingProduce<I>>,
+) -> Result<Appending<I>, RequestError> {
     let scratch = Scratch::new();
     let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
     let count = parts
@@ -80,21 +124,17 @@ async fn begin_produce<I: Io>(
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     if api != ApiKey::Produce {
-        return Ok(Begun::OtherApi);
+        return Ok(Appending::OtherApi);
     }
     let to = answer_to(api, &header)?;
     let request = produce::ProduceRequest::decode(&mut reader, to.version)?;
-    let begun = shard.io.now();
-    let pending = handlers::produce::begin(shard, frame, to, &request).await?;
-    let metrics = &shard.metrics;
-    metrics.observe(api, Stage::Queue, begun.nanos_since(received));
-    metrics.observe(api, Stage::Append, shard.io.now().nanos_since(begun));
-    Ok(Begun::Produce(pending.map(|produce| PendingRequest {
-        api,
-        received,
-        pending: Pending::Produce(produce),
-        pinned_bytes: 0,
-    })))
+    let pending = pending.get_or_insert_with(|| PendingProduce::new(to));
+    Ok(
+        match handlers::produce::begin(shard, frame, &request, pending) {
+            Ok(()) => Appending::Begun { acks: request.acks },
+            Err(blocked) => Appending::Blocked(blocked),
+        },
+    )
 }
 
 /// The API of a request, if the broker serves it.

@@ -8,7 +8,7 @@
 //! receive buffer), held if the shard's budget allows, copied otherwise. A large frame gets a buffer of its own and the socket is
 //! received straight into it.
 
-use crate::io::{Buffer, Io, Slice};
+use crate::io::{Buffer, Instant, Io, Slice};
 use crate::limits::*;
 use crate::select;
 use std::cell::{Cell, RefCell};
@@ -152,6 +152,8 @@ pub struct FrameReader<I: Io> {
     pieces: VecDeque<Slice>,
     /// Bytes left in `head` and `pieces`.
     available: usize,
+    /// When the last of them came.
+    received: Instant,
     spare_pieces: Vec<Slice>,
     spare_head: Vec<u8>,
 }
@@ -166,6 +168,7 @@ impl<I: Io> FrameReader<I> {
             head_taken: 0,
             pieces: VecDeque::new(),
             available: 0,
+            received: Instant(0),
             spare_pieces: Vec::new(),
             spare_head: Vec::new(),
         }
@@ -194,6 +197,11 @@ impl<I: Io> FrameReader<I> {
         }
     }
 
+    /// When the frame that [`FrameReader::next`] returned was here whole; frames that came together share it.
+    pub fn received(&self) -> Instant {
+        self.received
+    }
+
     /// Takes a finished frame's vectors back, so that the next frame needs no allocation.
     pub fn recycle(&mut self, mut frame: Frame) {
         // A large head was for an unusual frame, and would stay with an idle connection.
@@ -216,6 +224,12 @@ impl<I: Io> FrameReader<I> {
     fn announced_bytes(&self) -> Result<Option<usize>, FrameError> {
         if self.available < 4 {
             return Ok(None);
+        }
+        // Nearly always it lies in one piece.
+        if self.head.len() == self.head_taken
+            && let Some(prefix) = self.pieces.front().and_then(|piece| piece.first_chunk())
+        {
+            return Ok(Some(wire::frame_length(*prefix, FRAME_BYTES_MAX)?));
         }
         let mut prefix = [0; 4];
         let pieces = self.pieces.iter().flat_map(|piece| piece.iter());
@@ -241,6 +255,7 @@ impl<I: Io> FrameReader<I> {
         if slice.is_empty() {
             return Ok(false);
         }
+        self.received = self.io.now();
         self.available += slice.len();
         self.pieces.push_back(slice);
         Ok(true)
@@ -269,7 +284,7 @@ impl<I: Io> FrameReader<I> {
                 .front_mut()
                 .expect("available counts the pieces");
             let take = left.min(piece.len());
-            *piece = piece.slice(take..piece.len());
+            piece.advance(take);
             if piece.is_empty() {
                 self.pieces.pop_front();
             }
@@ -298,16 +313,14 @@ impl<I: Io> FrameReader<I> {
         while left > 0 {
             let piece = self
                 .pieces
-                .pop_front()
+                .front_mut()
                 .expect("available counts the pieces");
-            if piece.len() <= left {
-                left -= piece.len();
-                pieces.push(piece);
-            } else {
-                pieces.push(piece.slice(0..left));
-                self.pieces.push_front(piece.slice(left..piece.len()));
-                left = 0;
+            if piece.len() > left {
+                pieces.push(piece.split_to(left));
+                break;
             }
+            left -= piece.len();
+            pieces.extend(self.pieces.pop_front());
         }
         Frame {
             head,
@@ -333,6 +346,7 @@ impl<I: Io> FrameReader<I> {
         while let Some(buffer) = large.buffer.take() {
             let missing = bytes - buffer.len();
             if missing == 0 {
+                self.received = self.io.now();
                 let pieces = vec![buffer.slice(0..bytes)];
                 large.buffer = Some(buffer);
                 return Ok(Frame {

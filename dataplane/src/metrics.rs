@@ -7,10 +7,9 @@ use prometheus::local::LocalHistogram;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
-use wire::ApiKey;
+use wire::{APIS, ApiKey};
 
 /// Where a request's time goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +27,8 @@ pub enum Stage {
     /// All of it.
     Total,
 }
+
+const STAGES: usize = Stage::Total as usize + 1;
 
 impl Stage {
     const fn label(self) -> &'static str {
@@ -174,17 +175,25 @@ pub struct TopicMetrics {
 /// One shard's part of the metrics.
 pub struct ShardMetrics {
     pub families: Metrics,
-    latencies: RefCell<HashMap<(ApiKey, Stage), LocalHistogram>>,
-    requests: RefCell<HashMap<ApiKey, LocalCounter>>,
+    /// By API key; what was never asked for is not made.
+    apis: Vec<ApiMetrics>,
     pub connections_open: Cell<i64>,
+}
+
+/// APIs are in order of their keys.
+const KEY_MAX: usize = APIS[APIS.len() - 1].key as usize;
+
+#[derive(Default)]
+struct ApiMetrics {
+    requests: OnceCell<LocalCounter>,
+    stages: [OnceCell<LocalHistogram>; STAGES],
 }
 
 impl ShardMetrics {
     pub fn new(families: Metrics) -> Self {
         ShardMetrics {
             families,
-            latencies: RefCell::default(),
-            requests: RefCell::default(),
+            apis: (0..=KEY_MAX).map(|_| ApiMetrics::default()).collect(),
             connections_open: Cell::new(0),
         }
     }
@@ -236,41 +245,34 @@ impl ShardMetrics {
 
     /// Counts one request's time in a stage.
     pub fn observe(&self, api: ApiKey, stage: Stage, nanos: u64) {
-        let mut latencies = self.latencies.borrow_mut();
-        latencies
-            .entry((api, stage))
-            .or_insert_with(|| {
-                self.families
-                    .request_seconds
-                    .with_label_values(&[api.api().name, stage.label()])
-                    .local()
-            })
-            .observe(nanos as f64 / 1e9);
+        let histogram = self.apis[api as usize].stages[stage as usize].get_or_init(|| {
+            self.families
+                .request_seconds
+                .with_label_values(&[api.api().name, stage.label()])
+                .local()
+        });
+        histogram.observe(nanos as f64 / 1e9);
     }
 
     pub fn count_request(&self, api: ApiKey) {
-        let mut requests = self.requests.borrow_mut();
-        requests
-            .entry(api)
-            .or_insert_with(|| {
-                self.families
-                    .requests
-                    .with_label_values(&[api.api().name])
-                    .local()
-            })
-            .inc();
+        let requests = self.apis[api as usize].requests.get_or_init(|| {
+            self.families
+                .requests
+                .with_label_values(&[api.api().name])
+                .local()
+        });
+        requests.inc();
     }
 
     /// Makes what was counted since the last call visible.
     pub fn flush(&self) {
-        self.latencies
-            .borrow()
-            .values()
-            .for_each(LocalHistogram::flush);
-        self.requests
-            .borrow()
-            .values()
-            .for_each(GenericLocalCounter::flush);
+        for api in &self.apis {
+            api.stages
+                .iter()
+                .filter_map(OnceCell::get)
+                .for_each(LocalHistogram::flush);
+            api.requests.get().inspect(|requests| requests.flush());
+        }
     }
 }
 

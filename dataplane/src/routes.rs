@@ -9,8 +9,8 @@ use crate::partition::Partition;
 use control_api::ids::TopicId;
 use control_api::image::TopicRecord;
 use control_api::topic_config::TopicConfig;
+use foldhash::HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use wire::ErrorCode;
 
@@ -82,8 +82,8 @@ pub struct Routes<I: Io> {
 impl<I: Io> Default for Routes<I> {
     fn default() -> Self {
         Routes {
-            by_name: HashMap::new(),
-            by_id: HashMap::new(),
+            by_name: HashMap::default(),
+            by_id: HashMap::default(),
         }
     }
 }

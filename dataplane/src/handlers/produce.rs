@@ -1,17 +1,16 @@
 //! Produce: checks each batch where it lies, appends it, and answers once it is as safe as the client asked.
 //!
-//! [`begin`] runs in the connection's reader and appends; [`PendingProduce::finish`] runs in its writer and waits. A batch for a
+//! [`begin`] runs in the connection's reader and appends; [`PendingProduce::settle`] runs in its writer and waits. A batch for a
 //! partition of another shard makes one hop there, by pointer, and its outcome one hop back.
 
 use crate::calls::Call;
 use crate::dispatch::RequestError;
 use crate::errors;
 use crate::frame::Frame;
-use crate::io::{Gather, Instant, Io};
+use crate::io::{Gather, Io};
 use crate::limits::FRAME_PIECES_MAX;
 use crate::log::{AppendError, Appended, Level, WaitError};
 use crate::message::{Reply, SharedRecords};
-use crate::metrics::Stage;
 use crate::partition::Partition;
 use crate::partition_request::{PartitionKey, PartitionReply, PartitionRequest};
 use crate::respond::{self, AnswerTo};
@@ -23,14 +22,31 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use wire::messages::produce::*;
-use wire::{ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, Scratch, Uuid};
+use wire::{Array, Batch, EncodeError, ErrorCode, Reader, Records, Scratch, Uuid};
 
-/// A produce request whose batches are appended and not yet all as safe as asked.
+/// A produce request whose batches are appended, or about to be, and not yet all as safe as asked.
 pub struct PendingProduce<I: Io> {
     to: AnswerTo,
-    begun: Instant,
     topics: SmallVec<[PendingTopic<I>; 1]>,
     partitions: SmallVec<[PendingPartition<I>; 1]>,
+}
+
+/// Why a request cannot be begun to its end now. The socket is not read meanwhile.
+pub(crate) enum Blocked<I: Io> {
+    /// No tail buffer is free for a batch of that many bytes.
+    NoMemory(Rc<Partition<I>>, usize),
+    /// The other shard or this one has too many calls open.
+    NoCall,
+}
+
+impl<I: Io> Blocked<I> {
+    /// Waits until trying again may help.
+    pub(crate) async fn passed(self, shard: &Shard<I>) {
+        match self {
+            Blocked::NoMemory(partition, bytes) => partition.room(bytes).await,
+            Blocked::NoCall => shard.io.sleep_until(shard.io.now().after_ms(1)).await,
+        }
+    }
 }
 
 struct PendingTopic<I: Io> {
@@ -78,6 +94,17 @@ impl ProduceOutcome {
         }
     }
 
+    fn of_partition(&self, index: i32) -> PartitionProduceResponse<'static> {
+        PartitionProduceResponse {
+            index,
+            error_code: self.error as i16,
+            base_offset: self.base_offset,
+            log_append_time_ms: self.log_append_time_ms,
+            log_start_offset: self.log_start_offset,
+            ..Default::default()
+        }
+    }
+
     fn accepted<I: Io>(partition: &Partition<I>, appended: &Appended) -> Self {
         ProduceOutcome {
             error: ErrorCode::None,
@@ -88,56 +115,37 @@ impl ProduceOutcome {
     }
 }
 
-/// Appends the batches of a request. `None` for `acks=0`, which wants no answer.
-pub(crate) async fn begin<I: Io>(
+/// Appends the batches of a request to the end of `pending`'s; called again after [`Blocked`], it goes on behind those.
+pub(crate) fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
-    to: AnswerTo,
     request: &ProduceRequest<'_>,
-) -> Result<Option<PendingProduce<I>>, RequestError> {
-    let mut pending = PendingProduce {
-        to,
-        begun: shard.io.now(),
-        topics: SmallVec::new(),
-        partitions: SmallVec::new(),
-    };
+    pending: &mut PendingProduce<I>,
+) -> Result<(), Blocked<I>> {
+    let version = pending.to.version;
     let refusal = refusal_of_request(request);
-    for topic in request.topic_data.iter() {
-        let route = find_topic(shard, to.version, &topic);
-        let first = pending.partitions.len();
-        for partition in topic.partition_data.iter() {
+    for (number, topic) in request.topic_data.iter().enumerate() {
+        let route = find_topic(shard, version, &topic);
+        if number == pending.topics.len() {
+            pending.topics.push(PendingTopic::new(&topic, &route));
+        }
+        let begun = pending.topics[number].partitions;
+        for partition in topic.partition_data.iter().skip(begun) {
             let state = match (refusal, &route) {
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
                 (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
                 (None, Ok(route)) => {
-                    begin_partition(shard, frame, route, &partition, to.version, request.acks).await
+                    begin_partition(shard, frame, route, &partition, version, request.acks)?
                 }
             };
             pending.partitions.push(PendingPartition {
                 index: partition.index,
                 state,
             });
+            pending.topics[number].partitions += 1;
         }
-        let name = match route {
-            Ok(route) => TopicName::Known(route),
-            Err(_) => TopicName::Unknown {
-                name: topic.name.to_owned(),
-                id: topic.topic_id,
-            },
-        };
-        pending.topics.push(PendingTopic {
-            name,
-            partitions: pending.partitions.len() - first,
-        });
     }
-    if request.acks != 0 {
-        return Ok(Some(pending));
-    }
-    let failed = |partition: &PendingPartition<I>| matches!(&partition.state, PendingState::Done(outcome) if outcome.error != ErrorCode::None);
-    if pending.partitions.iter().any(failed) {
-        return Err(RequestError::UnacknowledgedFailed);
-    }
-    Ok(None)
+    Ok(())
 }
 
 /// What is wrong with a request as a whole.
@@ -167,58 +175,45 @@ fn find_topic<I: Io>(
         .ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
-async fn begin_partition<I: Io>(
+fn begin_partition<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
     route: &Rc<TopicRoute<I>>,
     data: &PartitionProduceData<'_>,
     version: i16,
     acks: i16,
-) -> PendingState<I> {
+) -> Result<PendingState<I>, Blocked<I>> {
+    let refused = |error| Ok(PendingState::Done(ProduceOutcome::refused(error)));
     let place = match route.leader(data.index) {
         Ok(place) => place,
-        Err(error) => return PendingState::Done(ProduceOutcome::refused(error)),
+        Err(error) => return refused(error),
     };
     let Some(records) = data.records else {
-        return PendingState::Done(ProduceOutcome::refused(ErrorCode::InvalidRecord));
+        return refused(ErrorCode::InvalidRecord);
     };
     if version < ZSTD_VERSION_MIN && is_zstd(&records) {
-        return PendingState::Done(ProduceOutcome::refused(
-            ErrorCode::UnsupportedCompressionType,
-        ));
+        return refused(ErrorCode::UnsupportedCompressionType);
     }
-    let partition = match place {
-        Place::Here(partition) => partition,
+    match place {
+        Place::Here(partition) => match append(shard, route, &partition, &records) {
+            Ok(appended) => Ok(waiting(partition, appended, acks)),
+            Err(Refused::Busy) => Err(Blocked::NoMemory(partition, records.len())),
+            Err(Refused::Code(error)) => refused(error),
+        },
         Place::There(other) => {
+            let Some(records) = frame.share(records.pieces()) else {
+                return refused(ErrorCode::KafkaStorageError);
+            };
             let key = PartitionKey {
                 topic: route.id,
                 partition: data.index,
             };
-            let Some(records) = frame.share(records.pieces()) else {
-                return PendingState::Done(ProduceOutcome::refused(ErrorCode::KafkaStorageError));
-            };
-            // The call may find no room for a moment; the socket is not read meanwhile.
-            loop {
-                let request = PartitionRequest::Produce {
-                    key,
-                    records: records.clone(),
-                    acks,
-                };
-                match shard.ask_shard(other, request) {
-                    Some(_) if acks == 0 => {
-                        return PendingState::Done(ProduceOutcome::refused(ErrorCode::None));
-                    }
-                    Some(call) => return PendingState::OnOtherShard(call),
-                    None => shard.io.sleep_until(shard.io.now().after_ms(1)).await,
-                }
+            let request = PartitionRequest::Produce { key, records, acks };
+            match shard.ask_shard(other, request) {
+                Some(_) if acks == 0 => refused(ErrorCode::None),
+                Some(call) => Ok(PendingState::OnOtherShard(call)),
+                None => Err(Blocked::NoCall),
             }
-        }
-    };
-    loop {
-        match append(shard, route, &partition, &records) {
-            Ok(appended) => return waiting(partition, appended, acks),
-            Err(Refused::Busy) => partition.room(records.len()).await,
-            Err(Refused::Code(error)) => return PendingState::Done(ProduceOutcome::refused(error)),
         }
     }
 }
@@ -315,8 +310,44 @@ fn check_timestamps(
     Ok(())
 }
 
+impl<I: Io> PendingTopic<I> {
+    fn new(topic: &TopicProduceData<'_>, route: &Result<Rc<TopicRoute<I>>, ErrorCode>) -> Self {
+        let name = match route {
+            Ok(route) => TopicName::Known(route.clone()),
+            Err(_) => TopicName::Unknown {
+                name: topic.name.to_owned(),
+                id: topic.topic_id,
+            },
+        };
+        PendingTopic {
+            name,
+            partitions: 0,
+        }
+    }
+}
+
 impl<I: Io> PendingProduce<I> {
-    /// Whether [`PendingProduce::finish`] would not have to wait.
+    pub(crate) fn new(to: AnswerTo) -> Self {
+        PendingProduce {
+            to,
+            topics: SmallVec::new(),
+            partitions: SmallVec::new(),
+        }
+    }
+
+    /// What is left to do of a request that was begun to its end: `None` for `acks=0`, which wants no answer.
+    pub(crate) fn unless_unanswered(self, acks: i16) -> Result<Option<Self>, RequestError> {
+        if acks != 0 {
+            return Ok(Some(self));
+        }
+        let failed = |partition: &PendingPartition<I>| matches!(&partition.state, PendingState::Done(outcome) if outcome.error != ErrorCode::None);
+        if self.partitions.iter().any(failed) {
+            return Err(RequestError::UnacknowledgedFailed);
+        }
+        Ok(None)
+    }
+
+    /// Whether [`PendingProduce::settle`] would not have to wait.
     pub(crate) fn is_ready(&self) -> bool {
         self.partitions
             .iter()
@@ -331,49 +362,44 @@ impl<I: Io> PendingProduce<I> {
             })
     }
 
-    /// Waits for every batch and appends the answer to `message`.
-    pub(crate) async fn finish(
-        self,
-        shard: &Shard<I>,
-        message: &mut Gather,
-    ) -> Result<(), EncodeError> {
-        let waited_from = shard.io.now();
-        let mut hopped = false;
-        let mut outcomes: SmallVec<[PartitionProduceResponse<'static>; 1]> = SmallVec::new();
-        for partition in self.partitions {
-            let outcome = match partition.state {
-                PendingState::Done(outcome) => outcome,
+    /// Whether some of its batches are another shard's.
+    pub(crate) fn hops(&self) -> bool {
+        self.partitions
+            .iter()
+            .any(|partition| matches!(partition.state, PendingState::OnOtherShard(_)))
+    }
+
+    /// Waits until every batch has its outcome.
+    pub(crate) async fn settle(&mut self) {
+        for partition in &mut self.partitions {
+            let outcome = match &mut partition.state {
+                PendingState::Done(_) => continue,
                 PendingState::Waiting {
                     partition,
                     appended,
                     level,
-                } => wait(&partition, &appended, level).await,
-                PendingState::OnOtherShard(call) => {
-                    hopped = true;
-                    match call.await {
-                        Reply::Partition(PartitionReply::Produce(outcome)) => outcome,
-                        _ => unreachable!("a reply is of the kind of its request"),
-                    }
-                }
+                } => wait(partition, appended, *level).await,
+                PendingState::OnOtherShard(call) => match call.await {
+                    Reply::Partition(PartitionReply::Produce(outcome)) => outcome,
+                    _ => unreachable!("a reply is of the kind of its request"),
+                },
             };
-            outcomes.push(PartitionProduceResponse {
-                index: partition.index,
-                error_code: outcome.error as i16,
-                base_offset: outcome.base_offset,
-                log_append_time_ms: outcome.log_append_time_ms,
-                log_start_offset: outcome.log_start_offset,
-                ..Default::default()
-            });
+            partition.state = PendingState::Done(outcome);
         }
-        let now = shard.io.now();
-        shard
-            .metrics
-            .observe(ApiKey::Produce, Stage::Flush, now.nanos_since(waited_from));
-        if hopped {
-            shard
-                .metrics
-                .observe(ApiKey::Produce, Stage::Hop, now.nanos_since(self.begun));
-        }
+    }
+
+    /// Appends the answer to `message`, once settled.
+    pub(crate) fn finish(self, message: &mut Gather) -> Result<(), EncodeError> {
+        let outcomes: SmallVec<[PartitionProduceResponse<'static>; 1]> = self
+            .partitions
+            .iter()
+            .map(|partition| {
+                let PendingState::Done(outcome) = &partition.state else {
+                    unreachable!("a request is answered once it is settled");
+                };
+                outcome.of_partition(partition.index)
+            })
+            .collect();
         let mut rest = &outcomes[..];
         let topics: SmallVec<[TopicProduceResponse<'_>; 1]> = self
             .topics
