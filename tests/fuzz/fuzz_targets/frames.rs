@@ -18,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{SimIo, SimListener, SimOptions, SimSocket, Simulation};
 
 const CONNECTIONS_MAX: usize = 3;
-const STREAM_BYTES_MAX: usize = 1_500_000;
+const STREAM_BYTES_MAX: usize = 1_200_000;
 /// Enough that no reader ever waits for a buffer which a kept frame holds: a frame lies in at most 33 pieces.
 const FRAMES_KEPT_MAX: usize = 4;
 const RECEIVE_BUFFERS: usize = CONNECTIONS_MAX * (FRAMES_KEPT_MAX + 2) * 33;
