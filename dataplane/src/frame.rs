@@ -83,6 +83,8 @@ impl Frame {
 pub struct FrameMemory {
     held_bytes: Cell<usize>,
     large_bytes: Cell<usize>,
+    /// A frame uses what is kept back of the budget of large frames.
+    reserve_taken: Cell<bool>,
     spare: RefCell<Vec<Buffer>>,
 }
 
@@ -90,10 +92,21 @@ pub struct FrameMemory {
 struct LargeBuffer {
     buffer: Option<Buffer>,
     charged_bytes: usize,
+    has_reserve: bool,
     memory: Rc<FrameMemory>,
 }
 
 impl FrameMemory {
+    /// Bytes of receive buffers that unfinished frames hold.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.get()
+    }
+
+    /// Bytes of large frames, as far as they have arrived.
+    pub fn large_bytes(&self) -> usize {
+        self.large_bytes.get()
+    }
+
     /// A buffer for a frame of that size. It takes memory only as it is filled.
     fn large(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
         let fits = bytes <= LARGE_FRAME_BUFFER_BYTES;
@@ -102,6 +115,7 @@ impl FrameMemory {
         Some(LargeBuffer {
             buffer: Some(buffer),
             charged_bytes: 0,
+            has_reserve: false,
             memory: self.clone(),
         })
     }
@@ -110,13 +124,19 @@ impl FrameMemory {
 impl LargeBuffer {
     /// Counts `bytes` more towards the budget; false while the budget has no room.
     fn charge(&mut self, bytes: usize) -> bool {
-        let used = self.memory.large_bytes.get();
-        if used + bytes > LARGE_FRAME_BYTES_MAX {
+        let used = self.memory.large_bytes.get() + bytes;
+        if used > LARGE_FRAME_BYTES_MAX - LARGE_FRAME_RESERVE_BYTES && !self.take_reserve() {
             return false;
         }
-        self.memory.large_bytes.set(used + bytes);
+        self.memory.large_bytes.set(used);
         self.charged_bytes += bytes;
         true
+    }
+
+    /// Whether this is the one frame that may use the reserve.
+    fn take_reserve(&mut self) -> bool {
+        self.has_reserve = self.has_reserve || !self.memory.reserve_taken.replace(true);
+        self.has_reserve
     }
 }
 
@@ -126,6 +146,9 @@ impl Drop for LargeBuffer {
         memory
             .large_bytes
             .set(memory.large_bytes.get() - self.charged_bytes);
+        if self.has_reserve {
+            memory.reserve_taken.set(false);
+        }
         let Some(mut buffer) = self.buffer.take() else {
             return;
         };
@@ -334,9 +357,10 @@ impl<I: Io> FrameReader<I> {
             .memory
             .large(bytes)
             .ok_or(FrameError::NoMemory(bytes))?;
-        // What has arrived moves out of the receive buffers before anything is waited for.
+        // What has arrived moves out of the receive buffers before anything is waited for. It is little, and counted with the first
+        // step.
         let start = self.cut(self.available.min(bytes));
-        self.wait_for_budget(&mut large, start.bytes()).await;
+        let mut uncharged = start.bytes();
         if let Some(buffer) = &mut large.buffer {
             start
                 .parts()
@@ -356,7 +380,8 @@ impl<I: Io> FrameReader<I> {
                 });
             }
             let step = missing.min(LARGE_FRAME_STEP_BYTES);
-            self.wait_for_budget(&mut large, step).await;
+            self.wait_for_budget(&mut large, uncharged + step).await;
+            uncharged = 0;
             let deadline = self.io.now().after_ms(LARGE_FRAME_STEP_MS_MAX);
             let receiving = self.io.receive_into(&self.socket, buffer, step);
             let received = select::until(&self.io, deadline, receiving).await;
@@ -381,5 +406,33 @@ impl Drop for Frame {
     fn drop(&mut self) {
         // The slices go before the buffer that they view, so that it can be used again.
         self.pieces.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each waited for memory that the others held, and the shard took no large frame ever again.
+    #[test]
+    fn large_frames_that_arrive_together_do_not_wait_for_each_other_for_ever() {
+        let memory = Rc::new(FrameMemory::default());
+        let frame = || {
+            let large = memory.large(FRAME_BYTES_MAX);
+            (large.expect("untouched memory is free"), FRAME_BYTES_MAX)
+        };
+        let mut unfinished: Vec<(LargeBuffer, usize)> = (0..5).map(|_| frame()).collect();
+        while !unfinished.is_empty() {
+            let before = memory.large_bytes();
+            for (large, missing) in &mut unfinished {
+                let step = LARGE_FRAME_STEP_BYTES.min(*missing);
+                *missing -= if large.charge(step) { step } else { 0 };
+            }
+            let used = memory.large_bytes();
+            assert!(used > before, "a step was taken");
+            assert!(used <= LARGE_FRAME_BYTES_MAX, "the budget holds");
+            unfinished.retain(|(_, missing)| *missing > 0);
+        }
+        assert_eq!(memory.large_bytes(), 0);
     }
 }

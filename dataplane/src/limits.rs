@@ -21,6 +21,10 @@ pub const HELD_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS / 2;
 /// Bytes of large frames that one shard may hold, counted as they arrive.
 pub const LARGE_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// As much of it is for one frame at a time, which can so be finished whatever the others hold: without it, frames that arrive
+/// together would use the budget up before any of them is whole, and wait for each other.
+pub const LARGE_FRAME_RESERVE_BYTES: usize = FRAME_BYTES_MAX;
+
 /// A large frame is received in steps of this size, and each must come within this time: clients that stop half-way may not keep the
 /// memory of others.
 pub const LARGE_FRAME_STEP_BYTES: usize = 1024 * 1024;
@@ -80,8 +84,8 @@ const _: () = assert!(
     "some receive buffers always remain for complete frames"
 );
 const _: () = assert!(
-    FRAME_BYTES_MAX <= LARGE_FRAME_BYTES_MAX,
-    "the largest frame must fit the budget of large frames"
+    FRAME_BYTES_MAX <= LARGE_FRAME_BYTES_MAX - LARGE_FRAME_RESERVE_BYTES,
+    "the largest frame must fit the budget of large frames without the reserve"
 );
 const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
 const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));

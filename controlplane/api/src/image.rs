@@ -159,6 +159,10 @@ impl MetadataImage {
                 self.broker_configs.insert(*broker, configs.clone());
             }
             MetadataEvent::CoordinatorChanged { shard, record } => {
+                // A number from outside must not decide how much memory is taken.
+                if *shard >= COORDINATOR_SHARDS {
+                    return;
+                }
                 let shard = *shard as usize;
                 let vacant = CoordinatorRecord {
                     owner: None,
@@ -181,5 +185,24 @@ impl MetadataImage {
     /// Brokers that clients may be sent to, in id order.
     pub fn live_brokers(&self) -> impl Iterator<Item = &BrokerRecord> {
         self.brokers.values().filter(|broker| !broker.fenced)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_shard_that_cannot_be_takes_no_memory() {
+        let mut image = MetadataImage::default();
+        let record = CoordinatorRecord {
+            owner: Some(BrokerId(1)),
+            epoch: 1,
+        };
+        for shard in [u32::MAX, COORDINATOR_SHARDS, 1] {
+            image.apply_event(&MetadataEvent::CoordinatorChanged { shard, record });
+        }
+        assert_eq!(image.coordinators.len(), 2);
+        assert_eq!(image.coordinators[1], record);
     }
 }

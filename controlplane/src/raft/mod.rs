@@ -8,7 +8,7 @@ pub(crate) mod peer;
 pub(crate) mod snapshot;
 #[cfg(test)]
 mod store_tests;
-pub(crate) mod wire;
+pub mod wire;
 
 pub use log::read_payload;
 pub use machine::Machine;

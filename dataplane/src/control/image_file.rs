@@ -1,12 +1,23 @@
 //! The last metadata image, kept on disk so that a broker can start and serve while the quorum is away.
 
-use control_api::codec;
+use control_api::codec::{self, CodecError};
 use control_api::image::MetadataImage;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
 const FILE: &str = "metadata.image";
+
+/// Why a file's bytes are no image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("it is too short")]
+    TooShort,
+    #[error("its checksum does not match")]
+    WrongChecksum,
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
 
 /// The stored image; `None` when there is none. A damaged one is an error: the file is written whole or not at all, so damage
 /// means that the disk is not to be trusted.
@@ -16,29 +27,59 @@ pub fn load_image(data: &Path) -> io::Result<Option<MetadataImage>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let damaged = |reason: &dyn std::fmt::Display| {
+    let damaged = |reason| {
         let text = format!("{} is damaged: {reason}", data.join(FILE).display());
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
-    let Some((crc, archive)) = bytes.split_first_chunk::<4>() else {
-        return Err(damaged(&"it is too short"));
-    };
+    decode_image(&bytes).map(Some).map_err(damaged)
+}
+
+/// What the file says, from the whole of its bytes.
+pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, ImageError> {
+    let (crc, archive) = bytes.split_first_chunk::<4>().ok_or(ImageError::TooShort)?;
     if crc32c::crc32c(archive) != u32::from_le_bytes(*crc) {
-        return Err(damaged(&"its checksum does not match"));
+        return Err(ImageError::WrongChecksum);
     }
-    codec::decode(archive)
-        .map(Some)
-        .map_err(|error| damaged(&error))
+    Ok(codec::decode(archive)?)
+}
+
+/// The whole file, as [`decode_image`] reads it.
+pub fn encode_image(image: &MetadataImage) -> Vec<u8> {
+    let mut bytes = codec::encode_after(vec![0; 4], image);
+    let (crc, archive) = bytes.split_at_mut(4);
+    crc.copy_from_slice(&crc32c::crc32c(archive).to_le_bytes());
+    bytes
 }
 
 /// Replaces the stored image as one step.
 pub(super) fn store_image(data: &Path, image: &MetadataImage) -> io::Result<()> {
-    let archive = codec::encode(image);
     let temporary = data.join("metadata.image.tmp");
     let mut file = File::create(&temporary)?;
-    file.write_all(&crc32c::crc32c(&archive).to_le_bytes())?;
-    file.write_all(&archive)?;
+    file.write_all(&encode_image(image))?;
     file.sync_all()?;
     fs::rename(&temporary, data.join(FILE))?;
     File::open(data)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_read_as_it_was_written_and_any_changed_byte_is_noticed() {
+        let image = MetadataImage {
+            index: 7,
+            cluster_id: "mQxNyM-0RYK1AUOhzXb8dw".into(),
+            ..MetadataImage::default()
+        };
+        let bytes = encode_image(&image);
+        assert_eq!(decode_image(&bytes).ok(), Some(image));
+        for position in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1;
+            assert!(decode_image(&damaged).is_err(), "byte {position}");
+            let cut = &bytes[..position];
+            assert!(decode_image(cut).is_err(), "cut at {position}");
+        }
+    }
 }

@@ -6,5 +6,5 @@ mod link;
 mod registration;
 mod strays;
 
-pub use image_file::load_image;
+pub use image_file::{ImageError, decode_image, encode_image, load_image};
 pub use link::{Link, LinkParts};

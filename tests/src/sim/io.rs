@@ -125,6 +125,11 @@ impl SimIo {
         self.0.buffers.available()
     }
 
+    /// Receive buffers that are free, likewise.
+    pub fn receive_buffers_available(&self) -> usize {
+        self.0.receive_buffers.available()
+    }
+
     pub fn listen(&self, address: SocketAddr) -> io::Result<SimListener> {
         let mut world = self.0.shared.world.borrow_mut();
         world.network.listen(address, self.0.incarnation)?;

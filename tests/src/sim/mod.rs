@@ -152,6 +152,13 @@ impl Simulation {
         world.faults.aim(fault, path_end.into(), skip);
     }
 
+    /// Makes the next deliveries of any connection bring so many bytes each, or what is on the wire if that is less. A piece of at
+    /// most 32 KiB is then one receive of an end that waits for it.
+    pub fn deliver_in(&self, pieces: impl IntoIterator<Item = usize>) {
+        let mut world = self.shared.world.borrow_mut();
+        world.network.pieces.extend(pieces);
+    }
+
     pub fn set_disk_bytes(&self, host: &str, bytes: u64) {
         self.with_disk(host, |disk| disk.set_capacity(bytes));
     }

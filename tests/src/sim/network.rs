@@ -49,6 +49,8 @@ pub(super) struct Network {
     pub(super) woken: Vec<Waker>,
     /// Ends that have something on the wire and no delivery under way.
     pub(super) deliveries: Vec<End>,
+    /// How many bytes the next deliveries bring; after them it is left to chance.
+    pub(super) pieces: VecDeque<usize>,
 }
 
 struct Backlog {
@@ -214,7 +216,10 @@ impl Network {
         let stream = &mut connection.incoming[end.side];
         let bytes = match stream.wire.len() {
             0 => 0,
-            available => random.chunk(available),
+            available => match self.pieces.pop_front() {
+                Some(bytes) => bytes.clamp(1, available),
+                None => random.chunk(available),
+            },
         };
         stream.arrived.extend(stream.wire.drain(..bytes));
         let more = !stream.wire.is_empty();

@@ -1,0 +1,371 @@
+//! A connection's bytes cut into frames, in the pieces that each test names, on the simulated world's sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use dataplane::frame::{Frame, FrameError, FrameMemory, FrameReader};
+use dataplane::io::{Gather, GatherPart, Io};
+use dataplane::limits::{
+    FRAME_BYTES_COPIED_MAX, FRAME_BYTES_HELD_MAX, FRAME_BYTES_MAX, FRAME_PIECES_MAX,
+    HELD_BYTES_MAX, LARGE_FRAME_STEP_BYTES, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
+};
+use millrace_tests::sim::{SimIo, SimListener, SimSocket, Simulation};
+
+/// More than is copied while a frame waits for its rest, and less than a receive buffer.
+const PIECE_BYTES: usize = 6000;
+const _: () = assert!(FRAME_BYTES_COPIED_MAX < PIECE_BYTES && PIECE_BYTES < RECEIVE_BUFFER_BYTES);
+
+struct World {
+    simulation: Simulation,
+    io: SimIo,
+    listener: SimListener,
+    memory: Rc<FrameMemory>,
+}
+
+impl World {
+    fn new() -> World {
+        let simulation = Simulation::seeded(1);
+        let io = simulation.boot("broker");
+        let listener = io.listen(address()).unwrap();
+        World {
+            simulation,
+            io,
+            listener,
+            memory: Rc::default(),
+        }
+    }
+
+    /// A client's socket, and the reader of what it sends.
+    async fn connect(&self) -> (SimSocket, FrameReader<SimIo>) {
+        let client = self.io.connect(address()).await.unwrap();
+        let (socket, _) = self.io.accept(&self.listener).await.unwrap();
+        let reader = FrameReader::new(self.io.clone(), socket, self.memory.clone());
+        (client, reader)
+    }
+
+    /// Begins to send bytes, which arrive in these pieces if somebody waits for them.
+    fn send(&self, client: &SimSocket, bytes: &[u8], pieces: &[usize]) {
+        self.simulation.deliver_in(pieces.iter().copied());
+        let message = Gather {
+            inline: bytes.to_vec(),
+            parts: vec![GatherPart::Inline(0..bytes.len())],
+        };
+        let (io, client) = (self.io.clone(), client.clone());
+        self.io.spawn(async move {
+            // A reader that has had enough closes.
+            let _ = io.send(&client, message).await;
+        });
+    }
+
+    fn receive_buffers_in_use(&self) -> usize {
+        RECEIVE_BUFFERS - self.io.receive_buffers_available()
+    }
+
+    fn assert_nothing_is_held(&self) {
+        assert_eq!(self.memory.held_bytes(), 0);
+        assert_eq!(self.memory.large_bytes(), 0);
+        assert_eq!(self.receive_buffers_in_use(), 0);
+    }
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9092))
+}
+
+/// What a frame of so many bytes says.
+fn content(number: usize, bytes: usize) -> Vec<u8> {
+    let byte = |at: usize| (at.wrapping_mul(31) + number * 7 + (at >> 8)) as u8;
+    (0..bytes).map(byte).collect()
+}
+
+/// Frames of these lengths, back to back with their prefixes.
+fn stream(lengths: &[usize]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for (number, length) in lengths.iter().enumerate() {
+        stream.extend((*length as i32).to_be_bytes());
+        stream.extend(content(number, *length));
+    }
+    stream
+}
+
+fn bytes_of(frame: &Frame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.copy_to(&mut bytes);
+    bytes
+}
+
+fn part_lengths(frame: &Frame) -> Vec<usize> {
+    frame.parts().map(<[u8]>::len).collect()
+}
+
+/// Sends frames in pieces and closes; gives the lengths of the parts that each frame came in.
+fn parts_of(lengths: &[usize], pieces: &[usize]) -> Vec<Vec<usize>> {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        world.send(&client, &stream(lengths), pieces);
+        drop(client);
+        let mut parts = Vec::new();
+        for (number, length) in lengths.iter().enumerate() {
+            let frame = reader.next().await.unwrap().unwrap();
+            assert!(bytes_of(&frame) == content(number, *length));
+            parts.push(part_lengths(&frame));
+            reader.recycle(frame);
+        }
+        assert!(reader.next().await.unwrap().is_none());
+        parts
+    });
+    let parts = run.unwrap();
+    world.assert_nothing_is_held();
+    parts
+}
+
+/// How a connection ends that sends this and closes.
+fn end_of(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        world.send(&client, bytes, &[]);
+        drop(client);
+        reader.next().await
+    });
+    let end = run.unwrap();
+    world.assert_nothing_is_held();
+    end
+}
+
+#[test]
+fn a_frame_that_arrives_whole_lies_in_one_part() {
+    assert_eq!(parts_of(&[100], &[104]), [[100]]);
+    assert_eq!(parts_of(&[10_000], &[10_004]), [[10_000]]);
+}
+
+#[test]
+fn frames_that_arrive_together_are_cut_where_they_lie() {
+    assert_eq!(
+        parts_of(&[100, 5000, 1], &[100 + 5000 + 1 + 12]),
+        [[100], [5000], [1]]
+    );
+}
+
+#[test]
+fn a_small_start_is_copied_and_a_larger_one_is_read_where_it_lies() {
+    assert_eq!(parts_of(&[10_000], &[104, 9900]), [[100, 9900]]);
+    // Of many small pieces one part is made, of large ones none.
+    assert_eq!(parts_of(&[10_000], &[54, 50, 1000, 8900]), [[1100, 8900]]);
+    assert_eq!(parts_of(&[10_000], &[5004, 5000]), [[5000, 5000]]);
+}
+
+#[test]
+fn a_length_may_arrive_in_parts() {
+    for cut in 1..4 {
+        assert_eq!(
+            parts_of(&[8000, 9000], &[8004 + cut, 9004 - cut]),
+            [[8000], [9000]]
+        );
+    }
+}
+
+#[test]
+fn frames_may_arrive_byte_by_byte() {
+    // All but the last byte have been copied.
+    assert_eq!(
+        parts_of(&[1, 50, 2], &[1; 65]),
+        [vec![1], vec![49, 1], vec![1, 1]]
+    );
+}
+
+#[test]
+fn a_frame_in_very_many_pieces_is_copied_together() {
+    let pieces = FRAME_PIECES_MAX + 1;
+    let parts = parts_of(&[pieces * PIECE_BYTES - 4], &vec![PIECE_BYTES; pieces]);
+    let copied = FRAME_PIECES_MAX * PIECE_BYTES - 4;
+    assert_eq!(parts, [[copied, PIECE_BYTES]]);
+}
+
+#[test]
+fn a_large_frame_gets_a_buffer_of_its_own() {
+    let large = FRAME_BYTES_HELD_MAX + 1;
+    let several_steps = LARGE_FRAME_STEP_BYTES * 5 / 2;
+    for lengths in [[large, 10, large], [10, several_steps, 10]] {
+        let expected = lengths.map(|length| [length]);
+        assert_eq!(parts_of(&lengths, &[]), expected);
+        // The start of the first lies in the copied head, behind a part of its length.
+        assert_eq!(parts_of(&lengths, &[3, 1, 30]), expected);
+    }
+    let held = FRAME_BYTES_HELD_MAX;
+    let held_parts = parts_of(&[held], &[RECEIVE_BUFFER_BYTES; 9]);
+    assert!(held_parts[0].len() > 1, "it is not large yet");
+}
+
+#[test]
+fn a_large_frame_may_start_in_several_pieces() {
+    let large = 2 * FRAME_BYTES_HELD_MAX;
+    // A frame in three pieces, and the next one's start behind it; its length is split.
+    assert_eq!(
+        parts_of(&[15_000, large], &[5000, 5000, 5004 + 2, 20_000]),
+        [vec![4996, 5000, 5004], vec![large]]
+    );
+    assert_eq!(
+        parts_of(&[15_000, large], &[5000, 5000, 5004 + 9000]),
+        [vec![4996, 5000, 5004], vec![large]]
+    );
+}
+
+#[test]
+fn a_connection_that_ends_inside_a_frame_is_truncated() {
+    assert!(matches!(end_of(b""), Ok(None)));
+    for frame_bytes in [10, 10_000, FRAME_BYTES_HELD_MAX + 1000] {
+        let stream = stream(&[frame_bytes]);
+        for end in [1, 3, 4, 5, stream.len() - 1] {
+            let end = end_of(&stream[..end]);
+            assert!(matches!(end, Err(FrameError::Truncated)));
+        }
+    }
+}
+
+#[test]
+fn a_length_that_cannot_be_is_refused_at_once() {
+    for length in [0, -1, i32::MIN, FRAME_BYTES_MAX as i32 + 1, i32::MAX] {
+        let end = end_of(&length.to_be_bytes());
+        assert!(matches!(end, Err(FrameError::BadLength(_))), "{length}");
+    }
+}
+
+#[test]
+fn a_large_frame_that_stops_half_way_gives_its_memory_back() {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        let stream = stream(&[FRAME_BYTES_HELD_MAX * 2]);
+        world.send(&client, &stream[..100_000], &[]);
+        let stopped = reader.next().await;
+        assert!(matches!(stopped, Err(FrameError::Stalled)));
+        drop(client);
+    });
+    run.unwrap();
+    world.assert_nothing_is_held();
+}
+
+#[test]
+fn parts_are_shared_where_they_lie_and_copied_out_of_the_head() {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        world.send(&client, &stream(&[10_000]), &[104, 9900]);
+        let frame = reader.next().await.unwrap().unwrap();
+        let parts: Vec<&[u8]> = frame.parts().collect();
+        assert_eq!(parts[0].len(), 100, "the head");
+        let asked = [&parts[0][10..90], &parts[1][..0], &parts[1][5..500]];
+        let shared = frame.share(asked.into_iter()).unwrap();
+        let expected = asked.map(<[u8]>::to_vec);
+        assert_ne!(shared[0].as_ptr(), asked[0].as_ptr());
+        assert_eq!(shared[2].as_ptr(), asked[2].as_ptr());
+        // Another shard reads on when the frame is gone here.
+        drop(frame);
+        assert!(
+            shared
+                .iter()
+                .zip(&expected)
+                .all(|(one, other)| **one == **other)
+        );
+        drop(client);
+    });
+    run.unwrap();
+    world.assert_nothing_is_held();
+}
+
+/// The buffer of a large frame is used again, but not while somebody still reads the frame before.
+#[test]
+fn a_kept_frame_is_not_overwritten_by_the_next() {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        let lengths = [300_000, 300_000, 300_000, 5000, 5000];
+        let bytes = stream(&lengths);
+        world.send(&client, &bytes, &[]);
+        let mut shared = Vec::new();
+        for _ in lengths {
+            let frame = reader.next().await.unwrap().unwrap();
+            shared.push(frame.share(frame.parts()).unwrap());
+            reader.recycle(frame);
+        }
+        for (number, parts) in shared.iter().enumerate() {
+            let bytes = parts.iter().flat_map(|part| part.to_vec());
+            assert!(bytes.collect::<Vec<u8>>() == content(number, lengths[number]));
+        }
+    });
+    run.unwrap();
+    world.assert_nothing_is_held();
+}
+
+#[test]
+fn released_bytes_wait_in_memory_of_the_connection() {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        let lengths = [100, 9000, 8000];
+        let bytes = stream(&lengths);
+        world.send(&client, &bytes, &[20_000]);
+        drop(reader.next().await.unwrap());
+        assert_eq!(world.receive_buffers_in_use(), 1);
+        reader.release_buffers();
+        assert_eq!(world.receive_buffers_in_use(), 0);
+        for number in [1, 2] {
+            let frame = reader.next().await.unwrap().unwrap();
+            assert!(bytes_of(&frame) == content(number, lengths[number]));
+        }
+        drop(client);
+    });
+    run.unwrap();
+    world.assert_nothing_is_held();
+}
+
+/// One connection holds all but one of the buffers that unfinished frames may hold. Another may hold that one, and what comes
+/// after it is copied.
+#[test]
+fn unfinished_frames_beyond_the_budget_are_copied() {
+    const BUDGET: usize = HELD_BYTES_MAX / RECEIVE_BUFFER_BYTES;
+    let lengths = [BUDGET * PIECE_BYTES, 3 * PIECE_BYTES];
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let mut clients = Vec::new();
+        let mut frames = Vec::new();
+        for _ in lengths {
+            let (client, mut reader) = world.connect().await;
+            clients.push(client);
+            let io = world.io.clone();
+            let frame = Rc::new(std::cell::RefCell::new(None));
+            frames.push(frame.clone());
+            io.spawn(async move {
+                let read = reader.next().await.unwrap();
+                *frame.borrow_mut() = read;
+            });
+        }
+        let streams = lengths.map(|length| stream(&[length]));
+        let held = BUDGET - 1;
+        let pieces = vec![PIECE_BYTES; held];
+        let send = async |which: usize, range: std::ops::Range<usize>, pieces: &[usize]| {
+            let bytes = &streams[which][range];
+            world.send(&clients[which], bytes, pieces);
+            world.io.sleep_until(world.io.now().after_ms(100)).await;
+            world.receive_buffers_in_use()
+        };
+        assert_eq!(send(0, 0..held * PIECE_BYTES, &pieces).await, BUDGET - 1);
+        assert_eq!(send(1, 0..PIECE_BYTES, &[PIECE_BYTES]).await, BUDGET);
+        assert_eq!(world.memory.held_bytes(), HELD_BYTES_MAX);
+        let second = PIECE_BYTES..2 * PIECE_BYTES;
+        assert_eq!(send(1, second, &[PIECE_BYTES]).await, BUDGET - 1);
+
+        for which in [0, 1] {
+            let sent = [held * PIECE_BYTES, 2 * PIECE_BYTES][which];
+            send(which, sent..streams[which].len(), &[]).await;
+            let frame = frames[which].take().expect("it is whole");
+            assert!(bytes_of(&frame) == content(0, lengths[which]));
+        }
+    });
+    run.unwrap();
+    world.assert_nothing_is_held();
+}
