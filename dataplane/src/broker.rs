@@ -255,6 +255,9 @@ fn chunk_buffers(buffers: usize) -> usize {
 /// Publishes how busy the ring was, once a second.
 async fn report_ring(ring: Ring, io: RingIo, metrics: Metrics, shard: ShardId) {
     let label = shard.0.to_string();
+    let shard_busy = metrics.shard_busy.with_label_values(&[&label]);
+    let ring_enters = metrics.ring_enters.with_label_values(&[&label]);
+    let allocations = metrics.shard_allocations.with_label_values(&[&label]);
     let mut before = ring.counters();
     loop {
         io.sleep_until(io.now().after_ms(1000)).await;
@@ -262,14 +265,9 @@ async fn report_ring(ring: Ring, io: RingIo, metrics: Metrics, shard: ShardId) {
         let total = now.total_nanos.saturating_sub(before.total_nanos).max(1);
         let parked = now.parked_nanos.saturating_sub(before.parked_nanos);
         let busy = 1.0 - parked as f64 / total as f64;
-        metrics
-            .shard_busy
-            .with_label_values(&[&label])
-            .set(busy.clamp(0.0, 1.0));
-        metrics
-            .ring_enters
-            .with_label_values(&[&label])
-            .set(now.enters as i64);
+        shard_busy.set(busy.clamp(0.0, 1.0));
+        ring_enters.set(now.enters as i64);
+        allocations.set(ring::allocations::of_this_thread() as i64);
         before = now;
     }
 }

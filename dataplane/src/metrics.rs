@@ -5,7 +5,7 @@
 use prometheus::core::{AtomicU64, GenericLocalCounter};
 use prometheus::local::LocalHistogram;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
@@ -52,13 +52,14 @@ pub struct Metrics {
     topic_bytes_in: IntCounterVec,
     topic_bytes_out: IntCounterVec,
     topic_messages_in: IntCounterVec,
-    pub log_end_offset: IntGaugeVec,
-    pub log_start_offset: IntGaugeVec,
-    pub high_watermark: IntGaugeVec,
-    pub log_bytes: IntGaugeVec,
+    log_end_offset: IntGaugeVec,
+    log_start_offset: IntGaugeVec,
+    high_watermark: IntGaugeVec,
+    log_bytes: IntGaugeVec,
     pub connections: IntGaugeVec,
     pub shard_busy: GaugeVec,
     pub ring_enters: IntGaugeVec,
+    pub shard_allocations: IntGaugeVec,
     pub poisoned_partitions: IntGaugeVec,
 }
 
@@ -152,6 +153,11 @@ impl Metrics {
                 "io_uring_enter calls since the start.",
                 &["shard"],
             )?,
+            shard_allocations: gauges(
+                "millrace_shard_allocations_total",
+                "Memory allocations of a shard's thread since the start. A produce request on the steady path needs none.",
+                &["shard"],
+            )?,
             poisoned_partitions: gauges(
                 "millrace_partitions_poisoned",
                 "Partitions that take no more appends because a write or a flush failed.",
@@ -170,6 +176,14 @@ pub struct TopicMetrics {
     pub bytes_in: LocalCounter,
     pub bytes_out: LocalCounter,
     pub messages_in: LocalCounter,
+}
+
+/// One partition's gauges.
+pub struct PartitionMetrics {
+    pub log_end_offset: IntGauge,
+    pub log_start_offset: IntGauge,
+    pub high_watermark: IntGauge,
+    pub log_bytes: IntGauge,
 }
 
 /// One shard's part of the metrics.
@@ -218,6 +232,17 @@ impl ShardMetrics {
         })
     }
 
+    pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
+        let families = &self.families;
+        let labels = [topic, &partition.to_string()];
+        PartitionMetrics {
+            log_end_offset: families.log_end_offset.with_label_values(&labels),
+            log_start_offset: families.log_start_offset.with_label_values(&labels),
+            high_watermark: families.high_watermark.with_label_values(&labels),
+            log_bytes: families.log_bytes.with_label_values(&labels),
+        }
+    }
+
     /// Takes a deleted topic out of what is shown.
     pub fn forget_topic(&self, name: &str, partitions: usize) {
         let families = &self.families;
@@ -229,17 +254,20 @@ impl ShardMetrics {
         ] {
             let _ = family.remove_label_values(&[name]);
         }
-        for partition in 0..partitions {
-            let partition = partition.to_string();
-            let gauges = [
-                &families.log_end_offset,
-                &families.log_start_offset,
-                &families.high_watermark,
-                &families.log_bytes,
-            ];
-            for family in gauges {
-                let _ = family.remove_label_values(&[name, &partition]);
-            }
+        (0..partitions).for_each(|partition| self.forget_partition(name, partition as i32));
+    }
+
+    /// Takes a partition out of what is shown.
+    pub fn forget_partition(&self, topic: &str, partition: i32) {
+        let families = &self.families;
+        let labels = [topic, &partition.to_string()];
+        for family in [
+            &families.log_end_offset,
+            &families.log_start_offset,
+            &families.high_watermark,
+            &families.log_bytes,
+        ] {
+            let _ = family.remove_label_values(&labels);
         }
     }
 

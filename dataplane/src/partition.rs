@@ -4,10 +4,12 @@
 
 use crate::event::Event;
 use crate::io::Io;
+use crate::log::limits::CHECKPOINT_BYTES_MIN;
 use crate::log::{
     AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
     LogMemory, Offset, Read, ReadError, WaitError,
 };
+use crate::metrics::PartitionMetrics;
 use control_api::ids::LeaderEpoch;
 use std::cell::Cell;
 use std::fmt;
@@ -73,6 +75,7 @@ pub struct Partition<I: Io> {
     directory: PathBuf,
     log: Log<I>,
     leads: Cell<bool>,
+    metrics: PartitionMetrics,
 }
 
 impl<I: Io> Partition<I> {
@@ -83,6 +86,7 @@ impl<I: Io> Partition<I> {
         identity: PartitionIdentity,
         config: LogConfig,
         memory: Rc<LogMemory>,
+        metrics: PartitionMetrics,
     ) -> Result<Rc<Partition<I>>, LogError> {
         let log = Log::open(io, memory, &directory, config, None).await?;
         Ok(Rc::new(Partition {
@@ -90,6 +94,7 @@ impl<I: Io> Partition<I> {
             directory,
             log,
             leads: Cell::new(false),
+            metrics,
         }))
     }
 
@@ -233,15 +238,28 @@ impl<I: Io> Partition<I> {
         self.log.log_end()
     }
 
-    pub fn log_bytes(&self) -> u64 {
-        self.log.bytes()
-    }
-
     pub fn is_poisoned(&self) -> bool {
         self.log.is_poisoned()
     }
 
-    /// Writes down how far recovery need not read.
+    /// Makes the log's offsets and size visible.
+    pub fn publish_metrics(&self) {
+        let metrics = &self.metrics;
+        metrics.log_end_offset.set(self.log_end().0);
+        metrics.log_start_offset.set(self.log_start().0);
+        metrics.high_watermark.set(self.high_watermark().0);
+        metrics.log_bytes.set(self.log.bytes() as i64);
+    }
+
+    /// Writes down how far recovery need not read, if that is much further than the last time.
+    pub async fn checkpoint_if_grown(&self) -> Result<(), LogError> {
+        if self.log.bytes_since_checkpoint() < CHECKPOINT_BYTES_MIN {
+            return Ok(());
+        }
+        self.log.checkpoint().await
+    }
+
+    /// Writes down how far recovery need not read, if anything has changed.
     pub async fn checkpoint(&self) -> Result<(), LogError> {
         self.log.checkpoint().await
     }

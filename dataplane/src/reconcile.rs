@@ -132,8 +132,9 @@ fn slot<I: Io>(
 
 async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, config: LogConfig) {
     let directory = topic_directory(&shard.data, &name, key.topic).join(key.partition.to_string());
+    let metrics = shard.metrics.partition(&name, key.partition);
     let identity = PartitionIdentity {
-        topic: name,
+        topic: name.clone(),
         partition: key.partition,
     };
     let opened = Partition::open(
@@ -142,12 +143,14 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
         identity,
         config,
         shard.log_memory.clone(),
+        metrics,
     )
     .await;
     let held = match opened {
         Ok(partition) => Held::Open(partition),
         Err(error) => {
             tracing::error!(topic = %key.topic, partition = key.partition, %error, "cannot open the partition's log");
+            shard.metrics.forget_partition(&name, key.partition);
             Held::Failed
         }
     };

@@ -5,8 +5,10 @@ use crate::shard::Shard;
 use std::rc::Rc;
 
 const TICK_MS: u64 = 1000;
-/// Bounds what recovery has to read after a crash.
-const CHECKPOINT_TICKS: u64 = 5;
+/// Together they bound what recovery has to read after a crash: a partition that has grown much is checkpointed soon, any other
+/// after a minute, because every checkpoint costs the disk several flushes.
+const GROWN_TICKS: u64 = 5;
+const CHECKPOINT_TICKS: u64 = 60;
 const RETENTION_TICKS: u64 = 10;
 
 /// Runs until the shard stops.
@@ -17,8 +19,8 @@ pub async fn run<I: Io>(shard: Rc<Shard<I>>) {
         tick += 1;
         publish_metrics(&shard);
         shard.connections.end_stalled(&shard.io);
-        if tick.is_multiple_of(CHECKPOINT_TICKS) {
-            checkpoint(&shard).await;
+        if tick.is_multiple_of(GROWN_TICKS) {
+            checkpoint(&shard, tick.is_multiple_of(CHECKPOINT_TICKS)).await;
         }
         if tick.is_multiple_of(RETENTION_TICKS) {
             enforce_retention(&shard).await;
@@ -36,24 +38,7 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
         .set(shard.connections.count() as i64);
     let mut poisoned = 0;
     for partition in shard.open_partitions() {
-        let identity = partition.identity();
-        let labels = [identity.topic.as_str(), &identity.partition.to_string()];
-        families
-            .log_end_offset
-            .with_label_values(&labels)
-            .set(partition.log_end().0);
-        families
-            .log_start_offset
-            .with_label_values(&labels)
-            .set(partition.log_start().0);
-        families
-            .high_watermark
-            .with_label_values(&labels)
-            .set(partition.high_watermark().0);
-        families
-            .log_bytes
-            .with_label_values(&labels)
-            .set(partition.log_bytes() as i64);
+        partition.publish_metrics();
         poisoned += i64::from(partition.is_poisoned());
     }
     families
@@ -68,9 +53,13 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
     metrics.flush();
 }
 
-async fn checkpoint<I: Io>(shard: &Shard<I>) {
+async fn checkpoint<I: Io>(shard: &Shard<I>, all: bool) {
     for partition in shard.open_partitions() {
-        if let Err(error) = partition.checkpoint().await {
+        let stored = match all {
+            true => partition.checkpoint().await,
+            false => partition.checkpoint_if_grown().await,
+        };
+        if let Err(error) = stored {
             tracing::error!(partition = %partition.identity(), %error, "cannot write the checkpoint");
         }
     }

@@ -11,6 +11,7 @@
 //!   operation.rs -- what is in flight, and who waits for it     request.rs, outgoing.rs -- what the kernel is told
 //! ```
 
+pub mod allocations;
 mod enter;
 mod error;
 mod executor;

@@ -166,6 +166,7 @@ impl<I: Io> Log<I> {
             return Ok(());
         }
         let active = self.0.active();
+        self.0.bytes_since_checkpoint.set(0);
         // State and index are taken together, before the flush that makes them true on disk.
         let checkpoint = self.snapshot(&active, clean);
         let grown = active.bytes.get() - active.index_stored_bytes.get();

@@ -50,6 +50,9 @@ pub const WARM_SEGMENTS_MAX: usize = 4;
 /// Places of sequential readers that one partition remembers.
 pub const READ_PLACES: usize = 8;
 
+/// Bytes that a log has grown by when a checkpoint is worth its flushes before its time.
+pub const CHECKPOINT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// Segment bytes that may pass before a checkpoint writes the active segment's index again.
 pub const INDEX_WRITE_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -112,6 +112,7 @@ struct Inner<I: Io> {
     checkpointing: Rc<Gate>,
     /// What the last checkpoint covered.
     checkpointed: Cell<(Offset, Offset)>,
+    bytes_since_checkpoint: Cell<u64>,
 }
 
 impl<I: Io> Log<I> {
@@ -152,6 +153,7 @@ impl<I: Io> Log<I> {
             changed: Event::default(),
             checkpointing: Rc::default(),
             checkpointed: Cell::new(recovered.checkpointed),
+            bytes_since_checkpoint: Cell::new(0),
             io,
         }));
         Ok(log)
@@ -212,6 +214,8 @@ impl<I: Io> Log<I> {
             log.memory.tails.note(self.as_owner());
         }
         log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
+        let grown = log.bytes_since_checkpoint.get() + bytes as u64;
+        log.bytes_since_checkpoint.set(grown);
         let log_append_time_ms = log_append_time.unwrap_or(-1);
         if let Some(batch) = sequenced {
             log.producers
@@ -334,6 +338,11 @@ impl<I: Io> Log<I> {
             .iter()
             .map(|segment| segment.bytes.get())
             .sum()
+    }
+
+    /// Bytes appended that the last checkpoint does not cover.
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        self.0.bytes_since_checkpoint.get()
     }
 
     pub fn segments(&self) -> usize {
