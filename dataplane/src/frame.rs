@@ -371,7 +371,8 @@ impl<I: Io> FrameReader<I> {
             let missing = bytes - buffer.len();
             if missing == 0 {
                 self.received = self.io.now();
-                let pieces = vec![buffer.slice(0..bytes)];
+                let mut pieces = std::mem::take(&mut self.spare_pieces);
+                pieces.push(buffer.slice(0..bytes));
                 large.buffer = Some(buffer);
                 return Ok(Frame {
                     head: Vec::new(),

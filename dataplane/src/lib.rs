@@ -28,6 +28,7 @@ pub mod mesh;
 pub mod message;
 pub mod metrics;
 pub mod partition;
+pub mod partition_metrics;
 pub mod partition_request;
 pub mod read;
 pub mod reconcile;

@@ -2,10 +2,11 @@
 //!
 //! Names follow what Kafka dashboards already query where such a name exists; our own start with `millrace_`.
 
+use crate::partition_metrics::PartitionFamilies;
 use prometheus::core::{AtomicU64, GenericLocalCounter};
 use prometheus::local::LocalHistogram;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
@@ -52,10 +53,7 @@ pub struct Metrics {
     topic_bytes_in: IntCounterVec,
     topic_bytes_out: IntCounterVec,
     topic_messages_in: IntCounterVec,
-    log_end_offset: IntGaugeVec,
-    log_start_offset: IntGaugeVec,
-    high_watermark: IntGaugeVec,
-    log_bytes: IntGaugeVec,
+    pub partitions: PartitionFamilies,
     pub connections: IntGaugeVec,
     pub shard_busy: GaugeVec,
     pub ring_enters: IntGaugeVec,
@@ -99,7 +97,8 @@ impl Metrics {
             &["shard"],
         )?;
         registry.register(Box::new(shard_busy.clone()))?;
-        let partition = ["topic", "partition"];
+        let partitions = PartitionFamilies::new()?;
+        registry.register(Box::new(partitions.clone()))?;
         Ok(Metrics {
             request_seconds,
             shard_busy,
@@ -123,26 +122,7 @@ impl Metrics {
                 "Records appended by producers.",
                 &["topic"],
             )?,
-            log_end_offset: gauges(
-                "kafka_topic_partition_current_offset",
-                "The offset that the next record gets.",
-                &partition,
-            )?,
-            log_start_offset: gauges(
-                "kafka_topic_partition_oldest_offset",
-                "The first offset still stored.",
-                &partition,
-            )?,
-            high_watermark: gauges(
-                "millrace_partition_high_watermark",
-                "Consumers read below this offset.",
-                &partition,
-            )?,
-            log_bytes: gauges(
-                "kafka_log_log_size",
-                "Bytes of record batches stored.",
-                &partition,
-            )?,
+            partitions,
             connections: gauges(
                 "millrace_connections_open",
                 "Open client connections.",
@@ -176,14 +156,6 @@ pub struct TopicMetrics {
     pub bytes_in: LocalCounter,
     pub bytes_out: LocalCounter,
     pub messages_in: LocalCounter,
-}
-
-/// One partition's gauges.
-pub struct PartitionMetrics {
-    pub log_end_offset: IntGauge,
-    pub log_start_offset: IntGauge,
-    pub high_watermark: IntGauge,
-    pub log_bytes: IntGauge,
 }
 
 /// One shard's part of the metrics.
@@ -232,20 +204,10 @@ impl ShardMetrics {
         })
     }
 
-    pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
-        let families = &self.families;
-        let labels = [topic, &partition.to_string()];
-        PartitionMetrics {
-            log_end_offset: families.log_end_offset.with_label_values(&labels),
-            log_start_offset: families.log_start_offset.with_label_values(&labels),
-            high_watermark: families.high_watermark.with_label_values(&labels),
-            log_bytes: families.log_bytes.with_label_values(&labels),
-        }
-    }
-
     /// Takes a deleted topic out of what is shown.
-    pub fn forget_topic(&self, name: &str, partitions: usize) {
+    pub fn forget_topic(&self, name: &str) {
         let families = &self.families;
+        families.partitions.forget_topic(name);
         // Another shard may have removed the same labels already.
         for family in [
             &families.topic_bytes_in,
@@ -253,21 +215,6 @@ impl ShardMetrics {
             &families.topic_messages_in,
         ] {
             let _ = family.remove_label_values(&[name]);
-        }
-        (0..partitions).for_each(|partition| self.forget_partition(name, partition as i32));
-    }
-
-    /// Takes a partition out of what is shown.
-    pub fn forget_partition(&self, topic: &str, partition: i32) {
-        let families = &self.families;
-        let labels = [topic, &partition.to_string()];
-        for family in [
-            &families.log_end_offset,
-            &families.log_start_offset,
-            &families.high_watermark,
-            &families.log_bytes,
-        ] {
-            let _ = family.remove_label_values(&labels);
         }
     }
 

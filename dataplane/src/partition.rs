@@ -9,12 +9,13 @@ use crate::log::{
     AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
     LogMemory, Offset, Read, ReadError, WaitError,
 };
-use crate::metrics::PartitionMetrics;
+use crate::partition_metrics::{PartitionFamilies, PartitionMetrics, PartitionOffsets};
 use control_api::ids::LeaderEpoch;
 use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use wire::Batch;
 
 /// Which partition it is, as clients and logs name it.
@@ -75,7 +76,7 @@ pub struct Partition<I: Io> {
     directory: PathBuf,
     log: Log<I>,
     leads: Cell<bool>,
-    metrics: PartitionMetrics,
+    metrics: Arc<PartitionMetrics>,
 }
 
 impl<I: Io> Partition<I> {
@@ -86,9 +87,10 @@ impl<I: Io> Partition<I> {
         identity: PartitionIdentity,
         config: LogConfig,
         memory: Rc<LogMemory>,
-        metrics: PartitionMetrics,
+        shown: &PartitionFamilies,
     ) -> Result<Rc<Partition<I>>, LogError> {
         let log = Log::open(io, memory, &directory, config, None).await?;
+        let metrics = shown.add(&identity.topic, identity.partition);
         Ok(Rc::new(Partition {
             identity,
             directory,
@@ -244,11 +246,12 @@ impl<I: Io> Partition<I> {
 
     /// Makes the log's offsets and size visible.
     pub fn publish_metrics(&self) {
-        let metrics = &self.metrics;
-        metrics.log_end_offset.set(self.log_end().0);
-        metrics.log_start_offset.set(self.log_start().0);
-        metrics.high_watermark.set(self.high_watermark().0);
-        metrics.log_bytes.set(self.log.bytes() as i64);
+        self.metrics.set(PartitionOffsets {
+            log_end: self.log_end().0,
+            log_start: self.log_start().0,
+            high_watermark: self.high_watermark().0,
+            log_bytes: self.log.bytes() as i64,
+        });
     }
 
     /// Writes down how far recovery need not read, if that is much further than the last time.

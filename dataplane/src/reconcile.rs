@@ -132,9 +132,8 @@ fn slot<I: Io>(
 
 async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, config: LogConfig) {
     let directory = topic_directory(&shard.data, &name, key.topic).join(key.partition.to_string());
-    let metrics = shard.metrics.partition(&name, key.partition);
     let identity = PartitionIdentity {
-        topic: name.clone(),
+        topic: name,
         partition: key.partition,
     };
     let opened = Partition::open(
@@ -143,14 +142,13 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
         identity,
         config,
         shard.log_memory.clone(),
-        metrics,
+        &shard.metrics.families.partitions,
     )
     .await;
     let held = match opened {
         Ok(partition) => Held::Open(partition),
         Err(error) => {
             tracing::error!(topic = %key.topic, partition = key.partition, %error, "cannot open the partition's log");
-            shard.metrics.forget_partition(&name, key.partition);
             Held::Failed
         }
     };
@@ -173,9 +171,7 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
 }
 
 fn delete_topic<I: Io>(shard: &Rc<Shard<I>>, route: &TopicRoute<I>) {
-    shard
-        .metrics
-        .forget_topic(route.name(), route.record.partitions.len());
+    shard.metrics.forget_topic(route.name());
     let keys: Vec<PartitionKey> = shard
         .held
         .borrow()
