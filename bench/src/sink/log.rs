@@ -15,10 +15,8 @@ use std::io;
 use ring::memory::{Buffer, Slice, WriteLease};
 use ring::{File, Ring};
 
+use super::BLOCK_BYTES;
 use super::signal::Signal;
-
-/// Unbuffered writes are made of whole blocks.
-const BLOCK_BYTES: usize = 4096;
 
 /// One that is being written and one that is being filled.
 pub(super) const BUFFERS_PER_LOG: usize = 2;
