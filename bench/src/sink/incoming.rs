@@ -22,6 +22,9 @@ pub(super) struct Incoming {
     socket: Socket,
     /// Received and not used yet, none of them empty.
     pieces: VecDeque<Slice>,
+    /// Bytes of the first piece that `next_whole` has used.
+    used: usize,
+    /// Not used yet.
     bytes: usize,
     /// Made for the first frame that needs it.
     gathered: Option<Buffer>,
@@ -35,15 +38,37 @@ impl Incoming {
             ring,
             socket,
             pieces: VecDeque::new(),
+            used: 0,
             bytes: 0,
             gathered: None,
             gathers: false,
         }
     }
 
-    /// Puts the next frame, header and payload, into `frame`. False at the end of the stream.
+    /// The next frame, header and payload, if it lies whole in the first piece, as nearly all small ones do.
+    pub(super) fn next_whole(&mut self) -> Result<Option<&[u8]>> {
+        let Some(piece) = self.pieces.front() else {
+            return Ok(None);
+        };
+        let held = &piece[self.used..];
+        let Some(header) = held.first_chunk() else {
+            return Ok(None);
+        };
+        let (payload_bytes, crc) = parse_header(*header);
+        let Some(payload) = held[HEADER_BYTES..].get(..payload_bytes) else {
+            return Ok(None);
+        };
+        ensure!(crc32c::crc32c(payload) == crc, "a frame with a wrong CRC");
+        let frame = &held[..HEADER_BYTES + payload_bytes];
+        self.used += frame.len();
+        self.bytes -= frame.len();
+        Ok(Some(frame))
+    }
+
+    /// Puts the next frame, wherever it lies, into `frame`. False at the end of the stream.
     pub(super) async fn next(&mut self, frame: &mut Vec<Slice>) -> Result<bool> {
         frame.clear();
+        self.drop_used();
         let header = if self.gathers {
             self.gather_header().await?
         } else if self.hold(HEADER_BYTES).await? {
@@ -69,6 +94,18 @@ impl Incoming {
         }
         ensure!(payload_crc(frame) == crc, "a frame with a wrong CRC");
         Ok(true)
+    }
+
+    fn drop_used(&mut self) {
+        let used = std::mem::take(&mut self.used);
+        let Some(first) = self.pieces.front_mut() else {
+            return;
+        };
+        if used == first.len() {
+            self.pieces.pop_front();
+        } else {
+            *first = first.slice(used..first.len());
+        }
     }
 
     /// Receives until `bytes` bytes are held. False if they would take too many pieces, or if the stream ends before.

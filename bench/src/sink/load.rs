@@ -7,6 +7,7 @@ use futures::future::try_join;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 
+use super::server::CONNECTIONS_MAX;
 use super::{
     ANSWER_BYTES, HEADER_BYTES, PAYLOAD_BYTES_MAX, SENT_BYTES_MAX, UNANSWERED_MAX, header, pattern,
     receive,
@@ -36,7 +37,7 @@ pub struct Arguments {
     /// Unanswered frames of each connection
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=UNANSWERED_MAX as i64))]
     in_flight: u32,
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
     connections: u32,
     #[command(flatten)]
     limits: Limits,

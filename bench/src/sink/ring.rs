@@ -102,10 +102,16 @@ async fn connection(ring: Ring, socket: Socket, log: Rc<Log>, _place: Place) {
 async fn receive(ring: Ring, socket: Socket, log: &Log, answers: &Answers) -> Result<()> {
     let mut incoming = Incoming::new(ring, socket);
     let mut frame = Vec::new();
-    while incoming.next(&mut frame).await? {
-        answers.expect(log.append(&frame).await)?;
+    loop {
+        while let Some(frame) = incoming.next_whole()? {
+            answers.expect(log.append(&[frame]).await)?;
+        }
+        if !incoming.next(&mut frame).await? {
+            return Ok(());
+        }
+        let pieces: Vec<&[u8]> = frame.iter().map(|piece| &piece[..]).collect();
+        answers.expect(log.append(&pieces).await)?;
     }
-    Ok(())
 }
 
 async fn answer(ring: Ring, socket: Socket, log: Rc<Log>, answers: Rc<Answers>) {
