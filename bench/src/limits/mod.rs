@@ -4,7 +4,7 @@
 //! host       what this machine is        figure     the table and the JSON
 //! network    loopback, monoio            timing     how long and how often
 //! disk       the same jobs twice: disk_ring, disk_glommio
-//! memory     CRC-32C, memcpy             scratch    the directory, and the file in it
+//! memory     CRC-32C, memcpy             scratch    the file that the disk is measured with
 //! wake       from one core to another    sinks      this program's `sink` and `sink-load`, as processes
 //! ```
 
@@ -30,9 +30,9 @@ use timing::Timing;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Directory on the disk to measure [default: a new one here, removed afterwards]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    /// Directory on the disk to measure, where nothing is left
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data: PathBuf,
     /// A fifth of a second for each figure, to see that all of them can be had
     #[arg(long)]
     quick: bool,
@@ -43,7 +43,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let timing = Timing::new(arguments.quick);
-    let scratch = Scratch::open(arguments.data, timing.file_bytes)?;
+    let scratch = Scratch::open(&arguments.data, timing.file_bytes)?;
     let host = host::look(scratch.directory())?;
     let mut figures = Figures::default();
     memory::measure(&timing, &mut figures);
@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     network::measure(&timing, &mut figures).context("cannot measure loopback")?;
     disk::measure(&timing, scratch.file(), &mut figures).context("cannot measure the disk")?;
     sinks::measure(&timing, scratch.file(), &mut figures).context("cannot measure the sinks")?;
-    // Before the results are written, so that a full disk is one no more.
+    // A disk that it filled has room for the results again.
     drop(scratch);
     figures.finish(&host, arguments.json.as_deref())
 }

@@ -1,6 +1,8 @@
-//! The file that is measured: prewritten, on a file system that takes unbuffered writes, and removed afterwards whatever happens.
+//! The file that is measured: prewritten, on a file system that takes unbuffered writes. It loses its name as soon as it is there, so it is
+//! gone with this process, whatever ends it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,79 +13,62 @@ use crate::sink::server::prewrite;
 
 pub(super) struct Scratch {
     directory: PathBuf,
-    file: PathBuf,
-    /// Also to be removed.
-    made_directory: bool,
+    path: PathBuf,
+    /// What the path leads to.
+    _file: File,
 }
 
 impl Scratch {
-    /// Without a directory makes one in the current one.
-    pub(super) fn open(directory: Option<PathBuf>, file_bytes: u64) -> Result<Self> {
-        let name = format!("millrace-limits-{}", std::process::id());
-        let made_directory = directory.is_none();
-        let directory = match directory {
-            Some(directory) => directory,
-            None => {
-                let directory = std::env::current_dir()
-                    .context("there is no current directory")?
-                    .join(&name);
-                fs::create_dir(&directory)
-                    .with_context(|| format!("cannot make {}", directory.display()))?;
-                directory
-            }
-        };
-        // From here on dropping it removes what was made.
-        let mut scratch = Self {
-            file: directory.join(name),
-            directory,
-            made_directory,
-        };
-        scratch.prepare(file_bytes)?;
-        Ok(scratch)
-    }
-
-    fn prepare(&mut self, file_bytes: u64) -> Result<()> {
-        let directory = &self.directory;
-        self.directory = directory
+    pub(super) fn open(directory: &Path, file_bytes: u64) -> Result<Self> {
+        let directory = directory
             .canonicalize()
             .with_context(|| format!("cannot use {}", directory.display()))?;
-        let kind = file_system(&self.directory)?;
+        let shown = directory.display();
+        let kind = file_system(&directory)?;
         ensure!(
             !["tmpfs", "ramfs"].contains(&kind.as_str()),
-            "{} is in memory, not on a disk: name another directory with --data",
-            self.directory.display()
+            "{shown} is in memory, not on a disk: name another directory with --data"
         );
-        prewrite(&self.file, file_bytes)
-            .with_context(|| format!("cannot write {}", self.file.display()))?;
+        let file =
+            nameless_file(&directory).with_context(|| format!("cannot make a file in {shown}"))?;
+        let path = PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            file.as_raw_fd()
+        ));
+        prewrite(&path, file_bytes).with_context(|| format!("cannot write a file in {shown}"))?;
         OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_DIRECT)
-            .open(&self.file)
+            .open(&path)
             .with_context(|| {
-                format!(
-                    "{} takes no unbuffered writes (O_DIRECT): name another directory with --data",
-                    self.directory.display()
-                )
+                format!("{shown} takes no unbuffered writes (O_DIRECT): name another directory with --data")
             })?;
-        Ok(())
+        Ok(Self {
+            directory,
+            path,
+            _file: file,
+        })
     }
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
+    /// Good for this process and for those that it starts.
     pub(super) fn file(&self) -> &Path {
-        &self.file
+        &self.path
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It may not have been made yet; and what cannot be removed is not worth losing the figures for.
-        let _ = fs::remove_file(&self.file);
-        if self.made_directory {
-            let _ = fs::remove_dir(&self.directory);
-        }
-    }
+fn nameless_file(directory: &Path) -> std::io::Result<File> {
+    let name = format!("millrace-limits-{}", std::process::id());
+    let named = directory.join(name);
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&named)?;
+    fs::remove_file(&named)?;
+    Ok(file)
 }

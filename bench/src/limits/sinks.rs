@@ -1,6 +1,5 @@
 //! The sinks, each a process of its own as a broker would be: this program's `sink`, loaded by its `sink-load`.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -78,7 +77,7 @@ fn one(
     let sink = Sink::start(timing, file, runtime_and_mode, logs).context(name.clone())?;
     for size in SIZES {
         let load = sink
-            .load(timing, file, &size, *mode == "send")
+            .load(timing, &size, *mode == "send")
             .with_context(|| format!("{name}, {}", size.name))?;
         let note = format!(
             "{:.0} requests/s, {} in flight on each of 4 connections",
@@ -151,15 +150,14 @@ impl Sink {
         bail!("it did not start: {}", why.trim());
     }
 
-    fn load(&self, timing: &Timing, file: &Path, size: &Size, receive: bool) -> Result<Load> {
-        let json = file.with_extension("json");
+    fn load(&self, timing: &Timing, size: &Size, receive: bool) -> Result<Load> {
         let mut command = own_program()?;
         command
             .args(["sink-load", "--port", &self.port, "--connections", "4"])
             .args(["--frame-bytes", size.frame_bytes])
             .args(["--in-flight", size.in_flight, "--seconds", SECONDS])
-            .args(["--pid", &self.process.id().to_string(), "--json"])
-            .arg(&json);
+            .args(["--pid", &self.process.id().to_string()])
+            .args(["--json", "/dev/stdout"]);
         if receive {
             command.arg("--receive");
         }
@@ -167,12 +165,12 @@ impl Sink {
             command.args(["--bytes", size.quick_bytes]);
         }
         let output = command.output().context("cannot start the load")?;
-        let text = fs::read(&json);
-        // Written anew by the next one, and not worth losing the figures for.
-        let _ = fs::remove_file(&json);
         let why = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{}", why.trim());
-        Ok(serde_json::from_slice(&text?)?)
+        // The same results for people come first.
+        let text = String::from_utf8(output.stdout)?;
+        let (_, json) = text.split_once('{').context("the load has no results")?;
+        Ok(serde_json::from_str(&format!("{{{json}"))?)
     }
 }
 
