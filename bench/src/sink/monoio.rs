@@ -14,6 +14,7 @@ use monoio::fs::{File, OpenOptions};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, RuntimeBuilder, spawn};
+use monoio_io_uring::IoUring;
 
 use super::BLOCK_BYTES;
 use super::answers::Answers;
@@ -26,7 +27,11 @@ const RING_ENTRIES: u32 = 1024;
 type Log = Batches<Aligned>;
 
 pub(super) fn run(plan: Plan) -> Result<()> {
+    let mut ring = IoUring::builder();
+    // As our own ring has it: a fifth less CPU for small frames.
+    ring.setup_single_issuer().setup_defer_taskrun();
     RuntimeBuilder::<IoUringDriver>::new()
+        .uring_builder(ring)
         .with_entries(RING_ENTRIES)
         .build()
         .context("cannot start monoio")?
