@@ -34,6 +34,13 @@ pub fn processor_seconds(pid: u32) -> Option<f64> {
     parse_processor_seconds(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Seconds of processor time that the calling thread has used, or `None` where the kernel does not count that.
+pub fn thread_processor_seconds() -> Option<f64> {
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanos: f64 = statistics.split(' ').next()?.parse().ok()?;
+    Some(nanos / 1e9)
+}
+
 fn parse_processor_seconds(stat: &str) -> Option<f64> {
     // The name is in parentheses and may itself hold spaces and parentheses.
     let (_, fields) = stat.rsplit_once(')')?;
@@ -54,6 +61,13 @@ mod tests {
     fn processor_time_is_found_behind_any_name() {
         let stat = "7 (a) b) R) S 1 7 7 0 -1 4194304 90 0 0 0 250 125 9 9 20 0 4 0 100 0 0";
         assert_eq!(parse_processor_seconds(stat), Some(3.75));
+    }
+
+    #[test]
+    fn a_thread_that_works_uses_processor_time() {
+        let start = thread_processor_seconds().unwrap();
+        let sum: u64 = (0..10_000_000u64).map(std::hint::black_box).sum();
+        assert!(sum > 0 && thread_processor_seconds().unwrap() > start);
     }
 
     #[test]

@@ -7,13 +7,15 @@
 //!    topic   lanes               what is asked of the cluster; the prebuilt requests
 //!    run     window              when a run ends, what it counts; which requests are in flight
 //!    connection                  frames and single calls over one socket
-//! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
+//! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, its twins, and its client
+//! limits                         the host's ceilings: loopback, disk, memory, wakes, and the sinks
 //! ```
 
 pub mod clock;
 pub mod connection;
 pub mod consume;
 pub mod lanes;
+pub mod limits;
 pub mod produce;
 pub mod report;
 pub mod run;

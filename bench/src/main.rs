@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{consume, produce, sink, smoke};
+use bench::{consume, limits, produce, sink, smoke};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -22,6 +22,8 @@ enum Command {
     Produce(produce::Arguments),
     /// Reads a topic from its start to its end
     Consume(consume::Arguments),
+    /// Measures what this host can do at most: loopback, disk, memory, wakes and the sinks
+    Limits(limits::Arguments),
     /// Takes frames from sockets to a file and does nothing else: what this machine can do at most
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Smoke(arguments) => smoke::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
+        Command::Limits(arguments) => limits::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
     };

@@ -58,6 +58,7 @@ const IMPORT_RULES: [ImportRule; 7] = [
             "dataplane/src/main.rs",
             "dataplane/src/check.rs",
             "dataplane/src/broker.rs",
+            "bench/src/limits/",
             "bench/src/sink/",
         ],
     },

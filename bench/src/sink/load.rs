@@ -7,7 +7,11 @@ use futures::future::try_join;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 
-use super::{ANSWER_BYTES, HEADER_BYTES, PAYLOAD_BYTES_MAX, UNANSWERED_MAX, header};
+use super::server::CONNECTIONS_MAX;
+use super::{
+    ANSWER_BYTES, HEADER_BYTES, PAYLOAD_BYTES_MAX, SENT_BYTES_MAX, UNANSWERED_MAX, header, pattern,
+    receive,
+};
 use crate::clock::now;
 use crate::connection::connect;
 use crate::report::{Meter, Output};
@@ -24,13 +28,16 @@ pub struct Arguments {
     /// Port of the sink on 127.0.0.1
     #[arg(long)]
     port: u16,
-    /// Bytes of a frame, its header included
+    /// Asks for frames instead, of a sink with --mode send
+    #[arg(long)]
+    receive: bool,
+    /// Bytes of a frame, its header included if it has one
     #[arg(long, default_value = "64k", value_parser = units::message_bytes)]
     frame_bytes: usize,
     /// Unanswered frames of each connection
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=UNANSWERED_MAX as i64))]
     in_flight: u32,
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
     connections: u32,
     #[command(flatten)]
     limits: Limits,
@@ -39,17 +46,16 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let payload_bytes = arguments.frame_bytes.saturating_sub(HEADER_BYTES);
+    let (bytes_min, bytes_max) = if arguments.receive {
+        (1, SENT_BYTES_MAX)
+    } else {
+        (HEADER_BYTES + 1, HEADER_BYTES + PAYLOAD_BYTES_MAX)
+    };
+    let frame_bytes = arguments.frame_bytes;
     ensure!(
-        (1..=PAYLOAD_BYTES_MAX).contains(&payload_bytes),
-        "--frame-bytes must be from {} to {}",
-        HEADER_BYTES + 1,
-        HEADER_BYTES + PAYLOAD_BYTES_MAX
+        (bytes_min..=bytes_max).contains(&frame_bytes),
+        "--frame-bytes must be from {bytes_min} to {bytes_max}"
     );
-    let payload: Vec<u8> = (0..payload_bytes)
-        .map(|index| (index * 31 / 8) as u8)
-        .collect();
-    let frame = [&header(&payload)[..], &payload].concat();
     crate::block_on(async move {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port)).to_string();
         let mut streams = Vec::new();
@@ -58,22 +64,32 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         let meter = Meter::start(arguments.output.clone())?;
         let run = Run::new(arguments.limits);
-        let in_flight = arguments.in_flight as usize;
-        let ended = run
-            .supervise(
-                streams
-                    .into_iter()
-                    .map(|stream| load(stream, &frame, in_flight, &run))
-                    .collect(),
-            )
-            .await;
+        let ended = supervise(&arguments, streams, &run).await;
         let settings = [
-            ("frame_bytes", frame.len().to_string()),
+            ("receive", arguments.receive.to_string()),
+            ("frame_bytes", frame_bytes.to_string()),
             ("in_flight", arguments.in_flight.to_string()),
             ("connections", arguments.connections.to_string()),
         ];
         meter.finish(&run, "sink-load", &settings, ended)
     })
+}
+
+async fn supervise(arguments: &Arguments, streams: Vec<TcpStream>, run: &Run) -> Result<()> {
+    let in_flight = arguments.in_flight as usize;
+    let streams = streams.into_iter();
+    if arguments.receive {
+        let loads = streams
+            .map(|stream| receive::load(stream, arguments.frame_bytes, in_flight, run))
+            .collect();
+        return run.supervise(loads).await;
+    }
+    let payload = pattern(arguments.frame_bytes - HEADER_BYTES);
+    let frame = [&header(&payload)[..], &payload].concat();
+    let loads = streams
+        .map(|stream| load(stream, &frame, in_flight, run))
+        .collect();
+    run.supervise(loads).await
 }
 
 async fn load(stream: TcpStream, frame: &[u8], in_flight: usize, run: &Run) -> Result<()> {

@@ -12,13 +12,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 
-use ring::memory::{Buffer, Slice, WriteLease};
+use ring::memory::{Buffer, WriteLease};
 use ring::{File, Ring};
 
+use super::BLOCK_BYTES;
 use super::signal::Signal;
-
-/// Unbuffered writes are made of whole blocks.
-const BLOCK_BYTES: usize = 4096;
 
 /// One that is being written and one that is being filled.
 pub(super) const BUFFERS_PER_LOG: usize = 2;
@@ -70,7 +68,7 @@ impl Log {
     }
 
     /// Appends a frame that lies in pieces, as soon as there is room; returns the position behind it.
-    pub(super) async fn append(&self, frame: &[Slice]) -> u64 {
+    pub(super) async fn append(&self, frame: &[&[u8]]) -> u64 {
         let bytes = frame.iter().map(|piece| piece.len()).sum();
         let end = self
             .progressed
@@ -87,7 +85,7 @@ impl Log {
     }
 
     /// `None` while there is no room for the whole frame: two frames never interleave.
-    fn try_append(&self, frame: &[Slice], bytes: usize) -> Option<u64> {
+    fn try_append(&self, frame: &[&[u8]], bytes: usize) -> Option<u64> {
         let mut pieces = self.pieces.borrow_mut();
         let last = pieces.back_mut().expect("there is always a piece to fill");
         let mut next = None;
