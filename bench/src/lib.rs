@@ -10,20 +10,32 @@
 //! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
 //! ```
 
+pub mod answers;
+pub mod bounds;
 pub mod clock;
+pub mod codec;
 pub mod connection;
 pub mod consume;
+pub mod fetch;
+pub mod filler;
+pub mod idempotence;
+pub mod keys;
 pub mod lanes;
+pub mod meter;
+pub mod process;
 pub mod produce;
 pub mod report;
 pub mod run;
+pub mod shares;
 pub mod sink;
 pub mod smoke;
 pub mod stamp;
 pub mod topic;
 pub mod units;
 pub mod verify;
+pub mod versions;
 pub mod window;
+pub mod workload;
 
 use std::future::Future;
 

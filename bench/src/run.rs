@@ -1,20 +1,11 @@
-//! One measured run: when it ends, what it has counted, and the watch that shows progress and ends a run whose broker went silent.
+//! One measured run: when it ends and what it has counted.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::io::{IsTerminal, Write, stderr};
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow};
-use futures::future::{Either, select, try_join_all};
 use hdrhistogram::Histogram;
-use monoio::time::sleep;
 
 use crate::clock::now;
-
-const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-const SILENT_SECONDS_MAX: u32 = 10;
 
 /// Latencies are counted to three digits, up to ten minutes: no answer is waited for as long.
 const LATENCY_DIGITS: u8 = 3;
@@ -80,9 +71,14 @@ impl Run {
         }
     }
 
+    /// Whether nothing more may be sent.
+    pub fn is_over(&self, at: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| at >= deadline)
+    }
+
     /// Whether a request of `bytes` bytes may still be sent at `at`.
     pub fn claim(&self, bytes: u64, at: Instant) -> bool {
-        if self.deadline.is_some_and(|deadline| at >= deadline) {
+        if self.is_over(at) {
             return false;
         }
         let left = self.bytes_left.get();
@@ -100,54 +96,6 @@ impl Run {
         counts
             .latency_us
             .saturating_record(u64::try_from(latency).unwrap_or(u64::MAX));
-    }
-
-    /// Runs all connections to their end, or to the first error, which ends the others too.
-    pub async fn supervise(
-        &self,
-        connections: Vec<impl Future<Output = Result<()>>>,
-    ) -> Result<()> {
-        let all = pin!(try_join_all(connections));
-        let silence = pin!(self.watch());
-        match select(all, silence).await {
-            Either::Left((ended, _)) => ended.map(drop),
-            Either::Right((silent, _)) => Err(silent),
-        }
-    }
-
-    /// Shows progress every second; ends when nothing has been answered for too long.
-    async fn watch(&self) -> Error {
-        let (mut last_bytes, mut last_requests, mut silent_seconds) = (0, 0, 0);
-        loop {
-            sleep(PROGRESS_PAUSE).await;
-            let (bytes, requests) = {
-                let counts = self.counts.borrow();
-                (counts.bytes, counts.requests)
-            };
-            silent_seconds = if requests == last_requests {
-                silent_seconds + 1
-            } else {
-                0
-            };
-            if silent_seconds >= SILENT_SECONDS_MAX {
-                return anyhow!("the broker has answered nothing for {SILENT_SECONDS_MAX} s");
-            }
-            self.show_progress(bytes - last_bytes, requests - last_requests);
-            (last_bytes, last_requests) = (bytes, requests);
-        }
-    }
-
-    /// For people only: results go to stdout.
-    fn show_progress(&self, bytes: u64, requests: u64) {
-        if stderr().is_terminal() {
-            let seconds = self.started.elapsed().as_secs();
-            eprint!(
-                "\r\x1b[K{seconds} s  {:.1} MB/s  {requests} requests/s",
-                bytes as f64 / 1e6
-            );
-            // A progress line that cannot be shown is no reason to stop measuring.
-            let _ = stderr().flush();
-        }
     }
 }
 
@@ -184,16 +132,5 @@ mod tests {
         let sent_at = run.started.checked_sub(Duration::from_secs(20)).unwrap();
         run.count(1, 1, sent_at);
         assert!(run.counts.borrow().latency_us.max() >= 20_000_000);
-    }
-
-    #[test]
-    fn the_first_error_ends_all_connections() {
-        let run = Run::unlimited();
-        let connections: Vec<std::pin::Pin<Box<dyn Future<Output = Result<()>>>>> = vec![
-            Box::pin(std::future::pending()),
-            Box::pin(async { Err(anyhow!("broken")) }),
-        ];
-        let result = crate::block_on(async { run.supervise(connections).await });
-        assert_eq!(result.unwrap_err().to_string(), "broken");
     }
 }

@@ -3,7 +3,10 @@
 //! ```text
 //! value of a batch's first record = marker 8 | stream u64 | sequence u64 | filler
 //! ```
-//! A stream is what one connection of one run writes to one partition; its batches count from 0.
+//! A stream is what one connection of one run writes to one partition; its batches count from 0. A compressed batch that is sent again
+//! and again cannot be numbered: it belongs to stream 0, in which only the broker's offsets tell a gap.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 const MARKER: [u8; 8] = *b"millrace";
 const STREAM_AT: usize = 8;
@@ -17,7 +20,17 @@ pub struct Stamp {
     pub sequence: u64,
 }
 
+/// A stream that no other run writes.
+pub fn random_stream() -> u64 {
+    RandomState::new().build_hasher().finish().max(1)
+}
+
 impl Stamp {
+    pub const UNSEQUENCED: Stamp = Stamp {
+        stream: 0,
+        sequence: 0,
+    };
+
     pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
         bytes[..STREAM_AT].copy_from_slice(&MARKER);
