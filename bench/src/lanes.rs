@@ -103,14 +103,19 @@ pub fn record_bytes_fitting(
     batch_bytes: usize,
     record_bytes_min: usize,
 ) -> Result<usize> {
-    let room = batch_bytes.saturating_sub(BATCH_HEADER_BYTES + RECORD_OVERHEAD_MAX);
-    let record_bytes = record_bytes.unwrap_or_else(|| RECORD_BYTES_DEFAULT.min(room));
+    let record_bytes =
+        record_bytes.unwrap_or_else(|| RECORD_BYTES_DEFAULT.min(record_room(batch_bytes)));
     ensure!(
         record_bytes >= record_bytes_min,
         "a record needs {record_bytes_min} bytes, a batch at least {}",
         BATCH_HEADER_BYTES + RECORD_OVERHEAD_MAX + record_bytes_min
     );
     Ok(record_bytes)
+}
+
+/// The largest value that surely fits a batch.
+pub fn record_room(batch_bytes: usize) -> usize {
+    batch_bytes.saturating_sub(BATCH_HEADER_BYTES + RECORD_OVERHEAD_MAX)
 }
 
 /// A produce request that lacks its records, and where in it these belong.

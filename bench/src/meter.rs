@@ -17,7 +17,8 @@ use crate::report::{self, Report};
 use crate::run::Run;
 
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-const SILENT_SECONDS_MAX: u32 = 10;
+/// How long a broker may answer nothing.
+pub const SILENT_SECONDS_MAX: u64 = 10;
 
 /// Flags that every measured command has.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -84,13 +85,13 @@ impl Meter {
         ended: Result<()>,
     ) -> Result<()> {
         let report = Report::new(run, command, settings, &self.costs(), &ended);
-        self.publish(&report, ended)
+        Self::publish(&self.output, &report, ended)
     }
 
     /// As `finish`, for a report that was made already.
-    pub fn publish(&self, report: &Report, ended: Result<()>) -> Result<()> {
+    pub fn publish(output: &Output, report: &Report, ended: Result<()>) -> Result<()> {
         let printed = report.print().context("cannot print the results");
-        let json = self.output.json.as_deref();
+        let json = output.json.as_deref();
         let written = json.map_or(Ok(()), |path| report::write(path, report));
         ended.and(printed).and(written)
     }

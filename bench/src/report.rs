@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::clock::now;
 use crate::meter::Costs;
 use crate::run::Run;
 
@@ -34,6 +33,14 @@ pub struct Report {
     pub server_cpu_seconds_per_gigabyte: Option<f64>,
     pub server_memory_bytes_max: Option<u64>,
     pub client_cpu_seconds_per_gigabyte: Option<f64>,
+    /// Where the latency is that until a consumer has a record, also that until its producer has the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_latency_ms: Option<Latency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_latency_curve_ms: Option<Vec<(f64, f64)>>,
+    /// The longest that this program itself kept a record of an open loop waiting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator_late_ms_max: Option<f64>,
     pub error: Option<String>,
 }
 
@@ -55,7 +62,7 @@ impl Report {
         costs: &Costs,
         ended: &Result<()>,
     ) -> Self {
-        let seconds = now().duration_since(run.started).as_secs_f64();
+        let seconds = run.seconds();
         let counts = run.counts.borrow();
         let gigabytes = counts.bytes as f64 / 1e9;
         let per_gigabyte = |cpu_seconds: f64| (gigabytes > 0.0).then(|| cpu_seconds / gigabytes);
@@ -74,8 +81,19 @@ impl Report {
             server_cpu_seconds_per_gigabyte: costs.server_processor_seconds.and_then(per_gigabyte),
             server_memory_bytes_max: costs.server_memory_bytes_max,
             client_cpu_seconds_per_gigabyte: per_gigabyte(costs.client_processor_seconds),
+            ack_latency_ms: None,
+            ack_latency_curve_ms: None,
+            generator_late_ms_max: None,
             error: ended.as_ref().err().map(|error| format!("{error:#}")),
         }
+    }
+
+    /// Makes the latency that until a consumer has a record.
+    pub fn set_end_to_end(&mut self, latency_us: &Histogram<u64>) {
+        self.ack_latency_ms = Some(self.latency_ms);
+        self.ack_latency_curve_ms = Some(std::mem::take(&mut self.latency_curve_ms));
+        self.latency_ms = Latency::of(latency_us);
+        self.latency_curve_ms = curve(latency_us);
     }
 
     pub fn print(&self) -> io::Result<()> {
@@ -92,6 +110,12 @@ impl Report {
             self.records
         )?;
         writeln!(out, "latency ms: {}", self.latency_ms.line())?;
+        if let Some(acknowledged) = &self.ack_latency_ms {
+            writeln!(out, "of which until acknowledged: {}", acknowledged.line())?;
+        }
+        if let Some(late) = self.generator_late_ms_max {
+            writeln!(out, "of which this program's own: at most {late:.2} ms")?;
+        }
         let cpu = |seconds: Option<f64>| {
             seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.3}"))
         };

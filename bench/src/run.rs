@@ -24,8 +24,27 @@ pub struct Limits {
 
 const SECONDS_DEFAULT: u64 = 10;
 
+impl Limits {
+    /// How long a run may last.
+    fn seconds(&self) -> Option<u64> {
+        self.seconds
+            .or(self.bytes.is_none().then_some(SECONDS_DEFAULT))
+    }
+
+    /// How many records are sent at a fixed rate.
+    pub fn records(&self, records_per_second: u64, record_bytes: usize) -> u64 {
+        let in_time = self
+            .seconds()
+            .map(|seconds| seconds.saturating_mul(records_per_second));
+        let in_bytes = self.bytes.map(|bytes| bytes.div_ceil(record_bytes as u64));
+        let all = [in_time, in_bytes].into_iter().flatten();
+        all.min().unwrap_or(u64::MAX).max(1)
+    }
+}
+
 pub struct Run {
     pub started: Instant,
+    stopped: Cell<Option<Instant>>,
     deadline: Option<Instant>,
     bytes_left: Cell<u64>,
     pub counts: RefCell<Counts>,
@@ -41,12 +60,7 @@ pub struct Counts {
 
 impl Run {
     pub fn new(limits: Limits) -> Self {
-        let seconds = limits.seconds.or(if limits.bytes.is_none() {
-            Some(SECONDS_DEFAULT)
-        } else {
-            None
-        });
-        Self::until(seconds, limits.bytes)
+        Self::until(limits.seconds(), limits.bytes)
     }
 
     /// A run that ends by itself, when everything there is has been read.
@@ -56,8 +70,6 @@ impl Run {
 
     fn until(seconds: Option<u64>, bytes: Option<u64>) -> Self {
         let started = now();
-        let latency_us = Histogram::new_with_max(LATENCY_US_MAX, LATENCY_DIGITS)
-            .expect("these bounds are supported");
         Self {
             started,
             deadline: seconds.map(|seconds| started + Duration::from_secs(seconds)),
@@ -66,9 +78,25 @@ impl Run {
                 bytes: 0,
                 records: 0,
                 requests: 0,
-                latency_us,
+                latency_us: latency_histogram(),
             }),
+            stopped: Cell::new(None),
         }
+    }
+
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(now().duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What comes after this does not count as time of the run.
+    pub fn stop_clock(&self) {
+        self.stopped.set(Some(now()));
+    }
+
+    /// How long the run lasted or has lasted so far.
+    pub fn seconds(&self) -> f64 {
+        let end = self.stopped.get().unwrap_or_else(now);
+        end.duration_since(self.started).as_secs_f64()
     }
 
     /// Whether nothing more may be sent.
@@ -97,6 +125,26 @@ impl Run {
             .latency_us
             .saturating_record(u64::try_from(latency).unwrap_or(u64::MAX));
     }
+    /// Counts a request of an open loop that was answered well, each record from when it was meant to be sent.
+    pub fn count_records(&self, bytes: u64, intended_ns: &[u64]) {
+        if intended_ns.is_empty() {
+            return;
+        }
+        let at_ns = self.elapsed_ns();
+        let mut counts = self.counts.borrow_mut();
+        counts.bytes += bytes;
+        counts.records += intended_ns.len() as u64;
+        counts.requests += 1;
+        for intended_ns in intended_ns {
+            let latency_us = at_ns.saturating_sub(*intended_ns) / 1000;
+            counts.latency_us.saturating_record(latency_us);
+        }
+    }
+}
+
+/// Of microseconds.
+pub fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_max(LATENCY_US_MAX, LATENCY_DIGITS).expect("these bounds are supported")
 }
 
 #[cfg(test)]
@@ -124,6 +172,26 @@ mod tests {
         });
         assert!(run.claim(100, run.started + Duration::from_secs(1)));
         assert!(!run.claim(100, run.started + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_rate_is_kept_for_the_time_or_until_the_bytes_are_sent() {
+        let records = |bytes, seconds| Limits { bytes, seconds }.records(100, 50);
+        assert_eq!(records(None, Some(3)), 300);
+        assert_eq!(records(None, None), 1000);
+        assert_eq!(records(Some(101), None), 3);
+        assert_eq!(records(Some(1_000_000), Some(1)), 100);
+    }
+
+    #[test]
+    fn each_record_of_a_request_counts_from_when_it_was_meant_to_be_sent() {
+        let mut run = Run::unlimited();
+        run.started = run.started.checked_sub(Duration::from_secs(10)).unwrap();
+        run.count_records(500, &[0, 9_000_000_000]);
+        let counts = run.counts.borrow();
+        assert_eq!((counts.records, counts.requests), (2, 1));
+        assert!(counts.latency_us.max() >= 9_990_000);
+        assert!(counts.latency_us.min() < 2_000_000);
     }
 
     #[test]

@@ -6,35 +6,14 @@
 )]
 
 mod fake_broker;
+mod open_loop;
+mod support;
 
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::Output;
 
 use fake_broker::{FakeBroker, Fault};
+use support::{bench, complaint, report, succeeded, text};
 use wire::ApiKey;
-
-fn bench(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_millrace-bench"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The one line on stderr of a command that failed.
-fn complaint(output: &Output) -> String {
-    let stderr = text(&output.stderr);
-    assert!(
-        !output.status.success(),
-        "it did not fail: {}",
-        text(&output.stdout)
-    );
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    stderr
-}
 
 /// Batches are small unless `more` says otherwise.
 fn produce(broker: &FakeBroker, more: &[&str]) -> Output {
@@ -62,22 +41,6 @@ fn consume_with(broker: &FakeBroker, more: &[&str]) -> Output {
         "5000",
     ];
     bench(&[&arguments[..], more].concat())
-}
-
-/// What a command wrote with `--json`; `command` is given the arguments for it.
-fn report(command: impl FnOnce(&[&str]) -> Output) -> (Output, serde_json::Value) {
-    static FILES: AtomicU32 = AtomicU32::new(0);
-    let number = FILES.fetch_add(1, Ordering::Relaxed);
-    let name = format!("millrace-bench-{}-{number}.json", std::process::id());
-    let file = std::env::temp_dir().join(name);
-    let output = command(&["--json", file.to_str().unwrap()]);
-    let report = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    std::fs::remove_file(&file).unwrap();
-    (output, report)
-}
-
-fn succeeded(output: &Output) {
-    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]

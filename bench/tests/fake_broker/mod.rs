@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
 use wire::messages::create_topics::{
@@ -49,6 +50,10 @@ pub(crate) enum Fault {
     RepeatBatch(u64),
     /// It is refused.
     Refuse(u64),
+    /// It takes half a second.
+    Stall(u64),
+    /// It and all later ones take two milliseconds.
+    Slow(u64),
     /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
     LeadLate(u64),
 }
@@ -223,10 +228,18 @@ impl FakeBroker {
         let request = ProduceRequest::decode(reader, version).unwrap();
         let topic = request.topic_data.iter().next().unwrap();
         let partition = topic.partition_data.iter().next().unwrap();
+        let number = {
+            let mut state = self.state.lock().unwrap();
+            state.produce_requests += 1;
+            state.produce_requests
+        };
+        match self.fault {
+            Fault::Stall(at) if number == at => thread::sleep(Duration::from_millis(500)),
+            Fault::Slow(at) if number >= at => thread::sleep(Duration::from_millis(2)),
+            _ => {}
+        }
         let mut state = self.state.lock().unwrap();
         let name = state.name_of(topic.name, topic.topic_id);
-        state.produce_requests += 1;
-        let number = state.produce_requests;
         let (mut copies, mut error) = (1, ErrorCode::None);
         match self.fault {
             Fault::HangUp(at) if number >= at => return None,
