@@ -40,11 +40,13 @@ pub struct Workload {
     pub in_flight: Option<u32>,
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
+    /// Which answer a producer waits for; with 0 a record counts as soon as the socket has taken it
     #[arg(long, value_enum, default_value = "all")]
     pub acks: Acks,
     /// Lets the broker refuse a batch that it has already; each connection is a producer of its own
     #[arg(long)]
     pub idempotence: bool,
+    /// At full speed the same compressed batch is sent again and again; consume --verify then counts its records but cannot tell its place
     #[arg(long, value_enum, default_value = "none")]
     pub compression: Codec,
     /// How records are spread over partitions

@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     Stall(u64),
     /// It and all later ones take two milliseconds.
     Slow(u64),
+    /// Not produce requests but those for offsets: from this Fetch request on, the older half of every partition is gone.
+    Forget(u64),
     /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
     LeadLate(u64),
 }
@@ -72,6 +74,7 @@ pub(crate) struct FakeBroker {
 struct State {
     produce_requests: u64,
     list_offsets_requests: u64,
+    fetch_requests: u64,
     producers: i64,
     /// The sequence that each idempotent producer goes on with in each partition.
     sequences: BTreeMap<(i64, i32), i32>,
@@ -81,6 +84,7 @@ struct State {
 #[derive(Default)]
 struct Log {
     batches: Vec<(i64, Vec<u8>)>,
+    start: i64,
     end: i64,
 }
 
@@ -407,7 +411,7 @@ impl FakeBroker {
                 offset: if asked.timestamp == LATEST {
                     logs[asked.partition_index as usize].end
                 } else {
-                    0
+                    logs[asked.partition_index as usize].start
                 },
                 ..ListOffsetsPartitionResponse::default()
             })
@@ -431,8 +435,18 @@ impl FakeBroker {
     ) -> Result<(), EncodeError> {
         let request = FetchRequest::decode(reader, version).unwrap();
         let topic = request.topics.iter().next().unwrap();
-        let state = self.state.lock().unwrap();
-        let logs = &state.topics[&state.name_of(topic.topic, topic.topic_id)];
+        let mut state = self.state.lock().unwrap();
+        state.fetch_requests += 1;
+        let name = state.name_of(topic.topic, topic.topic_id);
+        if self.fault == Fault::Forget(state.fetch_requests) {
+            state
+                .topics
+                .get_mut(&name)
+                .unwrap()
+                .iter_mut()
+                .for_each(Log::forget_half);
+        }
+        let logs = &state.topics[&name];
         let records: Vec<Vec<u8>> = topic
             .partitions
             .iter()
@@ -446,6 +460,11 @@ impl FakeBroker {
             .zip(&records)
             .map(|(asked, records)| PartitionData {
                 partition_index: asked.partition,
+                error_code: if asked.fetch_offset < logs[asked.partition as usize].start {
+                    ErrorCode::OffsetOutOfRange
+                } else {
+                    ErrorCode::None
+                } as i16,
                 records: Some(Records::from_slice(records)),
                 ..PartitionData::default()
             })
@@ -481,8 +500,16 @@ impl State {
 }
 
 impl Log {
+    fn forget_half(&mut self) {
+        self.batches.drain(..self.batches.len() / 2);
+        self.start = self.batches.first().map_or(self.end, |(base, _)| *base);
+    }
+
     /// Batches from `offset` on, the last one cut at the byte limit as Apache Kafka does, but the first one whole.
     fn read(&self, offset: i64, bytes_max: i32) -> Vec<u8> {
+        if offset < self.start {
+            return Vec::new();
+        }
         let from = self.batches.iter().skip_while(|(base, _)| *base < offset);
         let mut found = Vec::new();
         let mut first_bytes = 0;
