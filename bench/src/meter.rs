@@ -125,9 +125,10 @@ impl Meter {
                 server.look();
             }
             let seen = Seen::now(run);
-            silent_seconds = match seen.answers > last.answers {
-                true => 0,
-                false => silent_seconds + 1,
+            silent_seconds = if seen.answers > last.answers {
+                0
+            } else {
+                silent_seconds + 1
             };
             if silent_seconds >= SILENT_SECONDS_MAX {
                 return anyhow!("the broker has answered nothing for {SILENT_SECONDS_MAX} s");

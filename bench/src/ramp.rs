@@ -146,9 +146,10 @@ fn too_slow(p99_ms_max: f64, report: &Report) -> String {
     let p99 = report.latency_ms.p99;
     let late = report.generator_late_ms_max.unwrap_or_default();
     // Who reads of a knee should know if it may be that of this program.
-    let own = match late > p99_ms_max / 2.0 {
-        true => format!(", of which this program's own up to {late:.2} ms"),
-        false => String::new(),
+    let own = if late > p99_ms_max / 2.0 {
+        format!(", of which this program's own up to {late:.2} ms")
+    } else {
+        String::new()
     };
     format!("p99 was {p99:.2} ms, above {p99_ms_max} ms{own}")
 }
