@@ -128,6 +128,7 @@ impl<'a> OpenLoop<'a> {
             destinations: destinations(&self.partitions, &self.producers, &self.outboxes),
             chooser: Chooser::new(self.workload.keys, &self.partitions, 0),
             values: Values::new(self.record_bytes, self.stream),
+            blocked: false,
             late_ns_max: &self.late_ns_max,
         };
         let mut futures = vec![pacer.pace().boxed_local()];

@@ -42,9 +42,9 @@ pub enum Overload {
 
 impl Overload {
     /// Whose fault it is that records are still unsent: those that are `pending` wait for the broker, those that are `unmade` although
-    /// there is room for them wait for this program.
-    fn blame(records_per_second: u64, pending: u64, unmade: u64, has_room: bool) -> Self {
-        if has_room && unmade > pending {
+    /// nothing blocked them wait for this program.
+    fn blame(records_per_second: u64, pending: u64, unmade: u64) -> Self {
+        if unmade > pending {
             Overload::Generator { records_per_second }
         } else {
             Overload::Broker { records_per_second }
@@ -78,7 +78,9 @@ pub struct Pacer<'a> {
     pub destinations: Vec<Destination<'a>>,
     pub chooser: Chooser,
     pub values: Values,
-    /// The longest that a record was made after it was due although there was room for it: the part of the latency that is this program's
+    /// Whether records are overdue because there was no room for them, which is the broker's doing until they are all made.
+    pub blocked: bool,
+    /// The longest that a record was made after it was due although nothing blocked it: the part of the latency that is this program's
     /// own.
     pub late_ns_max: &'a Cell<u64>,
 }
@@ -106,14 +108,19 @@ impl Pacer<'_> {
     fn turn(&mut self, made: u64, due: u64, at_ns: u64) -> u64 {
         let timestamp_ms = clock::wall_clock_ms();
         let mut room = PENDING_BYTES_MAX.saturating_sub(self.pending_bytes());
-        if made < due && room > 0 {
+        if made < due && !self.blocked {
             let late_ns = at_ns.saturating_sub(self.schedule.intended_ns(made));
             self.late_ns_max.set(self.late_ns_max.get().max(late_ns));
         }
         let record_bytes = self.values.record_bytes;
         let mut record = made;
         for _ in 0..TURN_RECORDS_MAX {
-            if record == due || room < record_bytes {
+            if record == due {
+                self.blocked = false;
+                break;
+            }
+            if room < record_bytes {
+                self.blocked = true;
                 break;
             }
             let Destination { outbox, place } = self.destinations[self.chooser.choose()];
@@ -148,19 +155,15 @@ impl Pacer<'_> {
         if age_ns <= self.backlog_seconds_max * NS_PER_SECOND {
             return Ok(());
         }
-        let has_room = self.pending_bytes() + self.values.record_bytes <= PENDING_BYTES_MAX;
-        Err(Overload::blame(
-            self.schedule.records_per_second,
-            pending,
-            due - made,
-            has_room,
-        ))
+        let unmade = if self.blocked { 0 } else { due - made };
+        let records_per_second = self.schedule.records_per_second;
+        Err(Overload::blame(records_per_second, pending, unmade))
     }
 
-    /// When the next record is due or the next batch has lingered long enough; at once if records are overdue.
+    /// When the next record is due or the next batch has lingered long enough; at once if records are overdue and nothing blocks them.
     fn next_turn_ns(&self, made: u64, due: u64, at_ns: u64) -> u64 {
         if made < due {
-            return at_ns;
+            return at_ns + if self.blocked { TURN_NS_MIN } else { 0 };
         }
         let ripe_ns = |outbox: &Outbox| outbox.with(|pending| pending.next_ripe_ns());
         let next_ripe_ns = self.outboxes.iter().filter_map(ripe_ns).min();
@@ -210,13 +213,11 @@ mod tests {
 
     #[test]
     fn records_that_wait_are_the_brokers_fault_and_those_not_made_this_programs() {
-        let blame = |pending, unmade, has_room| {
-            Overload::blame(1000, pending, unmade, has_room).to_string()
-        };
+        let blame = |pending, unmade| Overload::blame(1000, pending, unmade).to_string();
         let broker = "the broker cannot keep up with 1000 records/s";
-        assert_eq!(blame(500, 10, true), broker);
-        assert_eq!(blame(500, 900, false), broker);
-        assert!(blame(500, 900, true).starts_with("this program cannot make 1000 records/s"));
+        assert_eq!(blame(500, 10), broker);
+        let generator = "this program cannot make 1000 records/s";
+        assert!(blame(500, 900).starts_with(generator));
     }
 
     #[test]
