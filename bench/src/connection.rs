@@ -21,6 +21,8 @@ use wire::{
 use crate::versions::{Answer, QUESTION_VERSION_MAX, Versions};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// To the first question, which costs a broker nothing.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 /// Far above what any request here asks for; only a peer that does not speak the protocol claims more.
@@ -62,9 +64,9 @@ impl Connection {
             versions: Versions::default(),
             next_correlation_id: 0,
         };
-        connection
-            .ask_versions()
+        within(FIRST_ANSWER_WAIT, connection.ask_versions())
             .await
+            .and_then(|asked| asked)
             .with_context(|| format!("cannot talk to {address}"))?;
         Ok(connection)
     }

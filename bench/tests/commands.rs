@@ -152,6 +152,15 @@ fn a_run_that_breaks_reports_what_it_reached() {
 }
 
 #[test]
+fn whoever_accepts_and_says_nothing_is_not_waited_for_long() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let output = bench(&["smoke", "--bootstrap", &address]);
+    let complaint = complaint(&output);
+    assert!(complaint.contains("no answer within 5 s"), "{complaint}");
+}
+
+#[test]
 fn arguments_and_addresses_that_cannot_work_are_refused() {
     for arguments in [
         &["smoke", "--bootstrap", "127.0.0.1:1"][..],
