@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{consume, limits, produce, sink, smoke};
+use bench::{consume, e2e, limits, produce, ramp, sink, smoke};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -18,12 +18,16 @@ struct Arguments {
 enum Command {
     /// Sends one record to a new topic, reads it back and deletes the topic
     Smoke(smoke::Arguments),
-    /// Sends batches as fast as the broker answers them
+    /// Sends batches as fast as the broker answers them, or records at a fixed rate
     Produce(produce::Arguments),
-    /// Reads a topic from its start to its end
+    /// Reads a topic from its start to its end, once or for a while
     Consume(consume::Arguments),
     /// Measures what this host can do at most: loopback, disk, memory, wakes and the sinks
     Limits(limits::Arguments),
+    /// Sends records at a fixed rate and measures how long each takes to reach consumers
+    E2e(e2e::Arguments),
+    /// Raises the rate of records until the broker is too slow, and prints the last one that it held
+    Ramp(ramp::Arguments),
     /// Takes frames from sockets to a file and does nothing else: what this machine can do at most
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
         Command::Limits(arguments) => limits::run(arguments),
+        Command::E2e(arguments) => e2e::run(arguments),
+        Command::Ramp(arguments) => ramp::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
     };

@@ -10,7 +10,8 @@ use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 
 use super::figure::Figures;
 use super::timing::Timing;
-use crate::clock::{now, thread_processor_seconds};
+use crate::clock::now;
+use crate::process::thread_processor_seconds;
 
 const SIZES: [(&str, usize); 2] = [("64 KiB", 64 << 10), ("1 MiB", 1 << 20)];
 

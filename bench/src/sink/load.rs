@@ -1,6 +1,7 @@
 //! `sink-load`: the client of the sink. The same frames again and again, built once, with a window of unanswered ones on every connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join;
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::clock::now;
 use crate::connection::connect;
-use crate::report::{Meter, Output};
+use crate::meter::{Meter, Output};
 use crate::run::{Limits, Run};
 use crate::units;
 use crate::window::Window;
@@ -64,7 +65,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         let meter = Meter::start(arguments.output.clone())?;
         let run = Run::new(arguments.limits);
-        let ended = supervise(&arguments, streams, &run).await;
+        let ended = supervise(&arguments, streams, &run, &meter).await;
         let settings = [
             ("receive", arguments.receive.to_string()),
             ("frame_bytes", frame_bytes.to_string()),
@@ -75,21 +76,26 @@ pub fn run(arguments: Arguments) -> Result<()> {
     })
 }
 
-async fn supervise(arguments: &Arguments, streams: Vec<TcpStream>, run: &Run) -> Result<()> {
+async fn supervise(
+    arguments: &Arguments,
+    streams: Vec<TcpStream>,
+    run: &Run,
+    meter: &Meter,
+) -> Result<()> {
     let in_flight = arguments.in_flight as usize;
     let streams = streams.into_iter();
     if arguments.receive {
         let loads = streams
             .map(|stream| receive::load(stream, arguments.frame_bytes, in_flight, run))
             .collect();
-        return run.supervise(loads).await;
+        return meter.supervise(run, loads).await;
     }
     let payload = pattern(arguments.frame_bytes - HEADER_BYTES);
     let frame = [&header(&payload)[..], &payload].concat();
     let loads = streams
         .map(|stream| load(stream, &frame, in_flight, run))
         .collect();
-    run.supervise(loads).await
+    meter.supervise(run, loads).await
 }
 
 async fn load(stream: TcpStream, frame: &[u8], in_flight: usize, run: &Run) -> Result<()> {
@@ -106,7 +112,7 @@ async fn load(stream: TcpStream, frame: &[u8], in_flight: usize, run: &Run) -> R
 async fn send(
     mut writer: OwnedWriteHalf<TcpStream>,
     frame: &[u8],
-    window: &Window,
+    window: &Window<Instant>,
     run: &Run,
 ) -> Result<()> {
     let at_once = (SEND_BYTES / frame.len()).max(1);
@@ -135,7 +141,7 @@ async fn send(
 async fn receive(
     mut reader: OwnedReadHalf<TcpStream>,
     frame_bytes: u64,
-    window: &Window,
+    window: &Window<Instant>,
     run: &Run,
 ) -> Result<()> {
     let mut answered = 0;

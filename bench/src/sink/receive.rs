@@ -1,5 +1,7 @@
 //! `sink-load --receive`: asks a sink in its mode `send` for the same number of bytes again and again, and counts what comes.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, bail};
 use futures::future::try_join;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
@@ -32,7 +34,7 @@ pub(super) async fn load(
 async fn ask(
     mut writer: OwnedWriteHalf<TcpStream>,
     frame_bytes: usize,
-    window: &Window,
+    window: &Window<Instant>,
     run: &Run,
 ) -> Result<()> {
     let request = (frame_bytes as u64).to_le_bytes();
@@ -55,7 +57,7 @@ async fn ask(
 async fn receive(
     mut reader: OwnedReadHalf<TcpStream>,
     frame_bytes: usize,
-    window: &Window,
+    window: &Window<Instant>,
     run: &Run,
 ) -> Result<()> {
     let mut buffer = Vec::with_capacity(RECEIVE_BYTES);

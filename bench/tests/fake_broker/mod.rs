@@ -5,26 +5,18 @@
     reason = "a blocking server of a few lines, outside the product"
 )]
 
-use std::collections::BTreeMap;
+mod cluster;
+mod state;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use wire::messages::api_versions::ApiVersionsResponse;
-use wire::messages::create_topics::{
-    CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
-};
-use wire::messages::delete_topics::{
-    DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse,
-};
 use wire::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData};
 use wire::messages::list_offsets::{
     ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
-};
-use wire::messages::metadata::{
-    MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
-    MetadataResponseTopic,
 };
 use wire::messages::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
@@ -33,6 +25,8 @@ use wire::{
     ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, RequestHeader, ResponseHeader,
     Writer, stamp_offset_and_epoch,
 };
+
+use state::{Log, State};
 
 /// What happens at the produce request of this number, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +42,12 @@ pub(crate) enum Fault {
     RepeatBatch(u64),
     /// It is refused.
     Refuse(u64),
+    /// It takes half a second.
+    Stall(u64),
+    /// It and all later ones take two milliseconds.
+    Slow(u64),
+    /// Not produce requests but those for offsets: from this Fetch request on, the older half of every partition is gone.
+    Forget(u64),
     /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
     LeadLate(u64),
 }
@@ -57,24 +57,18 @@ pub(crate) struct FakeBroker {
     pub(crate) address: String,
     port: i32,
     fault: Fault,
+    /// APIs that it speaks in other versions than its message types can.
+    versions: Vec<(ApiKey, i16, i16)>,
     state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    produce_requests: u64,
-    list_offsets_requests: u64,
-    topics: BTreeMap<String, Vec<Log>>,
-}
-
-#[derive(Default)]
-struct Log {
-    batches: Vec<(i64, Vec<u8>)>,
-    end: i64,
 }
 
 impl FakeBroker {
     pub(crate) fn start(fault: Fault) -> Self {
+        Self::speaking(fault, &[])
+    }
+
+    /// A broker that speaks some APIs in these versions only.
+    pub(crate) fn speaking(fault: Fault, versions: &[(ApiKey, i16, i16)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let port = i32::from(address.port());
@@ -82,6 +76,7 @@ impl FakeBroker {
             address: address.to_string(),
             port,
             fault,
+            versions: versions.to_vec(),
             state: Arc::default(),
         };
         let server = broker.clone();
@@ -96,6 +91,23 @@ impl FakeBroker {
 
     pub(crate) fn topics(&self) -> Vec<String> {
         self.state.lock().unwrap().topics.keys().cloned().collect()
+    }
+
+    /// How many records each partition of a topic holds.
+    pub(crate) fn record_counts(&self, topic: &str) -> Vec<u64> {
+        let state = self.state.lock().unwrap();
+        state.topics[topic]
+            .iter()
+            .map(|log| log.end as u64)
+            .collect()
+    }
+
+    /// Makes a topic as if nothing had been written to it.
+    pub(crate) fn clear(&self, topic: &str) {
+        let mut state = self.state.lock().unwrap();
+        for log in state.topics.get_mut(topic).unwrap() {
+            *log = Log::default();
+        }
     }
 
     fn serve(&self, mut stream: TcpStream) -> Option<()> {
@@ -130,7 +142,8 @@ impl FakeBroker {
     ) -> Option<bool> {
         let encoded = match api {
             ApiKey::Produce => return self.produce(version, reader, writer),
-            ApiKey::ApiVersions => ApiVersionsResponse::default().encode(writer, version),
+            ApiKey::ApiVersions => self.api_versions(version, writer),
+            ApiKey::InitProducerId => self.init_producer_id(version, writer),
             ApiKey::Metadata => self.metadata(version, reader, writer),
             ApiKey::CreateTopics => self.create_topics(version, reader, writer),
             ApiKey::DeleteTopics => self.delete_topics(version, reader, writer),
@@ -151,9 +164,18 @@ impl FakeBroker {
         let request = ProduceRequest::decode(reader, version).unwrap();
         let topic = request.topic_data.iter().next().unwrap();
         let partition = topic.partition_data.iter().next().unwrap();
+        let number = {
+            let mut state = self.state.lock().unwrap();
+            state.produce_requests += 1;
+            state.produce_requests
+        };
+        match self.fault {
+            Fault::Stall(at) if number == at => thread::sleep(Duration::from_millis(500)),
+            Fault::Slow(at) if number >= at => thread::sleep(Duration::from_millis(2)),
+            _ => {}
+        }
         let mut state = self.state.lock().unwrap();
-        state.produce_requests += 1;
-        let number = state.produce_requests;
+        let name = state.name_of(topic.name, topic.topic_id);
         let (mut copies, mut error) = (1, ErrorCode::None);
         match self.fault {
             Fault::HangUp(at) if number >= at => return None,
@@ -166,7 +188,14 @@ impl FakeBroker {
             _ => {}
         }
         let records = partition.records.unwrap();
-        let log = &mut state.topics.get_mut(topic.name).unwrap()[partition.index as usize];
+        let header = Batch::first(&records).unwrap().header;
+        if header.producer_id >= 0 {
+            let stream = (header.producer_id, partition.index);
+            let next = state.sequences.entry(stream).or_default();
+            assert_eq!(header.base_sequence, *next, "out of sequence");
+            *next += header.records_count;
+        }
+        let log = &mut state.topics.get_mut(&name).unwrap()[partition.index as usize];
         for _ in 0..copies {
             let batch = Batch::first(&records).unwrap();
             assert_eq!(batch.validate(), Ok(()));
@@ -182,8 +211,8 @@ impl FakeBroker {
         }];
         let topics = [TopicProduceResponse {
             name: topic.name,
+            topic_id: topic.topic_id,
             partition_responses: Array::from(&partitions),
-            ..TopicProduceResponse::default()
         }];
         let response = ProduceResponse {
             responses: Array::from(&topics),
@@ -191,99 +220,6 @@ impl FakeBroker {
         };
         response.encode(writer, version).unwrap();
         Some(request.acks != 0)
-    }
-
-    fn metadata(
-        &self,
-        version: i16,
-        reader: &mut Reader<'_>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), EncodeError> {
-        let request = MetadataRequest::decode(reader, version).unwrap();
-        let name = request.topics.unwrap().iter().next().unwrap().name.unwrap();
-        let state = self.state.lock().unwrap();
-        let count = state.topics.get(name).map_or(0, Vec::len);
-        let partition = |index| MetadataResponsePartition {
-            partition_index: index as i32,
-            leader_id: 1,
-            ..MetadataResponsePartition::default()
-        };
-        let partitions: Vec<_> = (0..count).map(partition).collect();
-        let error = if count == 0 {
-            ErrorCode::UnknownTopicOrPartition
-        } else {
-            ErrorCode::None
-        };
-        let topics = [MetadataResponseTopic {
-            error_code: error as i16,
-            name: Some(name),
-            partitions: Array::from(&partitions),
-            ..MetadataResponseTopic::default()
-        }];
-        let brokers = [MetadataResponseBroker {
-            node_id: 1,
-            host: "127.0.0.1",
-            port: self.port,
-            rack: None,
-        }];
-        let response = MetadataResponse {
-            brokers: Array::from(&brokers),
-            topics: Array::from(&topics),
-            ..MetadataResponse::default()
-        };
-        response.encode(writer, version)
-    }
-
-    fn create_topics(
-        &self,
-        version: i16,
-        reader: &mut Reader<'_>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), EncodeError> {
-        let request = CreateTopicsRequest::decode(reader, version).unwrap();
-        let topic = request.topics.iter().next().unwrap();
-        let mut state = self.state.lock().unwrap();
-        let exists = state.topics.contains_key(topic.name);
-        let logs = || (0..topic.num_partitions).map(|_| Log::default()).collect();
-        state
-            .topics
-            .entry(topic.name.to_owned())
-            .or_insert_with(logs);
-        let error = if exists {
-            ErrorCode::TopicAlreadyExists
-        } else {
-            ErrorCode::None
-        };
-        let topics = [CreatableTopicResult {
-            name: topic.name,
-            error_code: error as i16,
-            ..CreatableTopicResult::default()
-        }];
-        let response = CreateTopicsResponse {
-            topics: Array::from(&topics),
-            ..CreateTopicsResponse::default()
-        };
-        response.encode(writer, version)
-    }
-
-    fn delete_topics(
-        &self,
-        version: i16,
-        reader: &mut Reader<'_>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), EncodeError> {
-        let request = DeleteTopicsRequest::decode(reader, version).unwrap();
-        let name = request.topic_names.iter().next().unwrap();
-        self.state.lock().unwrap().topics.remove(name).unwrap();
-        let responses = [DeletableTopicResult {
-            name: Some(name),
-            ..DeletableTopicResult::default()
-        }];
-        let response = DeleteTopicsResponse {
-            responses: Array::from(&responses),
-            ..DeleteTopicsResponse::default()
-        };
-        response.encode(writer, version)
     }
 
     fn list_offsets(
@@ -313,7 +249,7 @@ impl FakeBroker {
                 offset: if asked.timestamp == LATEST {
                     logs[asked.partition_index as usize].end
                 } else {
-                    0
+                    logs[asked.partition_index as usize].start
                 },
                 ..ListOffsetsPartitionResponse::default()
             })
@@ -337,8 +273,18 @@ impl FakeBroker {
     ) -> Result<(), EncodeError> {
         let request = FetchRequest::decode(reader, version).unwrap();
         let topic = request.topics.iter().next().unwrap();
-        let state = self.state.lock().unwrap();
-        let logs = &state.topics[topic.topic];
+        let mut state = self.state.lock().unwrap();
+        state.fetch_requests += 1;
+        let name = state.name_of(topic.topic, topic.topic_id);
+        if self.fault == Fault::Forget(state.fetch_requests) {
+            state
+                .topics
+                .get_mut(&name)
+                .unwrap()
+                .iter_mut()
+                .for_each(Log::forget_half);
+        }
+        let logs = &state.topics[&name];
         let records: Vec<Vec<u8>> = topic
             .partitions
             .iter()
@@ -352,37 +298,24 @@ impl FakeBroker {
             .zip(&records)
             .map(|(asked, records)| PartitionData {
                 partition_index: asked.partition,
+                error_code: if asked.fetch_offset < logs[asked.partition as usize].start {
+                    ErrorCode::OffsetOutOfRange
+                } else {
+                    ErrorCode::None
+                } as i16,
                 records: Some(Records::from_slice(records)),
                 ..PartitionData::default()
             })
             .collect();
         let topics = [FetchableTopicResponse {
             topic: topic.topic,
+            topic_id: topic.topic_id,
             partitions: Array::from(&partitions),
-            ..FetchableTopicResponse::default()
         }];
         let response = FetchResponse {
             responses: Array::from(&topics),
             ..FetchResponse::default()
         };
         response.encode(writer, version)
-    }
-}
-
-impl Log {
-    /// Batches from `offset` on, the last one cut at the byte limit as Apache Kafka does, but the first one whole.
-    fn read(&self, offset: i64, bytes_max: i32) -> Vec<u8> {
-        let from = self.batches.iter().skip_while(|(base, _)| *base < offset);
-        let mut found = Vec::new();
-        let mut first_bytes = 0;
-        for (_, batch) in from {
-            if found.len() >= bytes_max as usize {
-                break;
-            }
-            first_bytes = first_bytes.max(if found.is_empty() { batch.len() } else { 0 });
-            found.extend_from_slice(batch);
-        }
-        found.truncate((bytes_max as usize).max(first_bytes));
-        found
     }
 }
