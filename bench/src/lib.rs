@@ -7,13 +7,20 @@
 //!    topic   lanes               what is asked of the cluster; the prebuilt requests
 //!    run     window              when a run ends, what it counts; which requests are in flight
 //!    connection                  frames and single calls over one socket
+//! offsets | failover             commits of many groups; the time that a killed process is missed
+//!    groups                      what is asked of a group's coordinator
+//! compare                        this program itself as a child, against two targets in turns
 //! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
 //! ```
 
 pub mod clock;
+pub mod compare;
 pub mod connection;
 pub mod consume;
+pub mod failover;
+pub mod groups;
 pub mod lanes;
+pub mod offsets;
 pub mod produce;
 pub mod report;
 pub mod run;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{consume, produce, sink, smoke};
+use bench::{compare, consume, failover, offsets, produce, sink, smoke};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -22,6 +22,12 @@ enum Command {
     Produce(produce::Arguments),
     /// Reads a topic from its start to its end
     Consume(consume::Arguments),
+    /// Commits consumer offsets of many groups as fast as they are taken
+    Offsets(offsets::Arguments),
+    /// Kills a process and measures how long produce and offset commits do without it
+    Failover(failover::Arguments),
+    /// Runs the same workload against two targets in turns
+    Compare(compare::Arguments),
     /// Takes frames from sockets to a file and does nothing else: what this machine can do at most
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
@@ -38,6 +44,9 @@ fn main() -> ExitCode {
         Command::Smoke(arguments) => smoke::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
+        Command::Offsets(arguments) => offsets::run(arguments),
+        Command::Failover(arguments) => failover::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
     };

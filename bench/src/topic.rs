@@ -165,7 +165,7 @@ pub async fn leaders(connection: &mut Connection, name: &str) -> Result<Vec<Lead
 }
 
 /// The outer error ends the search, the inner one says what is still missing.
-async fn leaders_now(
+pub async fn leaders_now(
     connection: &mut Connection,
     name: &str,
 ) -> Result<Result<Vec<Leader>, String>> {
