@@ -10,6 +10,7 @@
 //! offsets | failover             commits of many groups; the time that a killed process is missed
 //!    groups                      what is asked of a group's coordinator
 //! compare                        this program itself as a child, against two targets in turns
+//! page                           `report`: one HTML page from the results of all the others
 //! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
 //! ```
 
@@ -21,6 +22,7 @@ pub mod failover;
 pub mod groups;
 pub mod lanes;
 pub mod offsets;
+pub mod page;
 pub mod produce;
 pub mod report;
 pub mod run;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{compare, consume, failover, offsets, produce, sink, smoke};
+use bench::{compare, consume, failover, offsets, page, produce, sink, smoke};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -28,6 +28,8 @@ enum Command {
     Failover(failover::Arguments),
     /// Runs the same workload against two targets in turns
     Compare(compare::Arguments),
+    /// Makes one HTML page from the results of runs
+    Report(page::Arguments),
     /// Takes frames from sockets to a file and does nothing else: what this machine can do at most
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Offsets(arguments) => offsets::run(arguments),
         Command::Failover(arguments) => failover::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Report(arguments) => page::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
     };

@@ -1,7 +1,7 @@
 //! `compare`: the same workload against two targets in turns, so that whatever else the machine does meets both. Each turn is this program
 //! itself as a child; the order within a round changes every round. What is compared are the ratios within the rounds.
 
-mod ratios;
+pub(crate) mod ratios;
 mod turn;
 
 use std::collections::BTreeMap;
