@@ -14,7 +14,7 @@ use crate::connection::Connection;
 use crate::topic;
 
 /// Commands that write: every run gets a topic of its own, which is deleted behind it, so that no run meets the data of another.
-const WRITING: [&str; 2] = ["produce", "e2e"];
+const WRITING: [&str; 3] = ["produce", "e2e", "ramp"];
 
 /// Flags that belong to the comparison.
 const OURS: [&str; 3] = ["--bootstrap", "--pid", "--json"];

@@ -45,6 +45,7 @@ pub(super) fn page(input: &Input) -> Result<String> {
                 (throughput(&series)?)
                 (latency(&series)?)
                 (processor_time(&series)?)
+                (tables::ramps(&input.ramps))
                 (tables::comparisons(&input.comparisons))
                 (tables::failovers(&input.failovers))
                 (tables::runs(input))

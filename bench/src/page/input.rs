@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::model::{Comparison, Document, Failover, Limits, Outcome, Run};
+use super::model::{Comparison, Document, Failover, Limits, Outcome, Ramp, Run};
 
 #[derive(Debug, Default)]
 pub(super) struct Input {
     pub(super) runs: Vec<(String, Run)>,
     pub(super) comparisons: Vec<(String, Comparison)>,
     pub(super) failovers: Vec<(String, Failover)>,
+    pub(super) ramps: Vec<(String, Ramp)>,
     pub(super) limits: Vec<(String, Limits)>,
     pub(super) results: Vec<Outcome>,
     pub(super) sources: Vec<Source>,
@@ -77,6 +78,7 @@ impl Input {
             Document::Run(run) => self.runs.push((name, run)),
             Document::Comparison(comparison) => self.comparisons.push((name, comparison)),
             Document::Failover(failover) => self.failovers.push((name, failover)),
+            Document::Ramp(ramp) => self.ramps.push((name, ramp)),
             Document::Limits(limits) => self.limits.push((name, limits)),
         }
         self.keep(file, text);

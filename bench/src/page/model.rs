@@ -12,6 +12,7 @@ pub(super) enum Document {
     Run(Run),
     Comparison(Comparison),
     Failover(Failover),
+    Ramp(Ramp),
     Limits(Limits),
 }
 
@@ -25,6 +26,7 @@ impl Document {
         Ok(match command.as_str() {
             "compare" => Self::Comparison(serde_json::from_slice(text)?),
             "failover" => Self::Failover(serde_json::from_slice(text)?),
+            "ramp" => Self::Ramp(serde_json::from_slice(text)?),
             "limits" => Self::Limits(serde_json::from_slice(text)?),
             _ => Self::Run(serde_json::from_slice(text)?),
         })
@@ -38,6 +40,8 @@ pub(super) struct Run {
     pub(super) settings: BTreeMap<String, Value>,
     pub(super) megabytes_per_second: f64,
     pub(super) requests_per_second: f64,
+    #[serde(default)]
+    pub(super) records_per_second: Option<f64>,
     #[serde(default)]
     pub(super) seconds: Option<f64>,
     /// By name, such as p99.
@@ -116,6 +120,18 @@ pub(super) struct Failover {
     pub(super) records_acknowledged: Option<f64>,
     #[serde(default)]
     pub(super) records_found: Option<f64>,
+    #[serde(default)]
+    pub(super) error: Option<String>,
+}
+
+/// Runs of rising rate.
+#[derive(Debug, Deserialize)]
+pub(super) struct Ramp {
+    pub(super) steps: Vec<Run>,
+    #[serde(default)]
+    pub(super) knee_records_per_second: Option<f64>,
+    #[serde(default)]
+    pub(super) broken_by: Option<String>,
     #[serde(default)]
     pub(super) error: Option<String>,
 }

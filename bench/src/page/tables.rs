@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::input::Input;
-use super::model::{Comparison, Failover, Limits, Outcome, Run, plain};
+use super::model::{Comparison, Failover, Limits, Outcome, Ramp, Run, plain};
 use super::numbers::number;
 use super::series::Series;
 
@@ -45,6 +45,31 @@ fn met(met: Option<bool>) -> Markup {
             Some(true) => span.met { "✓ met" },
             Some(false) => span.missed { "✗ missed" },
             None => "–",
+        }
+    }
+}
+
+pub(super) fn ramps(ramps: &[(String, Ramp)]) -> Markup {
+    html! {
+        @if !ramps.is_empty() {
+            h2 { "Ramps" }
+            p.note { "The rate is raised step by step; the knee is the last one that was held." }
+        }
+        @for (name, ramp) in ramps {
+            h3 { (name) }
+            p {
+                "Knee: " (cell(ramp.knee_records_per_second)) " records/s"
+                @if let Some(why) = &ramp.broken_by { span.unit { ". The step after it: " (why) } }
+            }
+            @if let Some(error) = &ramp.error { p.error { (error) } }
+            div.scroll tabindex="0" { table {
+                thead { tr { th.number { "Records/s" } th.number { "MB/s" } @for (title, _) in LATENCIES { th.number { (title) " ms" } } } }
+                tbody { @for step in &ramp.steps { tr {
+                    td.number { (cell(step.records_per_second)) }
+                    td.number { (number(step.megabytes_per_second)) }
+                    @for (_, latency) in LATENCIES { td.number { (cell(step.latency(latency))) } }
+                } } }
+            } }
         }
     }
 }
@@ -124,7 +149,7 @@ pub(super) fn runs(input: &Input) -> Markup {
             div.scroll tabindex="0" { table {
                 thead {
                     tr {
-                        th { "Run" } th.number { "Seconds" } th.number { "MB/s" } th.number { "Requests/s" }
+                        th { "Run" } th.number { "Seconds" } th.number { "MB/s" } th.number { "Requests/s" } th.number { "Records/s" }
                         @for (title, _) in LATENCIES { th.number { (title) " ms" } }
                         th.number { "Server CPU s/GB" } th.number { "Client CPU s/GB" } th.number { "Peak memory MB" }
                     }
@@ -150,6 +175,7 @@ fn run_row(name: &str, run: &Run) -> Markup {
             td.number { (cell(run.seconds)) }
             td.number { (number(run.megabytes_per_second)) }
             td.number { (number(run.requests_per_second)) }
+            td.number { (cell(run.records_per_second)) }
             @for (_, latency) in LATENCIES { td.number { (cell(run.latency(latency))) } }
             td.number { (cell(run.server_cpu_seconds_per_gigabyte)) }
             td.number { (cell(run.client_cpu_seconds_per_gigabyte)) }
