@@ -121,8 +121,15 @@ fn lost_and_refused_commits_are_found() {
 
 fn failover(broker: &FakeBroker, pid: &str, more: &[&str]) -> Output {
     let arguments = ["failover", "--bootstrap", &broker.address, "--pid", pid];
-    let times = ["--seconds-steady", "1", "--seconds-max", "2"];
-    bench(&[&arguments[..], &times, more].concat())
+    let sizes = [
+        "--seconds-steady",
+        "1",
+        "--seconds-max",
+        "2",
+        "--partitions",
+        "4",
+    ];
+    bench(&[&arguments[..], &sizes, more].concat())
 }
 
 #[test]

@@ -55,7 +55,8 @@ pub struct Arguments {
     /// Is created if it does not exist [default: a new one, which is deleted in the end]
     #[arg(long)]
     topic: Option<String>,
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    /// Each is written to, and none is back before all are
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
     /// Between two batches of a partition, and between two commits
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
