@@ -1,5 +1,5 @@
-//! One connection to a broker: frames in both directions, and single calls for whatever is not measured. Every wait has a limit, so an
-//! unreachable or silent broker is an error and never a hang.
+//! One connection to a broker: frames in both directions, the versions that both sides speak, and single calls for whatever is not
+//! measured. Every wait has a limit, so an unreachable or silent broker is an error and never a hang.
 
 use std::future::Future;
 use std::io;
@@ -12,10 +12,13 @@ use monoio::buf::{IoBufMut, SliceMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 use monoio::time::timeout;
+use wire::messages::api_versions::ApiVersionsRequest;
 use wire::{
     ApiKey, EncodeError, FRAME_LENGTH_BYTES, Reader, RequestHeader, ResponseHeader, Writer,
     frame_length,
 };
+
+use crate::versions::{Answer, QUESTION_VERSION_MAX, Versions};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -30,6 +33,7 @@ pub const CLIENT_ID: &str = "millrace-bench";
 pub struct Connection {
     pub frames: Frames,
     pub sender: Sender,
+    pub versions: Versions,
     next_correlation_id: i32,
 }
 
@@ -52,11 +56,45 @@ impl Connection {
             buffer: Vec::new(),
             start: 0,
         };
-        Ok(Self {
+        let mut connection = Self {
             frames,
             sender: Sender(writer),
+            versions: Versions::default(),
             next_correlation_id: 0,
-        })
+        };
+        connection
+            .ask_versions()
+            .await
+            .with_context(|| format!("cannot talk to {address}"))?;
+        Ok(connection)
+    }
+
+    /// Before anything else, as every client does.
+    async fn ask_versions(&mut self) -> Result<()> {
+        let request = ApiVersionsRequest {
+            client_software_name: CLIENT_ID,
+            client_software_version: env!("CARGO_PKG_VERSION"),
+        };
+        let mut version = QUESTION_VERSION_MAX;
+        loop {
+            let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
+            let decode = |reader: &mut Reader<'_>| Answer::decode(reader, version);
+            match self
+                .call(ApiKey::ApiVersions, version, encode, decode)
+                .await?
+            {
+                Answer::Versions(versions) => {
+                    self.versions = versions;
+                    return Ok(());
+                }
+                Answer::AskInstead(older) => version = older,
+            }
+        }
+    }
+
+    /// The version of an API to call it with.
+    pub fn version(&self, api: ApiKey) -> Result<i16> {
+        self.versions.agreed(api)
     }
 
     /// One request and its answer. `decode` sees the message behind the response header.

@@ -18,9 +18,9 @@ use wire::{ApiKey, Array, EncodeError, ErrorCode, Reader, Writer};
 use crate::connection::{Connection, encode_request};
 use crate::topic::{Refusal, check};
 
-const FIND_COORDINATOR_VERSION: i16 = 2;
-pub const OFFSET_COMMIT_VERSION: i16 = 5;
-const OFFSET_FETCH_VERSION: i16 = 5;
+/// The last versions that ask for a single group.
+const FIND_COORDINATOR_VERSION_MAX: i16 = 3;
+const OFFSET_FETCH_VERSION_MAX: i16 = 7;
 
 /// FindCoordinator's key types are groups and transactions.
 const GROUP: i8 = 0;
@@ -59,50 +59,48 @@ fn is_passing(error: &anyhow::Error) -> bool {
 }
 
 pub async fn coordinator_now(connection: &mut Connection, group: &str) -> Result<String> {
+    let api = ApiKey::FindCoordinator;
+    let version = connection
+        .versions
+        .agreed_at_most(api, FIND_COORDINATOR_VERSION_MAX)?;
     let request = FindCoordinatorRequest {
         key: group,
         key_type: GROUP,
         ..FindCoordinatorRequest::default()
     };
     let decode = |answer: &mut Reader<'_>| {
-        let found = FindCoordinatorResponse::decode(answer, FIND_COORDINATOR_VERSION)?;
+        let found = FindCoordinatorResponse::decode(answer, version)?;
         check(found.error_code)?;
         Ok(format!("{}:{}", found.host, found.port))
     };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, FIND_COORDINATOR_VERSION);
-    connection
-        .call(
-            ApiKey::FindCoordinator,
-            FIND_COORDINATOR_VERSION,
-            encode,
-            decode,
-        )
-        .await
+    let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
+    connection.call(api, version, encode, decode).await
 }
 
 /// Appends a whole request that commits.
 pub fn encode_commit(
     request: &mut Vec<u8>,
+    version: i16,
     correlation_id: i32,
     commit: &Commit<'_>,
 ) -> Result<()> {
-    let (api, version) = (ApiKey::OffsetCommit, OFFSET_COMMIT_VERSION);
-    encode_request(request, api, version, correlation_id, |writer| {
-        commit.encode(writer)
-    })?;
+    let encode = |writer: &mut Writer<'_>| commit.encode(writer, version);
+    let api = ApiKey::OffsetCommit;
+    encode_request(request, api, version, correlation_id, encode)?;
     Ok(())
 }
 
 /// Commits once and waits for the answer.
 pub async fn commit(connection: &mut Connection, commit: &Commit<'_>) -> Result<()> {
-    let (api, version) = (ApiKey::OffsetCommit, OFFSET_COMMIT_VERSION);
-    let encode = |writer: &mut Writer<'_>| commit.encode(writer);
-    let decode = |answer: &mut Reader<'_>| check_commit(answer, commit.partitions.len());
+    let api = ApiKey::OffsetCommit;
+    let version = connection.version(api)?;
+    let encode = |writer: &mut Writer<'_>| commit.encode(writer, version);
+    let decode = |answer: &mut Reader<'_>| check_commit(answer, version, commit.partitions.len());
     connection.call(api, version, encode, decode).await
 }
 
 impl Commit<'_> {
-    fn encode(&self, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
+    fn encode(&self, writer: &mut Writer<'_>, version: i16) -> Result<(), EncodeError> {
         let partition = |index: &i32| OffsetCommitRequestPartition {
             partition_index: *index,
             committed_offset: self.offset,
@@ -119,13 +117,13 @@ impl Commit<'_> {
             topics: Array::from(&topics),
             ..OffsetCommitRequest::default()
         };
-        request.encode(writer, OFFSET_COMMIT_VERSION)
+        request.encode(writer, version)
     }
 }
 
 /// Checks that an answer, behind its header, took the offset of every one of `partitions` partitions.
-pub fn check_commit(answer: &mut Reader<'_>, partitions: usize) -> Result<()> {
-    let response = OffsetCommitResponse::decode(answer, OFFSET_COMMIT_VERSION)?;
+pub fn check_commit(answer: &mut Reader<'_>, version: i16, partitions: usize) -> Result<()> {
+    let response = OffsetCommitResponse::decode(answer, version)?;
     let mut taken = 0;
     for topic in response.topics.iter() {
         for partition in topic.partitions.iter() {
@@ -146,6 +144,10 @@ pub async fn committed(
     topic: &str,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, i64>> {
+    let api = ApiKey::OffsetFetch;
+    let version = connection
+        .versions
+        .agreed_at_most(api, OFFSET_FETCH_VERSION_MAX)?;
     let topics = [OffsetFetchRequestTopic {
         name: topic,
         partition_indexes: Array::from(partitions),
@@ -156,7 +158,7 @@ pub async fn committed(
         ..OffsetFetchRequest::default()
     };
     let decode = |answer: &mut Reader<'_>| {
-        let response = OffsetFetchResponse::decode(answer, OFFSET_FETCH_VERSION)?;
+        let response = OffsetFetchResponse::decode(answer, version)?;
         check(response.error_code)?;
         let mut found = BTreeMap::new();
         for topic in response.topics.iter() {
@@ -169,8 +171,6 @@ pub async fn committed(
         }
         Ok(found)
     };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, OFFSET_FETCH_VERSION);
-    connection
-        .call(ApiKey::OffsetFetch, OFFSET_FETCH_VERSION, encode, decode)
-        .await
+    let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
+    connection.call(api, version, encode, decode).await
 }

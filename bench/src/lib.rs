@@ -1,38 +1,60 @@
 //! Load generator and host ceilings. `millrace-bench` is its command line; nothing else in the project depends on it.
 //!
-//! A command that loads a server runs on one thread and one monoio runtime: a closed loop in which every connection keeps a window of requests in flight.
+//! A command that loads a server runs on one thread and one monoio runtime. In a closed loop every connection keeps a window of requests in
+//! flight, which finds the peak; in an open loop records are sent at a fixed rate, which finds the latency.
 //!
 //! ```text
-//! smoke | produce | consume      one file per command
-//!    topic   lanes               what is asked of the cluster; the prebuilt requests
-//!    run     window              when a run ends, what it counts; which requests are in flight
-//!    connection                  frames and single calls over one socket
-//! offsets | failover             commits of many groups; the time that a killed process is missed
-//!    groups                      what is asked of a group's coordinator
-//! compare                        this program itself as a child, against two targets in turns
-//! page                           `report`: one HTML page from the results of all the others
-//! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
+//! smoke | produce | consume | e2e | ramp     one file per command
+//!    workload  topic  bounds  shares         what is sent; what is asked of the cluster; which connection serves what
+//!    lanes  produce::closed                  the closed loop and its prebuilt requests
+//!    open  timer                             the open loop
+//!    fetch  follow  verify                   reading: requests, the end of a topic, the check of what came back
+//!    stamp  filler  codec  keys  idempotence what records and batches are made of
+//!    meter  run  report  process             what is counted, shown and written
+//!    window  connection  versions            which requests are in flight; frames; which versions both sides speak
+//! offsets  groups                            commits of many groups, and what is asked of their coordinators
+//! failover                                   the time that a killed process is missed
+//! compare                                    this program itself as a child, against two targets in turns
+//! page                                       `report`: one HTML page from the results of all the others
+//! sink                                       the ceiling from a socket to the disk: a server on the broker's reactor, and its client
 //! ```
 
+pub mod answers;
+pub mod bounds;
 pub mod clock;
+pub mod codec;
 pub mod compare;
 pub mod connection;
 pub mod consume;
+pub mod e2e;
 pub mod failover;
+pub mod fetch;
+pub mod filler;
+pub mod follow;
 pub mod groups;
+pub mod idempotence;
+pub mod keys;
 pub mod lanes;
+pub mod meter;
 pub mod offsets;
+pub mod open;
 pub mod page;
+pub mod process;
 pub mod produce;
+pub mod ramp;
 pub mod report;
 pub mod run;
+pub mod shares;
 pub mod sink;
 pub mod smoke;
 pub mod stamp;
+pub mod timer;
 pub mod topic;
 pub mod units;
 pub mod verify;
+pub mod versions;
 pub mod window;
+pub mod workload;
 
 use std::future::Future;
 

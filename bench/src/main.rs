@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{compare, consume, failover, offsets, page, produce, sink, smoke};
+use bench::{compare, consume, e2e, failover, offsets, page, produce, ramp, sink, smoke};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -18,10 +18,14 @@ struct Arguments {
 enum Command {
     /// Sends one record to a new topic, reads it back and deletes the topic
     Smoke(smoke::Arguments),
-    /// Sends batches as fast as the broker answers them
+    /// Sends batches as fast as the broker answers them, or records at a fixed rate
     Produce(produce::Arguments),
-    /// Reads a topic from its start to its end
+    /// Reads a topic from its start to its end, once or for a while
     Consume(consume::Arguments),
+    /// Sends records at a fixed rate and measures how long each takes to reach consumers
+    E2e(e2e::Arguments),
+    /// Raises the rate of records until the broker is too slow, and prints the last one that it held
+    Ramp(ramp::Arguments),
     /// Commits consumer offsets of many groups as fast as they are taken
     Offsets(offsets::Arguments),
     /// Kills a process and measures how long produce and offset commits do without it
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         Command::Smoke(arguments) => smoke::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
+        Command::E2e(arguments) => e2e::run(arguments),
+        Command::Ramp(arguments) => ramp::run(arguments),
         Command::Offsets(arguments) => offsets::run(arguments),
         Command::Failover(arguments) => failover::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),

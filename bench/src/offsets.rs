@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join;
@@ -11,8 +12,8 @@ use wire::{ApiKey, Reader, ResponseHeader};
 
 use crate::clock::now;
 use crate::connection::{Connection, Frames, Sender};
-use crate::groups::{self, Commit, OFFSET_COMMIT_VERSION};
-use crate::report::{Meter, Output};
+use crate::groups::{self, Commit};
+use crate::meter::{Meter, Output};
 use crate::run::{Limits, Run};
 use crate::topic;
 use crate::window::Window;
@@ -58,7 +59,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             .iter()
             .zip(connections)
             .map(|(committer, connection)| committer.commit(connection, &run));
-        let mut ended = run.supervise(running.collect()).await;
+        let mut ended = meter.supervise(&run, running.collect()).await;
+        run.stop_clock();
         print_commits(&run)?;
         if ended.is_ok() {
             ended = read_back(&committers).await;
@@ -75,8 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn print_commits(run: &Run) -> Result<()> {
-    let seconds = now().duration_since(run.started).as_secs_f64();
-    let commits = run.counts.borrow().records as f64 / seconds;
+    let commits = run.counts.borrow().records as f64 / run.seconds();
     writeln!(stdout(), "{commits:.0} commits/s").context("cannot print")
 }
 
@@ -87,7 +88,7 @@ async fn prepare<'a>(
 ) -> Result<Vec<Committer<'a>>> {
     let mut bootstrap = Connection::open(&arguments.bootstrap).await?;
     topic::create(&mut bootstrap, &arguments.topic, arguments.partitions, &[]).await?;
-    let leaders = topic::leaders(&mut bootstrap, &arguments.topic).await?;
+    let leaders = topic::find(&mut bootstrap, &arguments.topic).await?.leaders;
     ensure!(
         leaders.len() >= partitions.len(),
         "topic {} has {} partitions, fewer than {}",
@@ -102,13 +103,15 @@ async fn prepare<'a>(
         let place = (number % arguments.connections, address);
         groups.entry(place).or_default().push(group);
     }
-    let request_bytes = request_bytes(&arguments.topic, partitions)?;
+    let version = bootstrap.version(ApiKey::OffsetCommit)?;
+    let request_bytes = request_bytes(version, &arguments.topic, partitions)?;
     let committer = |((_, address), groups): ((u32, String), Vec<String>)| Committer {
         address,
         groups,
         topic: &arguments.topic,
         partitions,
         in_flight: arguments.in_flight as usize,
+        version,
         request_bytes,
         answered: Cell::new(0),
     };
@@ -120,7 +123,7 @@ fn group_name(topic: &str, number: u32) -> String {
     format!("{topic}-{number:06}")
 }
 
-fn request_bytes(topic: &str, partitions: &[i32]) -> Result<u64> {
+fn request_bytes(version: i16, topic: &str, partitions: &[i32]) -> Result<u64> {
     let commit = Commit {
         group: &group_name(topic, 0),
         topic,
@@ -128,7 +131,7 @@ fn request_bytes(topic: &str, partitions: &[i32]) -> Result<u64> {
         offset: 0,
     };
     let mut request = Vec::new();
-    groups::encode_commit(&mut request, 0, &commit)?;
+    groups::encode_commit(&mut request, version, 0, &commit)?;
     Ok(request.len() as u64)
 }
 
@@ -139,6 +142,8 @@ struct Committer<'a> {
     topic: &'a str,
     partitions: &'a [i32],
     in_flight: usize,
+    /// Of OffsetCommit.
+    version: i16,
     request_bytes: u64,
     /// Requests so far.
     answered: Cell<u64>,
@@ -156,7 +161,7 @@ impl Committer<'_> {
         .map(drop)
     }
 
-    async fn send(&self, mut sender: Sender, window: &Window, run: &Run) -> Result<()> {
+    async fn send(&self, mut sender: Sender, window: &Window<Instant>, run: &Run) -> Result<()> {
         let mut requests = Vec::new();
         let mut number = 0;
         loop {
@@ -169,7 +174,12 @@ impl Committer<'_> {
                 }
                 window.sent(at);
                 // Correlation ids may wrap.
-                groups::encode_commit(&mut requests, number as i32, &self.commit_of(number))?;
+                groups::encode_commit(
+                    &mut requests,
+                    self.version,
+                    number as i32,
+                    &self.commit_of(number),
+                )?;
                 number += 1;
             }
             if requests.is_empty() {
@@ -189,7 +199,7 @@ impl Committer<'_> {
         }
     }
 
-    async fn receive(&self, mut frames: Frames, window: &Window, run: &Run) -> Result<()> {
+    async fn receive(&self, mut frames: Frames, window: &Window<Instant>, run: &Run) -> Result<()> {
         let partitions = self.partitions.len();
         while window.answer_due().await {
             let Some(frame) = frames.arrived()? else {
@@ -197,13 +207,12 @@ impl Committer<'_> {
                 continue;
             };
             let mut answer = Reader::new(frame);
-            let header =
-                ResponseHeader::decode(&mut answer, ApiKey::OffsetCommit, OFFSET_COMMIT_VERSION)?;
+            let header = ResponseHeader::decode(&mut answer, ApiKey::OffsetCommit, self.version)?;
             ensure!(
                 header.correlation_id == self.answered.get() as i32,
                 "an answer out of order"
             );
-            groups::check_commit(&mut answer, partitions)?;
+            groups::check_commit(&mut answer, self.version, partitions)?;
             self.answered.set(self.answered.get() + 1);
             let sent_at = window.answered().context("an answer to no request")?;
             run.count(self.request_bytes, partitions as u64, sent_at);
@@ -263,6 +272,7 @@ mod tests {
             topic: "t",
             partitions: &[0],
             in_flight: 1,
+            version: 8,
             request_bytes: 1,
             answered: Cell::new(0),
         };

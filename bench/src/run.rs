@@ -1,20 +1,11 @@
-//! One measured run: when it ends, what it has counted, and the watch that shows progress and ends a run whose broker went silent.
+//! One measured run: when it ends and what it has counted.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::io::{IsTerminal, Write, stderr};
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow};
-use futures::future::{Either, select, try_join_all};
 use hdrhistogram::Histogram;
-use monoio::time::sleep;
 
 use crate::clock::now;
-
-const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-const SILENT_SECONDS_MAX: u32 = 10;
 
 /// Latencies are counted to three digits, up to ten minutes: no answer is waited for as long.
 const LATENCY_DIGITS: u8 = 3;
@@ -33,8 +24,27 @@ pub struct Limits {
 
 const SECONDS_DEFAULT: u64 = 10;
 
+impl Limits {
+    /// How long a run may last.
+    fn seconds(&self) -> Option<u64> {
+        self.seconds
+            .or(self.bytes.is_none().then_some(SECONDS_DEFAULT))
+    }
+
+    /// How many records are sent at a fixed rate.
+    pub fn records(&self, records_per_second: u64, record_bytes: usize) -> u64 {
+        let in_time = self
+            .seconds()
+            .map(|seconds| seconds.saturating_mul(records_per_second));
+        let in_bytes = self.bytes.map(|bytes| bytes.div_ceil(record_bytes as u64));
+        let all = [in_time, in_bytes].into_iter().flatten();
+        all.min().unwrap_or(u64::MAX).max(1)
+    }
+}
+
 pub struct Run {
     pub started: Instant,
+    stopped: Cell<Option<Instant>>,
     deadline: Option<Instant>,
     bytes_left: Cell<u64>,
     pub counts: RefCell<Counts>,
@@ -50,12 +60,7 @@ pub struct Counts {
 
 impl Run {
     pub fn new(limits: Limits) -> Self {
-        let seconds = limits.seconds.or(if limits.bytes.is_none() {
-            Some(SECONDS_DEFAULT)
-        } else {
-            None
-        });
-        Self::until(seconds, limits.bytes)
+        Self::until(limits.seconds(), limits.bytes)
     }
 
     /// A run that ends by itself, when everything there is has been read.
@@ -65,8 +70,6 @@ impl Run {
 
     fn until(seconds: Option<u64>, bytes: Option<u64>) -> Self {
         let started = now();
-        let latency_us = Histogram::new_with_max(LATENCY_US_MAX, LATENCY_DIGITS)
-            .expect("these bounds are supported");
         Self {
             started,
             deadline: seconds.map(|seconds| started + Duration::from_secs(seconds)),
@@ -75,14 +78,35 @@ impl Run {
                 bytes: 0,
                 records: 0,
                 requests: 0,
-                latency_us,
+                latency_us: latency_histogram(),
             }),
+            stopped: Cell::new(None),
         }
+    }
+
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(now().duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What comes after this does not count as time of the run.
+    pub fn stop_clock(&self) {
+        self.stopped.set(Some(now()));
+    }
+
+    /// How long the run lasted or has lasted so far.
+    pub fn seconds(&self) -> f64 {
+        let end = self.stopped.get().unwrap_or_else(now);
+        end.duration_since(self.started).as_secs_f64()
+    }
+
+    /// Whether nothing more may be sent.
+    pub fn is_over(&self, at: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| at >= deadline)
     }
 
     /// Whether a request of `bytes` bytes may still be sent at `at`.
     pub fn claim(&self, bytes: u64, at: Instant) -> bool {
-        if self.deadline.is_some_and(|deadline| at >= deadline) {
+        if self.is_over(at) {
             return false;
         }
         let left = self.bytes_left.get();
@@ -101,54 +125,26 @@ impl Run {
             .latency_us
             .saturating_record(u64::try_from(latency).unwrap_or(u64::MAX));
     }
-
-    /// Runs all connections to their end, or to the first error, which ends the others too.
-    pub async fn supervise(
-        &self,
-        connections: Vec<impl Future<Output = Result<()>>>,
-    ) -> Result<()> {
-        let all = pin!(try_join_all(connections));
-        let silence = pin!(self.watch());
-        match select(all, silence).await {
-            Either::Left((ended, _)) => ended.map(drop),
-            Either::Right((silent, _)) => Err(silent),
+    /// Counts a request of an open loop that was answered well, each record from when it was meant to be sent.
+    pub fn count_records(&self, bytes: u64, intended_ns: &[u64]) {
+        if intended_ns.is_empty() {
+            return;
+        }
+        let at_ns = self.elapsed_ns();
+        let mut counts = self.counts.borrow_mut();
+        counts.bytes += bytes;
+        counts.records += intended_ns.len() as u64;
+        counts.requests += 1;
+        for intended_ns in intended_ns {
+            let latency_us = at_ns.saturating_sub(*intended_ns) / 1000;
+            counts.latency_us.saturating_record(latency_us);
         }
     }
+}
 
-    /// Shows progress every second; ends when nothing has been answered for too long.
-    async fn watch(&self) -> Error {
-        let (mut last_bytes, mut last_requests, mut silent_seconds) = (0, 0, 0);
-        loop {
-            sleep(PROGRESS_PAUSE).await;
-            let (bytes, requests) = {
-                let counts = self.counts.borrow();
-                (counts.bytes, counts.requests)
-            };
-            silent_seconds = if requests == last_requests {
-                silent_seconds + 1
-            } else {
-                0
-            };
-            if silent_seconds >= SILENT_SECONDS_MAX {
-                return anyhow!("the broker has answered nothing for {SILENT_SECONDS_MAX} s");
-            }
-            self.show_progress(bytes - last_bytes, requests - last_requests);
-            (last_bytes, last_requests) = (bytes, requests);
-        }
-    }
-
-    /// For people only: results go to stdout.
-    fn show_progress(&self, bytes: u64, requests: u64) {
-        if stderr().is_terminal() {
-            let seconds = self.started.elapsed().as_secs();
-            eprint!(
-                "\r\x1b[K{seconds} s  {:.1} MB/s  {requests} requests/s",
-                bytes as f64 / 1e6
-            );
-            // A progress line that cannot be shown is no reason to stop measuring.
-            let _ = stderr().flush();
-        }
-    }
+/// Of microseconds.
+pub fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_max(LATENCY_US_MAX, LATENCY_DIGITS).expect("these bounds are supported")
 }
 
 #[cfg(test)]
@@ -179,21 +175,30 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_kept_for_the_time_or_until_the_bytes_are_sent() {
+        let records = |bytes, seconds| Limits { bytes, seconds }.records(100, 50);
+        assert_eq!(records(None, Some(3)), 300);
+        assert_eq!(records(None, None), 1000);
+        assert_eq!(records(Some(101), None), 3);
+        assert_eq!(records(Some(1_000_000), Some(1)), 100);
+    }
+
+    #[test]
+    fn each_record_of_a_request_counts_from_when_it_was_meant_to_be_sent() {
+        let mut run = Run::unlimited();
+        run.started = run.started.checked_sub(Duration::from_secs(10)).unwrap();
+        run.count_records(500, &[0, 9_000_000_000]);
+        let counts = run.counts.borrow();
+        assert_eq!((counts.records, counts.requests), (2, 1));
+        assert!(counts.latency_us.max() >= 9_990_000);
+        assert!(counts.latency_us.min() < 2_000_000);
+    }
+
+    #[test]
     fn latencies_of_seconds_are_kept_apart_from_those_of_microseconds() {
         let run = Run::unlimited();
         let sent_at = run.started.checked_sub(Duration::from_secs(20)).unwrap();
         run.count(1, 1, sent_at);
         assert!(run.counts.borrow().latency_us.max() >= 20_000_000);
-    }
-
-    #[test]
-    fn the_first_error_ends_all_connections() {
-        let run = Run::unlimited();
-        let connections: Vec<std::pin::Pin<Box<dyn Future<Output = Result<()>>>>> = vec![
-            Box::pin(std::future::pending()),
-            Box::pin(async { Err(anyhow!("broken")) }),
-        ];
-        let result = crate::block_on(async { run.supervise(connections).await });
-        assert_eq!(result.unwrap_err().to_string(), "broken");
     }
 }

@@ -5,23 +5,21 @@ use std::io::{Write, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use wire::messages::produce::{
     PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
 };
 use wire::{ApiKey, Array, BatchBuilder, Reader, Records, Writer};
 
+use crate::bounds;
 use crate::clock;
 use crate::connection::Connection;
-use crate::topic;
+use crate::fetch::{FetchLimits, Fetched, Fetcher};
+use crate::topic::{self, Topic};
 
-const PRODUCE_VERSION: i16 = 9;
-const FETCH_VERSION: i16 = 12;
 const PARTITION: i32 = 0;
 const ACKS_ALL: i16 = -1;
 const TIMEOUT_MS: i32 = 10_000;
-const FETCH_WAIT_MS: i32 = 500;
-const FETCH_BYTES_MAX: i32 = 1 << 20;
+const FETCH_BYTES_MAX: usize = 1 << 20;
 const FETCHES_MAX: usize = 20;
 const FETCH_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,14 +52,22 @@ async fn delete(bootstrap: &str, topic: &str) -> Result<()> {
 }
 
 async fn exchange(connection: &mut Connection, topic: &str) -> Result<()> {
-    let leaders = topic::leaders(connection, topic).await?;
-    let leader = leaders.first().context("the topic has no partition")?;
+    let topic = topic::find(connection, topic).await?;
+    let leader = topic
+        .leaders
+        .first()
+        .context("the topic has no partition")?;
     let mut leader = Connection::open(&leader.address).await?;
-    topic::wait_led(&mut leader, topic, &[PARTITION]).await?;
-    let value = topic.as_bytes();
-    produce(&mut leader, topic, value).await?;
+    bounds::wait_led(&mut leader, &topic.name, &[PARTITION]).await?;
+    let value = topic.name.as_bytes();
+    produce(&mut leader, &topic, value).await?;
+    let limits = FetchLimits {
+        partition_bytes: FETCH_BYTES_MAX,
+        bytes: FETCH_BYTES_MAX,
+    };
+    let mut fetcher = Fetcher::new(leader, &topic, limits)?;
     for _ in 0..FETCHES_MAX {
-        if let Some(found) = fetch(&mut leader, topic).await? {
+        if let Some(found) = fetch(&mut fetcher).await? {
             ensure!(found == value, "the record came back changed");
             return Ok(());
         }
@@ -70,7 +76,8 @@ async fn exchange(connection: &mut Connection, topic: &str) -> Result<()> {
     bail!("the record did not come back")
 }
 
-async fn produce(connection: &mut Connection, topic: &str, value: &[u8]) -> Result<()> {
+async fn produce(connection: &mut Connection, topic: &Topic, value: &[u8]) -> Result<()> {
+    let version = topic.version(&connection.versions, ApiKey::Produce)?;
     let now_ms = clock::wall_clock_ms();
     let batch = BatchBuilder::new(now_ms)
         .record(now_ms, None, Some(value), &[])
@@ -80,9 +87,9 @@ async fn produce(connection: &mut Connection, topic: &str, value: &[u8]) -> Resu
         records: Some(Records::from_slice(&batch)),
     }];
     let topics = [TopicProduceData {
-        name: topic,
+        name: &topic.name,
+        topic_id: topic.id,
         partition_data: Array::from(&partitions),
-        ..TopicProduceData::default()
     }];
     let request = ProduceRequest {
         acks: ACKS_ALL,
@@ -91,7 +98,7 @@ async fn produce(connection: &mut Connection, topic: &str, value: &[u8]) -> Resu
         ..ProduceRequest::default()
     };
     let decode = |answer: &mut Reader<'_>| {
-        let response = ProduceResponse::decode(answer, PRODUCE_VERSION)?;
+        let response = ProduceResponse::decode(answer, version)?;
         let mut partitions = response
             .responses
             .iter()
@@ -103,58 +110,30 @@ async fn produce(connection: &mut Connection, topic: &str, value: &[u8]) -> Resu
                 .error_code,
         )
     };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, PRODUCE_VERSION);
+    let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
     connection
-        .call(ApiKey::Produce, PRODUCE_VERSION, encode, decode)
+        .call(ApiKey::Produce, version, encode, decode)
         .await
 }
 
 /// The value of the first record, if it can be read already.
-async fn fetch(connection: &mut Connection, topic: &str) -> Result<Option<Vec<u8>>> {
-    let partitions = [FetchPartition {
-        partition_max_bytes: FETCH_BYTES_MAX,
-        ..FetchPartition::default()
-    }];
-    let topics = [FetchTopic {
-        topic,
-        partitions: Array::from(&partitions),
-        ..FetchTopic::default()
-    }];
-    let request = FetchRequest {
-        max_wait_ms: FETCH_WAIT_MS,
-        min_bytes: 1,
-        max_bytes: FETCH_BYTES_MAX,
-        topics: Array::from(&topics),
-        ..FetchRequest::default()
+async fn fetch(fetcher: &mut Fetcher) -> Result<Option<Vec<u8>>> {
+    let mut found = None;
+    let take = |fetched: Fetched<'_>| {
+        fetched.batches(0, |_, batch| {
+            batch.validate()?;
+            let records = batch
+                .records
+                .contiguous()
+                .context("the batch lies in one piece")?;
+            let record = wire::RecordIter::new(records)
+                .next()
+                .context("a batch without records")??;
+            found = record.value.map(<[u8]>::to_vec);
+            Ok(())
+        })?;
+        Ok(())
     };
-    let decode = |answer: &mut Reader<'_>| {
-        let response = FetchResponse::decode(answer, FETCH_VERSION)?;
-        topic::check(response.error_code)?;
-        let mut partitions = response
-            .responses
-            .iter()
-            .flat_map(|topic| topic.partitions.iter());
-        let partition = partitions.next().context("an answer without a partition")?;
-        topic::check(partition.error_code)?;
-        let Some(batch) = partition
-            .records
-            .and_then(|records| records.batches().next())
-        else {
-            return Ok(None);
-        };
-        let batch = batch?;
-        batch.validate()?;
-        let records = batch
-            .records
-            .contiguous()
-            .context("the batch lies in one piece")?;
-        let record = wire::RecordIter::new(records)
-            .next()
-            .context("a batch without records")??;
-        Ok(record.value.map(<[u8]>::to_vec))
-    };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, FETCH_VERSION);
-    connection
-        .call(ApiKey::Fetch, FETCH_VERSION, encode, decode)
-        .await
+    fetcher.fetch([(PARTITION, 0)].into_iter(), take).await?;
+    Ok(found)
 }

@@ -1,55 +1,53 @@
-//! What commands ask of a cluster around a run: create and delete a topic, find its leaders, find its offsets. The versions used here
-//! are old enough for any Kafka broker of the last years, so that a comparison needs no other code.
+//! What commands ask of a cluster around a run: create and delete a topic, find its id and its leaders.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use wire::messages::create_topics::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, CreateTopicsResponse,
 };
 use wire::messages::delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse};
-use wire::messages::list_offsets::{
-    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic,
-};
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
-use wire::{ApiKey, Array, ErrorCode};
+use wire::{ApiKey, Array, ErrorCode, Uuid};
 
 use crate::connection::Connection;
+use crate::versions::{TOPIC_NAME_VERSION_MAX, Versions};
 
-const METADATA_VERSION: i16 = 9;
-const CREATE_TOPICS_VERSION: i16 = 5;
-const DELETE_TOPICS_VERSION: i16 = 4;
-const LIST_OFFSETS_VERSION: i16 = 5;
+/// The first version of CreateTopics in which a replication factor of -1 leaves the choice to the broker (KIP-464).
+const BROKER_DEFAULT_VERSION: i16 = 4;
 
 const REQUEST_MS: i32 = 10_000;
 const LEADER_POLLS_MAX: usize = 100;
 const LEADER_POLL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Questions that ListOffsets answers in place of a timestamp.
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
+/// A topic as metadata describes it.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    pub name: String,
+    /// Zero where the broker knows no topic ids.
+    pub id: Uuid,
+    /// One for each partition, in order of partition.
+    pub leaders: Vec<Leader>,
+}
+
+impl Topic {
+    /// The version to call Produce or Fetch with: those that name topics by id are for topics that have one.
+    pub fn version(&self, versions: &Versions, api: ApiKey) -> Result<i16> {
+        if self.id == Uuid::ZERO {
+            versions.agreed_at_most(api, TOPIC_NAME_VERSION_MAX)
+        } else {
+            versions.agreed(api)
+        }
+    }
+}
 
 /// A partition and the address of its leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
     pub partition: i32,
     pub address: String,
-}
-
-/// The partitions that one connection serves.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Share {
-    pub address: String,
-    pub partitions: Vec<i32>,
-}
-
-/// The first offset of a partition and the one after its last.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub earliest: i64,
-    pub latest: i64,
 }
 
 /// What a broker answered instead of doing what it was asked.
@@ -70,10 +68,14 @@ impl std::error::Error for Refusal {}
 
 impl Refusal {
     /// Whether it is how a partition answers whose leader is just being found.
-    fn is_passing(self) -> bool {
+    pub fn is_passing(self) -> bool {
         matches!(
             ErrorCode::from_i16(self.0),
-            Some(ErrorCode::NotLeaderOrFollower | ErrorCode::LeaderNotAvailable)
+            Some(
+                ErrorCode::NotLeaderOrFollower
+                    | ErrorCode::LeaderNotAvailable
+                    | ErrorCode::UnknownTopicOrPartition
+            )
         )
     }
 }
@@ -92,6 +94,7 @@ pub async fn create(
     partitions: i32,
     configs: &[(String, String)],
 ) -> Result<()> {
+    let version = connection.version(ApiKey::CreateTopics)?;
     let configs: Vec<_> = configs
         .iter()
         .map(|(name, value)| CreatableTopicConfig {
@@ -102,7 +105,11 @@ pub async fn create(
     let topics = [CreatableTopic {
         name,
         num_partitions: partitions,
-        replication_factor: -1,
+        replication_factor: if version < BROKER_DEFAULT_VERSION {
+            1
+        } else {
+            -1
+        },
         configs: Array::from(&configs),
         ..CreatableTopic::default()
     }];
@@ -112,10 +119,7 @@ pub async fn create(
         ..CreateTopicsRequest::default()
     };
     let decode = |answer: &mut wire::Reader<'_>| {
-        for topic in CreateTopicsResponse::decode(answer, CREATE_TOPICS_VERSION)?
-            .topics
-            .iter()
-        {
+        for topic in CreateTopicsResponse::decode(answer, version)?.topics.iter() {
             if topic.error_code != ErrorCode::TopicAlreadyExists as i16 {
                 check(topic.error_code)
                     .with_context(|| topic.error_message.unwrap_or_default().to_owned())?;
@@ -123,14 +127,15 @@ pub async fn create(
         }
         Ok(())
     };
-    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, CREATE_TOPICS_VERSION);
+    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, version);
     let created = connection
-        .call(ApiKey::CreateTopics, CREATE_TOPICS_VERSION, encode, decode)
+        .call(ApiKey::CreateTopics, version, encode, decode)
         .await;
     created.with_context(|| format!("cannot create topic {name}"))
 }
 
 pub async fn delete(connection: &mut Connection, name: &str) -> Result<()> {
+    let version = connection.version(ApiKey::DeleteTopics)?;
     let names = [name];
     let request = DeleteTopicsRequest {
         topic_names: Array::from(&names),
@@ -138,25 +143,25 @@ pub async fn delete(connection: &mut Connection, name: &str) -> Result<()> {
         ..DeleteTopicsRequest::default()
     };
     let decode = |answer: &mut wire::Reader<'_>| {
-        let response = DeleteTopicsResponse::decode(answer, DELETE_TOPICS_VERSION)?;
+        let response = DeleteTopicsResponse::decode(answer, version)?;
         response
             .responses
             .iter()
             .try_for_each(|topic| check(topic.error_code))
     };
-    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, DELETE_TOPICS_VERSION);
+    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, version);
     let deleted = connection
-        .call(ApiKey::DeleteTopics, DELETE_TOPICS_VERSION, encode, decode)
+        .call(ApiKey::DeleteTopics, version, encode, decode)
         .await;
     deleted.with_context(|| format!("cannot delete topic {name}"))
 }
 
-/// Finds the leader of every partition of a topic, in order of partition; waits a while for those that have none yet.
-pub async fn leaders(connection: &mut Connection, name: &str) -> Result<Vec<Leader>> {
+/// Finds a topic and the leader of every partition; waits a while for partitions that have none yet.
+pub async fn find(connection: &mut Connection, name: &str) -> Result<Topic> {
     let mut last = String::new();
     for _ in 0..LEADER_POLLS_MAX {
-        match leaders_now(connection, name).await? {
-            Ok(leaders) => return Ok(leaders),
+        match find_now(connection, name).await? {
+            Ok(topic) => return Ok(topic),
             Err(missing) => last = missing,
         }
         monoio::time::sleep(LEADER_POLL_PAUSE).await;
@@ -165,10 +170,8 @@ pub async fn leaders(connection: &mut Connection, name: &str) -> Result<Vec<Lead
 }
 
 /// The outer error ends the search, the inner one says what is still missing.
-pub async fn leaders_now(
-    connection: &mut Connection,
-    name: &str,
-) -> Result<Result<Vec<Leader>, String>> {
+pub async fn find_now(connection: &mut Connection, name: &str) -> Result<Result<Topic, String>> {
+    let version = connection.version(ApiKey::Metadata)?;
     let topics = [MetadataRequestTopic {
         name: Some(name),
         ..MetadataRequestTopic::default()
@@ -179,7 +182,7 @@ pub async fn leaders_now(
         ..MetadataRequest::default()
     };
     let decode = |answer: &mut wire::Reader<'_>| {
-        let response = MetadataResponse::decode(answer, METADATA_VERSION)?;
+        let response = MetadataResponse::decode(answer, version)?;
         let brokers: HashMap<i32, String> = response
             .brokers
             .iter()
@@ -209,161 +212,14 @@ pub async fn leaders_now(
             }
         }
         leaders.sort_by_key(|leader| leader.partition);
-        Ok(Ok(leaders))
+        Ok(Ok(Topic {
+            name: name.to_owned(),
+            id: topic.topic_id,
+            leaders,
+        }))
     };
-    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, METADATA_VERSION);
+    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, version);
     connection
-        .call(ApiKey::Metadata, METADATA_VERSION, encode, decode)
+        .call(ApiKey::Metadata, version, encode, decode)
         .await
-}
-
-/// Waits until the connection's broker really leads the partitions that metadata says it leads: it learns of a new topic a moment later than
-/// whoever answers for the whole cluster.
-pub async fn wait_led(connection: &mut Connection, name: &str, partitions: &[i32]) -> Result<()> {
-    bounds(connection, name, partitions).await.map(drop)
-}
-
-/// The earliest and latest offsets of partitions of the connection's broker, in the order asked; waits a while for those that it does not lead
-/// yet, as after a restart.
-pub async fn bounds(
-    connection: &mut Connection,
-    name: &str,
-    partitions: &[i32],
-) -> Result<Vec<Bounds>> {
-    let mut polls = 1;
-    loop {
-        let passing = |error: &anyhow::Error| {
-            error
-                .downcast_ref()
-                .is_some_and(|refusal: &Refusal| refusal.is_passing())
-        };
-        match bounds_now(connection, name, partitions).await {
-            Err(error) if passing(&error) && polls < LEADER_POLLS_MAX => {}
-            ended => return ended,
-        }
-        polls += 1;
-        monoio::time::sleep(LEADER_POLL_PAUSE).await;
-    }
-}
-
-async fn bounds_now(
-    connection: &mut Connection,
-    name: &str,
-    partitions: &[i32],
-) -> Result<Vec<Bounds>> {
-    let earliest = offsets(connection, name, partitions, EARLIEST).await?;
-    let latest = offsets(connection, name, partitions, LATEST).await?;
-    let bound = |partition| {
-        Some(Bounds {
-            earliest: *earliest.get(partition)?,
-            latest: *latest.get(partition)?,
-        })
-    };
-    let bounds: Option<Vec<_>> = partitions.iter().map(bound).collect();
-    bounds.context("the broker left out a partition")
-}
-
-async fn offsets(
-    connection: &mut Connection,
-    name: &str,
-    partitions: &[i32],
-    question: i64,
-) -> Result<BTreeMap<i32, i64>> {
-    let asked: Vec<_> = partitions
-        .iter()
-        .map(|index| ListOffsetsPartition {
-            partition_index: *index,
-            timestamp: question,
-            ..ListOffsetsPartition::default()
-        })
-        .collect();
-    let topics = [ListOffsetsTopic {
-        name,
-        partitions: Array::from(&asked),
-    }];
-    let request = ListOffsetsRequest {
-        replica_id: -1,
-        topics: Array::from(&topics),
-        ..ListOffsetsRequest::default()
-    };
-    let decode = |answer: &mut wire::Reader<'_>| {
-        let mut found = BTreeMap::new();
-        for topic in ListOffsetsResponse::decode(answer, LIST_OFFSETS_VERSION)?
-            .topics
-            .iter()
-        {
-            for partition in topic.partitions.iter() {
-                check(partition.error_code)?;
-                found.insert(partition.partition_index, partition.offset);
-            }
-        }
-        Ok(found)
-    };
-    let encode = |writer: &mut wire::Writer<'_>| request.encode(writer, LIST_OFFSETS_VERSION);
-    connection
-        .call(ApiKey::ListOffsets, LIST_OFFSETS_VERSION, encode, decode)
-        .await
-}
-
-/// Spreads partitions over `connections` connections, of which one that serves partitions of several brokers becomes several. Where there
-/// are more connections than partitions, partitions are served more than once.
-pub fn shares(leaders: &[Leader], connections: usize) -> Result<Vec<Share>> {
-    ensure!(!leaders.is_empty(), "the topic has no partitions");
-    let mut shares: BTreeMap<(usize, &str), Vec<i32>> = BTreeMap::new();
-    for turn in 0..connections.max(leaders.len()) {
-        let leader = &leaders[turn % leaders.len()];
-        shares
-            .entry((turn % connections, &leader.address))
-            .or_default()
-            .push(leader.partition);
-    }
-    let share = |((_, address), partitions): ((usize, &str), Vec<i32>)| Share {
-        address: address.to_owned(),
-        partitions,
-    };
-    Ok(shares.into_iter().map(share).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn leaders(addresses: &[&str]) -> Vec<Leader> {
-        let leader = |(partition, address): (usize, &&str)| Leader {
-            partition: partition as i32,
-            address: (*address).to_owned(),
-        };
-        addresses.iter().enumerate().map(leader).collect()
-    }
-
-    fn partitions(shares: &[Share]) -> Vec<Vec<i32>> {
-        shares
-            .iter()
-            .map(|share| share.partitions.clone())
-            .collect()
-    }
-
-    #[test]
-    fn partitions_are_spread_evenly_over_fewer_connections() {
-        let shares = shares(&leaders(&["a"; 5]), 2).unwrap();
-        assert_eq!(partitions(&shares), [vec![0, 2, 4], vec![1, 3]]);
-    }
-
-    #[test]
-    fn spare_connections_serve_partitions_again() {
-        let shares = shares(&leaders(&["a"; 2]), 3).unwrap();
-        assert_eq!(partitions(&shares), [vec![0], vec![1], vec![0]]);
-    }
-
-    #[test]
-    fn a_connection_never_serves_partitions_of_two_brokers() {
-        let shares = shares(&leaders(&["a", "b", "a", "b"]), 1).unwrap();
-        assert_eq!(partitions(&shares), [vec![0, 2], vec![1, 3]]);
-        assert_eq!([&*shares[0].address, &*shares[1].address], ["a", "b"]);
-    }
-
-    #[test]
-    fn a_topic_without_partitions_is_refused() {
-        assert!(shares(&[], 1).is_err());
-    }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 use wire::{Batch, RecordIter};
 
+use crate::codec;
 use crate::stamp::Stamp;
 
 #[derive(Debug, Default)]
@@ -38,17 +39,10 @@ impl Verifier {
             "expected offset {offset}"
         );
         batch.validate()?;
-        let bytes = batch
-            .records
-            .contiguous()
-            .context("the batch lies in one piece")?;
-        let first = RecordIter::new(bytes)
-            .next()
-            .context("a batch without records")??;
-        let stamp = first
-            .value
-            .and_then(Stamp::read)
-            .context("not written by millrace-bench produce")?;
+        let stamp = first_stamp(batch)?;
+        if stamp == Stamp::UNSEQUENCED {
+            return Ok(());
+        }
         let stream = (partition, stamp.stream);
         match self.next.get(&stream).copied() {
             None if from_start && stamp.sequence > 0 => {
@@ -63,6 +57,26 @@ impl Verifier {
         };
         Ok(())
     }
+}
+
+/// Reads the whole batch, because a damaged payload may fail at its end only.
+fn first_stamp(batch: &Batch<'_>) -> Result<Stamp> {
+    let records = codec::records(batch)?;
+    let mut walk = RecordIter::new(&records);
+    let first = walk.next().context("a batch without records")??;
+    let value = first.value.unwrap_or_default();
+    let stamp = Stamp::read(value).context("not written by millrace-bench produce")?;
+    let mut count = 1;
+    for record in walk {
+        record?;
+        count += 1;
+    }
+    ensure!(
+        count == batch.header.records_count,
+        "{count} records instead of {}",
+        batch.header.records_count
+    );
+    Ok(stamp)
 }
 
 #[cfg(test)]

@@ -5,26 +5,30 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
-use std::time::Instant;
 
-pub struct Window {
+/// `T` is what is remembered of a request until its answer comes, such as when it was sent.
+pub struct Window<T> {
     places: usize,
-    state: RefCell<State>,
+    state: RefCell<State<T>>,
 }
 
-#[derive(Default)]
-struct State {
-    sent_at: VecDeque<Instant>,
+struct State<T> {
+    sent: VecDeque<T>,
     finished: bool,
     sender: Option<Waker>,
     receiver: Option<Waker>,
 }
 
-impl Window {
+impl<T> Window<T> {
     pub fn new(places: usize) -> Self {
         Self {
             places,
-            state: RefCell::default(),
+            state: RefCell::new(State {
+                sent: VecDeque::new(),
+                finished: false,
+                sender: None,
+                receiver: None,
+            }),
         }
     }
 
@@ -32,7 +36,7 @@ impl Window {
     pub async fn room(&self) -> usize {
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
-            let room = self.places.saturating_sub(state.sent_at.len());
+            let room = self.places.saturating_sub(state.sent.len());
             if room > 0 {
                 return Poll::Ready(room);
             }
@@ -43,9 +47,9 @@ impl Window {
     }
 
     /// Takes a place for a request that is about to be sent.
-    pub fn sent(&self, at: Instant) {
+    pub fn sent(&self, request: T) {
         let mut state = self.state.borrow_mut();
-        state.sent_at.push_back(at);
+        state.sent.push_back(request);
         wake(&mut state.receiver);
     }
 
@@ -60,7 +64,7 @@ impl Window {
     pub async fn answer_due(&self) -> bool {
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
-            if !state.sent_at.is_empty() {
+            if !state.sent.is_empty() {
                 return Poll::Ready(true);
             }
             if state.finished {
@@ -72,12 +76,12 @@ impl Window {
         .await
     }
 
-    /// Frees the place of the oldest request and says when that was sent; `None` if no answer was due.
-    pub fn answered(&self) -> Option<Instant> {
+    /// Frees the place of the oldest request and returns what was remembered of it; `None` if no answer was due.
+    pub fn answered(&self) -> Option<T> {
         let mut state = self.state.borrow_mut();
-        let sent_at = state.sent_at.pop_front();
+        let request = state.sent.pop_front();
         wake(&mut state.sender);
-        sent_at
+        request
     }
 }
 

@@ -6,33 +6,14 @@
 )]
 
 mod fake_broker;
+mod open_loop;
+mod support;
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use fake_broker::{FakeBroker, Fault};
-
-fn bench(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_millrace-bench"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The one line on stderr of a command that failed.
-fn complaint(output: &Output) -> String {
-    let stderr = text(&output.stderr);
-    assert!(
-        !output.status.success(),
-        "it did not fail: {}",
-        text(&output.stdout)
-    );
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    stderr
-}
+use support::{bench, complaint, report, succeeded, text};
+use wire::ApiKey;
 
 /// Batches are small unless `more` says otherwise.
 fn produce(broker: &FakeBroker, more: &[&str]) -> Output {
@@ -45,6 +26,10 @@ fn produce(broker: &FakeBroker, more: &[&str]) -> Output {
 }
 
 fn consume(broker: &FakeBroker) -> Output {
+    consume_with(broker, &[])
+}
+
+fn consume_with(broker: &FakeBroker, more: &[&str]) -> Output {
     let arguments = [
         "consume",
         "--bootstrap",
@@ -52,8 +37,10 @@ fn consume(broker: &FakeBroker) -> Output {
         "--topic",
         "t",
         "--verify",
+        "--partition-bytes",
+        "5000",
     ];
-    bench(&[&arguments[..], &["--partition-bytes", "5000"]].concat())
+    bench(&[&arguments[..], more].concat())
 }
 
 #[test]
@@ -148,15 +135,8 @@ fn a_run_that_breaks_reports_what_it_reached() {
         (Fault::FallSilent(100), "answered nothing"),
     ] {
         let broker = FakeBroker::start(fault);
-        let file = std::env::temp_dir().join(format!(
-            "millrace-bench-{}-{}",
-            std::process::id(),
-            broker.address
-        ));
-        let output = produce(
-            &broker,
-            &["--seconds", "60", "--json", file.to_str().unwrap()],
-        );
+        let (output, report) =
+            report(|json| produce(&broker, &[&["--seconds", "60"], json].concat()));
         let complaint = complaint(&output);
         assert!(
             complaint.contains(cause) || complaint.contains("closed"),
@@ -166,9 +146,6 @@ fn a_run_that_breaks_reports_what_it_reached() {
             text(&output.stdout).contains("requests/s"),
             "no partial result"
         );
-        let report: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        std::fs::remove_file(&file).unwrap();
         assert!(report["requests"].as_u64().unwrap() > 0);
         assert!(report["error"].is_string());
     }
@@ -198,4 +175,121 @@ fn arguments_and_addresses_that_cannot_work_are_refused() {
     assert!(complaint(&produce(&broker, &["--pid", "4294967295"])).contains("no process"));
     assert!(complaint(&produce(&broker, &["--acks", "2"])).contains("--acks"));
     assert!(complaint(&bench(&["produce"])).contains("--topic"));
+}
+
+#[test]
+fn every_codec_and_idempotence_verify() {
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let broker = FakeBroker::start(Fault::None);
+        let flags = ["--bytes", "100k", "--idempotence", "--compression", codec];
+        succeeded(&produce(&broker, &flags));
+        succeeded(&consume(&broker));
+    }
+}
+
+#[test]
+fn keys_decide_which_partitions_are_written() {
+    let broker = FakeBroker::start(Fault::None);
+    let produced = produce(&broker, &["--keys", "zipf", "--bytes", "400k"]);
+    succeeded(&produced);
+    let counts = broker.record_counts("t");
+    assert!(counts.is_sorted_by(|a, b| a > b), "{counts:?}");
+    succeeded(&consume(&broker));
+}
+
+#[test]
+fn a_timed_consumer_reads_again_and_every_reader_reads_everything() {
+    let broker = FakeBroker::start(Fault::None);
+    succeeded(&produce(&broker, &["--bytes", "50k"]));
+    let written: u64 = broker.record_counts("t").iter().sum();
+    let (output, once) =
+        report(|json| consume_with(&broker, &[&["--fan-out", "3"], json].concat()));
+    succeeded(&output);
+    assert_eq!(once["records"].as_u64(), Some(3 * written));
+    let (output, timed) =
+        report(|json| consume_with(&broker, &[&["--seconds", "1"], json].concat()));
+    succeeded(&output);
+    assert!(timed["records"].as_u64().unwrap() > written);
+    assert!(timed["seconds"].as_f64().unwrap() >= 1.0);
+}
+
+#[test]
+fn a_timed_consumer_of_nothing_is_refused() {
+    let broker = FakeBroker::start(Fault::None);
+    succeeded(&produce(&broker, &["--bytes", "1", "--partitions", "1"]));
+    broker.clear("t");
+    let complaint = complaint(&consume_with(&broker, &["--seconds", "1"]));
+    assert!(complaint.contains("holds no records"), "{complaint}");
+}
+
+#[test]
+fn old_and_new_brokers_are_spoken_to_in_their_own_versions() {
+    let old = [
+        (ApiKey::ApiVersions, 0, 1),
+        (ApiKey::Produce, 0, 5),
+        (ApiKey::Fetch, 0, 6),
+        (ApiKey::Metadata, 0, 5),
+        (ApiKey::CreateTopics, 0, 2),
+        (ApiKey::ListOffsets, 0, 2),
+        (ApiKey::InitProducerId, 0, 0),
+    ];
+    let by_name = [(ApiKey::Metadata, 0, 9)];
+    for versions in [&old[..], &by_name, &[]] {
+        let broker = FakeBroker::speaking(Fault::None, versions);
+        succeeded(&produce(&broker, &["--bytes", "50k", "--idempotence"]));
+        succeeded(&consume(&broker));
+        succeeded(&bench(&["smoke", "--bootstrap", &broker.address]));
+    }
+}
+
+#[test]
+fn a_broker_without_a_common_version_is_named_with_its_range() {
+    let broker = FakeBroker::speaking(Fault::None, &[(ApiKey::Produce, 0, 2)]);
+    let complaint = complaint(&produce(&broker, &[]));
+    assert!(
+        complaint.contains("the broker speaks Produce 0-2, this program 3-13"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn a_report_has_the_whole_curve_and_the_brokers_memory() {
+    let broker = FakeBroker::start(Fault::None);
+    // Any process will do.
+    let pid = std::process::id().to_string();
+    let flags = ["--bytes", "100k", "--pid", &pid];
+    let (output, report) = report(|json| produce(&broker, &[&flags, json].concat()));
+    succeeded(&output);
+    assert!(report["server_memory_bytes_max"].as_u64().unwrap() > 1 << 20);
+    assert!(report["latency_ms"]["p9999"].is_f64());
+    let curve = report["latency_curve_ms"].as_array().unwrap();
+    assert_eq!(curve[0][0], 0.0);
+    assert_eq!(curve.last().unwrap()[0], 1.0);
+}
+
+#[test]
+fn progress_is_shown_where_stderr_is_no_terminal_if_asked_for() {
+    let broker = FakeBroker::start(Fault::None);
+    let output = produce(&broker, &["--seconds", "2", "--progress"]);
+    succeeded(&output);
+    let lines = text(&output.stderr);
+    assert!(
+        lines.lines().next().unwrap().contains("records/s"),
+        "{lines}"
+    );
+    assert!(produce(&broker, &["--seconds", "1"]).stderr.is_empty());
+}
+
+#[test]
+fn a_topic_is_taken_as_it_is_if_it_must_not_be_created() {
+    let broker = FakeBroker::start(Fault::None);
+    succeeded(&produce(&broker, &["--bytes", "1k", "--partitions", "3"]));
+    let taken = produce(&broker, &["--bytes", "1k", "--create", "false"]);
+    succeeded(&taken);
+    let refused = produce(&broker, &["--partitions", "4", "--create", "false"]);
+    assert!(complaint(&refused).contains("has 3 partitions"));
+    let flags = ["--idempotence", "--in-flight", "6"];
+    assert!(complaint(&produce(&broker, &flags)).contains("--in-flight 5"));
+    let flags = ["--idempotence", "--acks", "1"];
+    assert!(complaint(&produce(&broker, &flags)).contains("--acks all"));
 }

@@ -6,48 +6,13 @@
 )]
 
 mod fake_broker;
+mod support;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 
 use fake_broker::{FakeBroker, Fault};
-use serde_json::Value;
-
-fn bench(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_millrace-bench"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The one line on stderr of a command that failed.
-fn complaint(output: &Output) -> String {
-    let stderr = text(&output.stderr);
-    let stdout = text(&output.stdout);
-    assert!(!output.status.success(), "it did not fail: {stdout}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    stderr
-}
-
-fn check_success(output: &Output) {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-}
-
-/// A file for results, named after the broker, which has a port of its own.
-fn results_file(broker: &FakeBroker) -> PathBuf {
-    let name = format!("millrace-{}-{}.json", std::process::id(), broker.address);
-    std::env::temp_dir().join(name)
-}
-
-fn take_results(file: &PathBuf) -> Value {
-    let results = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    std::fs::remove_file(file).unwrap();
-    results
-}
+use support::{bench, complaint, report, succeeded, text};
 
 /// A process to be killed in place of a broker.
 struct Victim(Child);
@@ -78,15 +43,10 @@ fn offsets(broker: &FakeBroker, more: &[&str]) -> Output {
 #[test]
 fn commits_are_counted_and_found_again() {
     let broker = FakeBroker::start(Fault::None);
-    let file = results_file(&broker);
     let sizes = ["--groups", "33", "--partitions", "4", "--connections", "3"];
-    let output = offsets(
-        &broker,
-        &[&sizes[..], &["--json", file.to_str().unwrap()]].concat(),
-    );
-    check_success(&output);
+    let (output, results) = report(|json| offsets(&broker, &[&sizes[..], json].concat()));
+    succeeded(&output);
     assert!(text(&output.stdout).contains("commits/s"));
-    let results = take_results(&file);
     let figure = |name: &str| results[name].as_u64().unwrap();
     assert!(figure("requests") > 100);
     assert_eq!(figure("records"), 4 * figure("requests"));
@@ -104,7 +64,7 @@ fn more_groups_than_requests_is_no_loss() {
         "--groups",
         "200",
     ];
-    check_success(&bench(&few));
+    succeeded(&bench(&few));
 }
 
 #[test]
@@ -135,15 +95,10 @@ fn failover(broker: &FakeBroker, pid: &str, more: &[&str]) -> Output {
 #[test]
 fn a_failover_that_nobody_notices_is_short_and_loses_nothing() {
     let (broker, victim) = (FakeBroker::start(Fault::None), Victim::start());
-    let file = results_file(&broker);
-    let more = [
-        "--restart-command",
-        "true",
-        "--json",
-        file.to_str().unwrap(),
-    ];
-    check_success(&failover(&broker, &victim.pid(), &more));
-    let results = take_results(&file);
+    let more = ["--restart-command", "true"];
+    let (output, results) =
+        report(|json| failover(&broker, &victim.pid(), &[&more[..], json].concat()));
+    succeeded(&output);
     assert!(results["produce_ms"].as_f64().unwrap() < 1000.0);
     assert!(results["offset_commit_ms"].as_f64().unwrap() < 1000.0);
     assert!(results["records_acknowledged"].as_u64().unwrap() > 100);
@@ -206,25 +161,16 @@ fn a_comparison_keeps_every_run_and_leaves_no_topic() {
         FakeBroker::start(Fault::None),
         FakeBroker::start(Fault::None),
     );
-    let file = results_file(&a);
     let own = std::process::id().to_string();
-    let json = [
-        "--json",
-        file.to_str().unwrap(),
-        "--rounds",
-        "3",
-        "--pid-a",
-        &own,
-    ];
     let targets = ["compare", &a.address, &b.address];
-    let output = bench(&[&targets[..], &json, &WORKLOAD].concat());
-    check_success(&output);
+    let more = ["--rounds", "3", "--pid-a", &own];
+    let (output, results) = report(|json| bench(&[&targets[..], &more, json, &WORKLOAD].concat()));
+    succeeded(&output);
     assert!(
         text(&output.stdout).contains("MB/s"),
         "{}",
         text(&output.stdout)
     );
-    let results = take_results(&file);
     let rounds = results["rounds"].as_array().unwrap();
     assert_eq!(rounds.len(), 3);
     for round in rounds {
@@ -247,14 +193,12 @@ fn a_side_that_fails_is_named_and_the_other_one_kept() {
         FakeBroker::start(Fault::None),
         FakeBroker::start(Fault::Refuse(300)),
     );
-    let file = results_file(&a);
     let targets = ["compare", "--a", &a.address, "--b", &b.address];
-    let json = ["--json", file.to_str().unwrap()];
-    let complaint = complaint(&bench(&[&targets[..], &json, &WORKLOAD].concat()));
+    let (output, results) = report(|json| bench(&[&targets[..], json, &WORKLOAD].concat()));
+    let complaint = complaint(&output);
     let side = format!("side B ({}) failed in round 2", b.address);
     assert!(complaint.contains(&side), "{complaint}");
     assert!(complaint.contains("NOT_LEADER_OR_FOLLOWER"), "{complaint}");
-    let results = take_results(&file);
     assert!(results["error"].is_string());
     let rounds = results["rounds"].as_array().unwrap();
     assert!(rounds[0]["a"].is_object() && rounds[0]["b"].is_object());

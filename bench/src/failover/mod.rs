@@ -106,17 +106,18 @@ impl Load {
     async fn prepare(arguments: &Arguments, topic: &str) -> Result<Self> {
         let mut connection = Connection::open(&arguments.bootstrap).await?;
         topic::create(&mut connection, topic, arguments.partitions, &[]).await?;
-        let leaders = topic::leaders(&mut connection, topic).await?;
+        let topic = topic::find(&mut connection, topic).await?;
         // Brokers that may be asked for metadata when the first one is gone.
         let mut brokers = vec![arguments.bootstrap.clone()];
-        brokers.extend(leaders.iter().map(|leader| leader.address.clone()));
+        brokers.extend(topic.leaders.iter().map(|leader| leader.address.clone()));
         brokers.sort();
         brokers.dedup();
         let brokers: Rc<[String]> = brokers.into();
-        let producer = |leader: &topic::Leader| Producer::new(topic, leader, brokers.clone());
+        let producer =
+            |leader: &topic::Leader| Producer::new(&topic, leader.partition, brokers.clone());
         Ok(Self {
-            producers: leaders.iter().map(producer).collect(),
-            committer: Committer::new(topic, brokers.clone()),
+            producers: topic.leaders.iter().map(producer).collect(),
+            committer: Committer::new(&topic.name, brokers.clone()),
             pace: Duration::from_millis(arguments.pace_ms),
         })
     }

@@ -14,16 +14,15 @@ use super::timeline::Timeline;
 use super::{ask_any, read_back};
 use crate::clock;
 use crate::connection::Connection;
-use crate::lanes::PRODUCE_VERSION;
 use crate::stamp::Stamp;
-use crate::topic::{self, Leader};
+use crate::topic::{self, Topic};
 
 const ACKS_ALL: i16 = -1;
 const TIMEOUT_MS: i32 = 10_000;
 
 pub(super) struct Producer {
     pub(super) timeline: Timeline,
-    topic: String,
+    topic: Topic,
     partition: i32,
     brokers: Rc<[String]>,
     state: RefCell<State>,
@@ -37,11 +36,11 @@ struct State {
 }
 
 impl Producer {
-    pub(super) fn new(topic: &str, leader: &Leader, brokers: Rc<[String]>) -> Self {
+    pub(super) fn new(topic: &Topic, partition: i32, brokers: Rc<[String]>) -> Self {
         Self {
-            timeline: Timeline::new(format!("produce to partition {}", leader.partition)),
-            topic: topic.to_owned(),
-            partition: leader.partition,
+            timeline: Timeline::new(format!("produce to partition {partition}")),
+            topic: topic.clone(),
+            partition,
             brokers,
             state: RefCell::new(State {
                 leader: None,
@@ -75,11 +74,12 @@ impl Producer {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let leaders = ask_any(&self.brokers, async |mut broker: Connection| {
-            topic::leaders_now(&mut broker, &self.topic).await
+        let found = ask_any(&self.brokers, async |mut broker: Connection| {
+            topic::find_now(&mut broker, &self.topic.name).await
         });
-        let leaders = leaders.await?.map_err(anyhow::Error::msg)?;
-        let leader = leaders
+        let topic = found.await?.map_err(anyhow::Error::msg)?;
+        let leader = topic
+            .leaders
             .iter()
             .find(|leader| leader.partition == self.partition)
             .context("the partition is unknown")?;
@@ -88,8 +88,8 @@ impl Producer {
 
     /// Fails if an acknowledged record is not where it was said to be. Returns how many there are.
     pub(super) async fn read_back(&self) -> Result<usize> {
-        let mut leader = self.connect().await?;
-        let found = read_back::stamps(&mut leader, &self.topic, self.partition).await?;
+        let leader = self.connect().await?;
+        let found = read_back::stamps(leader, &self.topic, self.partition).await?;
         let state = self.state.borrow();
         read_back::check(self.partition, &state.acknowledged, &found)?;
         Ok(state.acknowledged.len())
@@ -101,7 +101,8 @@ impl Producer {
 }
 
 /// Writes one record and returns its offset.
-async fn send(leader: &mut Connection, topic: &str, partition: i32, stamp: Stamp) -> Result<i64> {
+async fn send(leader: &mut Connection, topic: &Topic, partition: i32, stamp: Stamp) -> Result<i64> {
+    let version = topic.version(&leader.versions, ApiKey::Produce)?;
     let now_ms = clock::wall_clock_ms();
     let batch = BatchBuilder::new(now_ms)
         .record(now_ms, None, Some(&stamp.to_bytes()), &[])
@@ -111,9 +112,9 @@ async fn send(leader: &mut Connection, topic: &str, partition: i32, stamp: Stamp
         records: Some(Records::from_slice(&batch)),
     }];
     let topics = [TopicProduceData {
-        name: topic,
+        name: &topic.name,
+        topic_id: topic.id,
         partition_data: Array::from(&partitions),
-        ..TopicProduceData::default()
     }];
     let request = ProduceRequest {
         acks: ACKS_ALL,
@@ -122,7 +123,7 @@ async fn send(leader: &mut Connection, topic: &str, partition: i32, stamp: Stamp
         ..ProduceRequest::default()
     };
     let decode = |answer: &mut Reader<'_>| {
-        let response = ProduceResponse::decode(answer, PRODUCE_VERSION)?;
+        let response = ProduceResponse::decode(answer, version)?;
         let mut partitions = response
             .responses
             .iter()
@@ -131,8 +132,6 @@ async fn send(leader: &mut Connection, topic: &str, partition: i32, stamp: Stamp
         topic::check(partition.error_code)?;
         Ok(partition.base_offset)
     };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, PRODUCE_VERSION);
-    leader
-        .call(ApiKey::Produce, PRODUCE_VERSION, encode, decode)
-        .await
+    let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
+    leader.call(ApiKey::Produce, version, encode, decode).await
 }

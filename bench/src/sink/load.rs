@@ -1,6 +1,7 @@
 //! `sink-load`: the client of the sink. The same frames again and again, built once, with a window of unanswered ones on every connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join;
@@ -10,7 +11,7 @@ use monoio::net::TcpStream;
 use super::{ANSWER_BYTES, HEADER_BYTES, PAYLOAD_BYTES_MAX, UNANSWERED_MAX, header};
 use crate::clock::now;
 use crate::connection::connect;
-use crate::report::{Meter, Output};
+use crate::meter::{Meter, Output};
 use crate::run::{Limits, Run};
 use crate::units;
 use crate::window::Window;
@@ -59,8 +60,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let meter = Meter::start(arguments.output.clone())?;
         let run = Run::new(arguments.limits);
         let in_flight = arguments.in_flight as usize;
-        let ended = run
+        let ended = meter
             .supervise(
+                &run,
                 streams
                     .into_iter()
                     .map(|stream| load(stream, &frame, in_flight, &run))
@@ -90,7 +92,7 @@ async fn load(stream: TcpStream, frame: &[u8], in_flight: usize, run: &Run) -> R
 async fn send(
     mut writer: OwnedWriteHalf<TcpStream>,
     frame: &[u8],
-    window: &Window,
+    window: &Window<Instant>,
     run: &Run,
 ) -> Result<()> {
     let at_once = (SEND_BYTES / frame.len()).max(1);
@@ -119,7 +121,7 @@ async fn send(
 async fn receive(
     mut reader: OwnedReadHalf<TcpStream>,
     frame_bytes: u64,
-    window: &Window,
+    window: &Window<Instant>,
     run: &Run,
 ) -> Result<()> {
     let mut answered = 0;

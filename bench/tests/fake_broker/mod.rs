@@ -13,8 +13,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use wire::messages::api_versions::ApiVersionsResponse;
+use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
 use wire::messages::create_topics::{
     CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
 };
@@ -22,6 +23,7 @@ use wire::messages::delete_topics::{
     DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse,
 };
 use wire::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData};
+use wire::messages::init_producer_id::InitProducerIdResponse;
 use wire::messages::list_offsets::{
     ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
@@ -33,8 +35,8 @@ use wire::messages::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 };
 use wire::{
-    ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, RequestHeader, ResponseHeader,
-    Writer, stamp_offset_and_epoch,
+    APIS, ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, RequestHeader,
+    ResponseHeader, Uuid, Writer, stamp_offset_and_epoch,
 };
 
 /// What happens at the produce request of this number, counted from 1.
@@ -51,6 +53,10 @@ pub(crate) enum Fault {
     RepeatBatch(u64),
     /// It is refused.
     Refuse(u64),
+    /// It takes half a second.
+    Stall(u64),
+    /// It and all later ones take two milliseconds.
+    Slow(u64),
     /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
     LeadLate(u64),
     /// Not produce requests but all OffsetCommit requests from this number on are acknowledged and not kept.
@@ -64,6 +70,8 @@ pub(crate) struct FakeBroker {
     pub(crate) address: String,
     port: i32,
     fault: Fault,
+    /// APIs that it speaks in other versions than its message types can.
+    versions: Vec<(ApiKey, i16, i16)>,
     state: Arc<Mutex<State>>,
 }
 
@@ -71,6 +79,9 @@ pub(crate) struct FakeBroker {
 struct State {
     produce_requests: u64,
     list_offsets_requests: u64,
+    producers: i64,
+    /// The sequence that each idempotent producer goes on with in each partition.
+    sequences: BTreeMap<(i64, i32), i32>,
     topics: BTreeMap<String, Vec<Log>>,
     commit_requests: u64,
     /// By group, topic and partition.
@@ -85,6 +96,11 @@ struct Log {
 
 impl FakeBroker {
     pub(crate) fn start(fault: Fault) -> Self {
+        Self::speaking(fault, &[])
+    }
+
+    /// A broker that speaks some APIs in these versions only.
+    pub(crate) fn speaking(fault: Fault, versions: &[(ApiKey, i16, i16)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let port = i32::from(address.port());
@@ -92,6 +108,7 @@ impl FakeBroker {
             address: address.to_string(),
             port,
             fault,
+            versions: versions.to_vec(),
             state: Arc::default(),
         };
         let server = broker.clone();
@@ -106,6 +123,23 @@ impl FakeBroker {
 
     pub(crate) fn topics(&self) -> Vec<String> {
         self.state.lock().unwrap().topics.keys().cloned().collect()
+    }
+
+    /// How many records each partition of a topic holds.
+    pub(crate) fn record_counts(&self, topic: &str) -> Vec<u64> {
+        let state = self.state.lock().unwrap();
+        state.topics[topic]
+            .iter()
+            .map(|log| log.end as u64)
+            .collect()
+    }
+
+    /// Makes a topic as if nothing had been written to it.
+    pub(crate) fn clear(&self, topic: &str) {
+        let mut state = self.state.lock().unwrap();
+        for log in state.topics.get_mut(topic).unwrap() {
+            *log = Log::default();
+        }
     }
 
     fn serve(&self, mut stream: TcpStream) -> Option<()> {
@@ -140,7 +174,8 @@ impl FakeBroker {
     ) -> Option<bool> {
         let encoded = match api {
             ApiKey::Produce => return self.produce(version, reader, writer),
-            ApiKey::ApiVersions => ApiVersionsResponse::default().encode(writer, version),
+            ApiKey::ApiVersions => self.api_versions(version, writer),
+            ApiKey::InitProducerId => self.init_producer_id(version, writer),
             ApiKey::Metadata => self.metadata(version, reader, writer),
             ApiKey::CreateTopics => self.create_topics(version, reader, writer),
             ApiKey::DeleteTopics => self.delete_topics(version, reader, writer),
@@ -155,6 +190,48 @@ impl FakeBroker {
         Some(true)
     }
 
+    fn range(&self, api: ApiKey) -> (i16, i16) {
+        let row = api.api();
+        let narrowed = self.versions.iter().find(|(key, ..)| *key == api);
+        narrowed.map_or((row.version_min, row.version_max), |(_, min, max)| {
+            (*min, *max)
+        })
+    }
+
+    fn api_versions(&self, version: i16, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
+        let known = |api: ApiKey| {
+            let (min_version, max_version) = self.range(api);
+            ApiVersion {
+                api_key: api as i16,
+                min_version,
+                max_version,
+            }
+        };
+        let keys: Vec<_> = APIS.iter().map(|api| known(api.key)).collect();
+        let (min, max) = self.range(ApiKey::ApiVersions);
+        let answered = (min..=max).contains(&version);
+        let response = ApiVersionsResponse {
+            error_code: if answered {
+                ErrorCode::None
+            } else {
+                ErrorCode::UnsupportedVersion
+            } as i16,
+            api_keys: Array::from(&keys),
+            ..ApiVersionsResponse::default()
+        };
+        response.encode(writer, if answered { version } else { 0 })
+    }
+
+    fn init_producer_id(&self, version: i16, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
+        let mut state = self.state.lock().unwrap();
+        state.producers += 1;
+        let response = InitProducerIdResponse {
+            producer_id: state.producers,
+            ..InitProducerIdResponse::default()
+        };
+        response.encode(writer, version)
+    }
+
     fn produce(
         &self,
         version: i16,
@@ -164,9 +241,18 @@ impl FakeBroker {
         let request = ProduceRequest::decode(reader, version).unwrap();
         let topic = request.topic_data.iter().next().unwrap();
         let partition = topic.partition_data.iter().next().unwrap();
+        let number = {
+            let mut state = self.state.lock().unwrap();
+            state.produce_requests += 1;
+            state.produce_requests
+        };
+        match self.fault {
+            Fault::Stall(at) if number == at => thread::sleep(Duration::from_millis(500)),
+            Fault::Slow(at) if number >= at => thread::sleep(Duration::from_millis(2)),
+            _ => {}
+        }
         let mut state = self.state.lock().unwrap();
-        state.produce_requests += 1;
-        let number = state.produce_requests;
+        let name = state.name_of(topic.name, topic.topic_id);
         let (mut copies, mut error) = (1, ErrorCode::None);
         match self.fault {
             Fault::HangUp(at) if number >= at => return None,
@@ -179,7 +265,14 @@ impl FakeBroker {
             _ => {}
         }
         let records = partition.records.unwrap();
-        let log = &mut state.topics.get_mut(topic.name).unwrap()[partition.index as usize];
+        let header = Batch::first(&records).unwrap().header;
+        if header.producer_id >= 0 {
+            let stream = (header.producer_id, partition.index);
+            let next = state.sequences.entry(stream).or_default();
+            assert_eq!(header.base_sequence, *next, "out of sequence");
+            *next += header.records_count;
+        }
+        let log = &mut state.topics.get_mut(&name).unwrap()[partition.index as usize];
         let base_offset = log.end;
         for _ in 0..copies {
             let batch = Batch::first(&records).unwrap();
@@ -197,8 +290,8 @@ impl FakeBroker {
         }];
         let topics = [TopicProduceResponse {
             name: topic.name,
+            topic_id: topic.topic_id,
             partition_responses: Array::from(&partitions),
-            ..TopicProduceResponse::default()
         }];
         let response = ProduceResponse {
             responses: Array::from(&topics),
@@ -232,6 +325,7 @@ impl FakeBroker {
         let topics = [MetadataResponseTopic {
             error_code: error as i16,
             name: Some(name),
+            topic_id: id_of(name),
             partitions: Array::from(&partitions),
             ..MetadataResponseTopic::default()
         }];
@@ -353,7 +447,7 @@ impl FakeBroker {
         let request = FetchRequest::decode(reader, version).unwrap();
         let topic = request.topics.iter().next().unwrap();
         let state = self.state.lock().unwrap();
-        let logs = &state.topics[topic.topic];
+        let logs = &state.topics[&state.name_of(topic.topic, topic.topic_id)];
         let records: Vec<Vec<u8>> = topic
             .partitions
             .iter()
@@ -373,14 +467,31 @@ impl FakeBroker {
             .collect();
         let topics = [FetchableTopicResponse {
             topic: topic.topic,
+            topic_id: topic.topic_id,
             partitions: Array::from(&partitions),
-            ..FetchableTopicResponse::default()
         }];
         let response = FetchResponse {
             responses: Array::from(&topics),
             ..FetchResponse::default()
         };
         response.encode(writer, version)
+    }
+}
+
+/// A topic's id, made of its name.
+fn id_of(name: &str) -> Uuid {
+    let mut id = [0xff; 16];
+    let bytes = name.len().min(id.len());
+    id[..bytes].copy_from_slice(&name.as_bytes()[..bytes]);
+    Uuid(id)
+}
+
+impl State {
+    /// The topic that a request names in one way or the other.
+    fn name_of(&self, name: &str, id: Uuid) -> String {
+        let names = self.topics.keys();
+        let mut named = names.filter(|known| *known == name || id_of(known) == id);
+        named.next().unwrap().clone()
     }
 }
 
