@@ -1,6 +1,8 @@
 //! `e2e`: producers at a fixed rate and consumers that follow the end. A record's latency runs from when it was meant to be sent to when a
 //! consumer has it.
 
+use std::cell::RefCell;
+
 use anyhow::Result;
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, try_join_all};
@@ -61,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// The connections of one reader, which are taken when the run starts.
 struct OpenReader {
     reader: Reader,
-    followers: std::cell::RefCell<Vec<Follower>>,
+    followers: RefCell<Vec<Follower>>,
 }
 
 async fn open_readers(arguments: &Arguments, topic: &Topic) -> Result<Vec<OpenReader>> {

@@ -80,6 +80,7 @@ impl Follower {
             let received = reader.records.get();
             if received > before {
                 last_progress = now();
+                delivery.run.answered();
             }
             let Some(acknowledged_at) = delivery.acknowledged_at.get() else {
                 continue;

@@ -125,9 +125,10 @@ impl Meter {
                 server.look();
             }
             let seen = Seen::now(run);
-            silent_seconds = match seen.requests {
-                requests if requests > last.requests => 0,
-                _ => silent_seconds + 1,
+            silent_seconds = if seen.answers > last.answers {
+                0
+            } else {
+                silent_seconds + 1
             };
             if silent_seconds >= SILENT_SECONDS_MAX {
                 return anyhow!("the broker has answered nothing for {SILENT_SECONDS_MAX} s");
@@ -188,6 +189,7 @@ struct Seen {
     bytes: u64,
     records: u64,
     requests: u64,
+    answers: u64,
 }
 
 impl Seen {
@@ -198,6 +200,7 @@ impl Seen {
             bytes: counts.bytes,
             records: counts.records,
             requests: counts.requests,
+            answers: run.answers.get(),
         }
     }
 
@@ -253,12 +256,14 @@ mod tests {
             bytes: 7_000_000,
             records: 70,
             requests: 7,
+            answers: 7,
         };
         let seen = Seen {
             at: at(3),
             bytes: 9_000_000,
             records: 90,
             requests: 9,
+            answers: 9,
         };
         assert_eq!(
             seen.since(&last, started),

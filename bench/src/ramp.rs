@@ -1,4 +1,5 @@
-//! `ramp`: raises the rate of an open loop step by step until the broker is too slow, and prints the last rate that it held: the knee.
+//! `ramp`: raises the rate of an open loop step by step until the broker is too slow twice in a row, and prints the last rate that it held:
+//! the knee.
 
 use std::io::{Write, stdout};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use crate::run::Limits;
 use crate::topic::Topic;
 use crate::workload::Workload;
 
-/// Between steps, for the broker to finish what the one before left.
-const PAUSE: Duration = Duration::from_millis(500);
+/// After a step that broke, for the broker to finish what is left of it.
+const PAUSE: Duration = Duration::from_secs(1);
+const TRIES_MAX: usize = 2;
 
 /// A step that is this far behind is over its knee; waiting until the broker had caught up would take long.
 const BACKLOG_SECONDS_MAX: u64 = 2;
@@ -31,7 +33,7 @@ pub struct Arguments {
     factor: f64,
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     step_seconds: u64,
-    /// A step whose 99th percentile is above this is too fast
+    /// A step whose 99th percentile is above this is too fast, if it is so twice in a row
     #[arg(long, default_value_t = 20.0)]
     p99_ms_max: f64,
     #[command(flatten)]
@@ -87,11 +89,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 async fn climb(arguments: &Arguments, topic: &Topic, ramp: &mut Ramp) -> Result<()> {
     let mut rate = arguments.from;
     loop {
-        let (report, ended) = step(arguments, topic, rate).await?;
-        let verdict = verdict(arguments.p99_ms_max, &report, ended);
-        print_step(rate, &report, &verdict).context("cannot print the results")?;
-        ramp.steps.push(report);
-        match verdict {
+        match hold(arguments, topic, rate, &mut ramp.steps).await? {
             Verdict::Held => ramp.knee_records_per_second = Some(rate),
             Verdict::Broke(why) if ramp.knee_records_per_second.is_none() => {
                 bail!("already the first rate was too high: {why}")
@@ -103,7 +101,27 @@ async fn climb(arguments: &Arguments, topic: &Topic, ramp: &mut Ramp) -> Result<
             Verdict::Failed(error) => return Err(error),
         }
         rate = next_rate(rate, arguments.factor);
-        monoio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether the broker holds a rate. One that breaks is tried again, so that a hiccup of the machine is not taken for the knee.
+async fn hold(
+    arguments: &Arguments,
+    topic: &Topic,
+    rate: u64,
+    steps: &mut Vec<Report>,
+) -> Result<Verdict> {
+    let mut tries = 0;
+    loop {
+        let (report, ended) = step(arguments, topic, rate).await?;
+        let verdict = verdict(arguments.p99_ms_max, &report, ended);
+        print_step(rate, &report, &verdict).context("cannot print the results")?;
+        steps.push(report);
+        tries += 1;
+        match verdict {
+            Verdict::Broke(_) if tries < TRIES_MAX => monoio::time::sleep(PAUSE).await,
+            verdict => return Ok(verdict),
+        }
     }
 }
 
@@ -134,15 +152,24 @@ async fn step(
 fn verdict(p99_ms_max: f64, report: &Report, ended: Result<()>) -> Verdict {
     match ended {
         Ok(()) if report.latency_ms.p99 <= p99_ms_max => Verdict::Held,
-        Ok(()) => Verdict::Broke(format!(
-            "p99 was {:.2} ms, above {p99_ms_max} ms",
-            report.latency_ms.p99
-        )),
+        Ok(()) => Verdict::Broke(too_slow(p99_ms_max, report)),
         Err(error) => match error.downcast_ref::<Overload>() {
             Some(overload) => Verdict::Broke(overload.to_string()),
             None => Verdict::Failed(error),
         },
     }
+}
+
+fn too_slow(p99_ms_max: f64, report: &Report) -> String {
+    let p99 = report.latency_ms.p99;
+    let late = report.generator_late_ms_max.unwrap_or_default();
+    // Who reads of a knee should know if it may be that of this program.
+    let own = if late > p99_ms_max / 2.0 {
+        format!(", of which this program's own up to {late:.2} ms")
+    } else {
+        String::new()
+    };
+    format!("p99 was {p99:.2} ms, above {p99_ms_max} ms{own}")
 }
 
 /// Higher by the factor, and by one at least.

@@ -48,6 +48,8 @@ pub struct Run {
     deadline: Option<Instant>,
     bytes_left: Cell<u64>,
     pub counts: RefCell<Counts>,
+    /// Answers of any kind that brought something: as long as there are more, the broker is not silent.
+    pub answers: Cell<u64>,
 }
 
 /// What was answered so far.
@@ -81,6 +83,7 @@ impl Run {
                 latency_us: latency_histogram(),
             }),
             stopped: Cell::new(None),
+            answers: Cell::new(0),
         }
     }
 
@@ -114,12 +117,18 @@ impl Run {
         left > 0
     }
 
+    /// Notes an answer that brought something.
+    pub fn answered(&self) {
+        self.answers.set(self.answers.get() + 1);
+    }
+
     /// Counts a request that was answered well.
     pub fn count(&self, bytes: u64, records: u64, sent_at: Instant) {
         let mut counts = self.counts.borrow_mut();
         counts.bytes += bytes;
         counts.records += records;
         counts.requests += 1;
+        self.answered();
         let latency = now().duration_since(sent_at).as_micros();
         counts
             .latency_us
@@ -135,6 +144,7 @@ impl Run {
         counts.bytes += bytes;
         counts.records += intended_ns.len() as u64;
         counts.requests += 1;
+        self.answered();
         for intended_ns in intended_ns {
             let latency_us = at_ns.saturating_sub(*intended_ns) / 1000;
             counts.latency_us.saturating_record(latency_us);

@@ -18,12 +18,13 @@ pub struct Workload {
     /// HOST:PORT of any broker
     #[arg(long)]
     pub bootstrap: String,
+    /// Name of the topic
     #[arg(long)]
     pub topic: String,
     /// Whether to create the topic if it does not exist; with false it is taken as it is
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub create: bool,
-    /// [default: 4, or those that the topic has with --create=false]
+    /// Number of partitions [default: 4, or those that the topic has with --create=false]
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub partitions: Option<i32>,
     /// Topic config as NAME=VALUE, for a topic that is created; may be repeated
@@ -38,13 +39,16 @@ pub struct Workload {
     /// Unanswered requests of each connection, of one batch each [default: 8, with --idempotence 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub in_flight: Option<u32>,
+    /// Connections; at a fixed rate no more than there are partitions
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
+    /// Which answer a producer waits for; with 0 a record counts as soon as the socket has taken it
     #[arg(long, value_enum, default_value = "all")]
     pub acks: Acks,
     /// Lets the broker refuse a batch that it has already; each connection is a producer of its own
     #[arg(long)]
     pub idempotence: bool,
+    /// At full speed the same compressed batch is sent again and again; consume --verify then counts its records but cannot tell its place
     #[arg(long, value_enum, default_value = "none")]
     pub compression: Codec,
     /// How records are spread over partitions

@@ -214,6 +214,26 @@ fn a_timed_consumer_reads_again_and_every_reader_reads_everything() {
 }
 
 #[test]
+fn records_that_are_deleted_meanwhile_are_skipped_by_a_timed_consumer_only() {
+    let broker = FakeBroker::start(Fault::Forget(20));
+    succeeded(&produce(&broker, &["--bytes", "50k"]));
+    let timed = ["--seconds", "1", "--connections", "1"];
+    succeeded(&consume_with(&broker, &timed));
+    // Each fetch gets a fraction of what there is, so the second one finds the rest gone.
+    let broker = FakeBroker::start(Fault::Forget(2));
+    succeeded(&produce(&broker, &["--bytes", "50k"]));
+    let once = ["--partition-bytes", "1000", "--connections", "1"];
+    let complaint = complaint(&bench(
+        &[
+            &["consume", "--bootstrap", &broker.address, "--topic", "t"],
+            &once[..],
+        ]
+        .concat(),
+    ));
+    assert!(complaint.contains("deleted while"), "{complaint}");
+}
+
+#[test]
 fn a_timed_consumer_of_nothing_is_refused() {
     let broker = FakeBroker::start(Fault::None);
     succeeded(&produce(&broker, &["--bytes", "1", "--partitions", "1"]));

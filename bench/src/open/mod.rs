@@ -10,6 +10,7 @@ pub mod outbox;
 pub mod pacer;
 pub mod pending;
 pub mod producer;
+pub mod requests;
 pub mod schedule;
 
 use std::cell::Cell;

@@ -22,7 +22,8 @@ const PENDING_BYTES_MAX: usize = 256 << 20;
 /// Others get a turn after so many records.
 const TURN_RECORDS_MAX: usize = 1024;
 /// Waking for every single record would cost more than making it, so those of such a time are made together.
-const TURN_NS_MIN: u64 = 50_000;
+const TURN_NS_MIN: u64 = 100_000;
+const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Where a partition's records go.
 #[derive(Clone, Copy)]
@@ -37,6 +38,18 @@ pub struct Destination<'a> {
 pub enum Overload {
     Broker { records_per_second: u64 },
     Generator { records_per_second: u64 },
+}
+
+impl Overload {
+    /// Whose fault it is that records are still unsent: those that are `pending` wait for the broker, those that are `unmade` although
+    /// there is room for them wait for this program.
+    fn blame(records_per_second: u64, pending: u64, unmade: u64, has_room: bool) -> Self {
+        if has_room && unmade > pending {
+            Overload::Generator { records_per_second }
+        } else {
+            Overload::Broker { records_per_second }
+        }
+    }
 }
 
 impl fmt::Display for Overload {
@@ -80,7 +93,7 @@ impl Pacer<'_> {
             let due = self.schedule.due(at_ns);
             made += self.turn(made, due, at_ns);
             self.ripen(self.run.elapsed_ns());
-            self.check_backlog(made, due)?;
+            self.check_backlog(made, due, at_ns)?;
             let next_ns = self.next_turn_ns(made, due, at_ns);
             let next = self.run.started + Duration::from_nanos(next_ns);
             timer.wait(next).await?;
@@ -127,22 +140,21 @@ impl Pacer<'_> {
         self.outboxes.iter().map(bytes).sum()
     }
 
-    /// Ends a run that falls behind ever further.
-    fn check_backlog(&self, made: u64, due: u64) -> Result<(), Overload> {
+    /// Ends a run whose oldest unsent record is too old.
+    fn check_backlog(&self, made: u64, due: u64, at_ns: u64) -> Result<(), Overload> {
         let records = |outbox: &Outbox| outbox.with(|pending| pending.records());
         let pending: u64 = self.outboxes.iter().map(records).sum();
-        let unmade = due - made;
-        let records_per_second = self.schedule.records_per_second;
-        if pending + unmade <= self.backlog_seconds_max * records_per_second {
+        let age_ns = at_ns.saturating_sub(self.schedule.intended_ns(made - pending));
+        if age_ns <= self.backlog_seconds_max * NS_PER_SECOND {
             return Ok(());
         }
         let has_room = self.pending_bytes() + self.values.record_bytes <= PENDING_BYTES_MAX;
-        // With room for more, what was not made is this program's fault.
-        Err(if has_room && unmade > pending {
-            Overload::Generator { records_per_second }
-        } else {
-            Overload::Broker { records_per_second }
-        })
+        Err(Overload::blame(
+            self.schedule.records_per_second,
+            pending,
+            due - made,
+            has_room,
+        ))
     }
 
     /// When the next record is due or the next batch has lingered long enough; at once if records are overdue.
@@ -189,5 +201,31 @@ impl Values {
         let filler = self.filler.next(self.record_bytes - TIMED_STAMP_BYTES);
         self.value.extend_from_slice(filler);
         &self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_that_wait_are_the_brokers_fault_and_those_not_made_this_programs() {
+        let blame = |pending, unmade, has_room| {
+            Overload::blame(1000, pending, unmade, has_room).to_string()
+        };
+        let broker = "the broker cannot keep up with 1000 records/s";
+        assert_eq!(blame(500, 10, true), broker);
+        assert_eq!(blame(500, 900, false), broker);
+        assert!(blame(500, 900, true).starts_with("this program cannot make 1000 records/s"));
+    }
+
+    #[test]
+    fn every_value_names_its_batch_and_its_time() {
+        let mut values = Values::new(40, 3);
+        let value = values.next(5, 70);
+        assert_eq!(value.len(), 40);
+        let found = TimedStamp::read(value).unwrap();
+        assert_eq!((found.stamp.stream, found.stamp.sequence), (3, 5));
+        assert_eq!(found.intended_ns, 70);
     }
 }

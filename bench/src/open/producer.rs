@@ -3,16 +3,16 @@
 
 use anyhow::{Context, Result};
 use futures::future::try_join;
-use wire::{ApiKey, Compression};
+use wire::ApiKey;
 
 use super::outbox::Outbox;
-use super::pending::{Pending, PendingBatch};
+use super::pending::Pending;
+use super::requests::{RequestWriter, Sent};
 use crate::answers::{check_answer, send_fence};
 use crate::bounds;
-use crate::codec::compress;
 use crate::connection::{Connection, Frames, Sender};
-use crate::idempotence::{ProducerId, sequence_after};
-use crate::lanes::{Acks, encode_produce};
+use crate::idempotence::ProducerId;
+use crate::lanes::Acks;
 use crate::run::Run;
 use crate::shares::Share;
 use crate::topic::Topic;
@@ -24,29 +24,24 @@ const SEND_BYTES: usize = 64 << 10;
 
 pub struct Producer {
     connection: Connection,
+    fence_version: i16,
     writer: RequestWriter,
     pub partitions: Vec<i32>,
     in_flight: usize,
-}
-
-/// What is remembered of a batch until it is answered.
-struct Sent {
-    bytes: u64,
-    intended_ns: Vec<u64>,
 }
 
 impl Producer {
     pub async fn open(workload: &Workload, topic: &Topic, share: &Share) -> Result<Self> {
         let mut connection = Connection::open(&share.address).await?;
         bounds::wait_led(&mut connection, &topic.name, &share.partitions).await?;
-        let producer = match workload.idempotence {
-            true => Some(ProducerId::ask(&mut connection).await?),
-            false => None,
+        let producer = if workload.idempotence {
+            Some(ProducerId::ask(&mut connection).await?)
+        } else {
+            None
         };
         let writer = RequestWriter {
             topic: topic.clone(),
             version: topic.version(&connection.versions, ApiKey::Produce)?,
-            fence_version: connection.version(ApiKey::ApiVersions)?,
             acks: workload.acks,
             compression: workload.compression.into(),
             partitions: share.partitions.clone(),
@@ -55,6 +50,7 @@ impl Producer {
             next_correlation_id: 0,
         };
         Ok(Self {
+            fence_version: connection.version(ApiKey::ApiVersions)?,
             connection,
             writer,
             partitions: share.partitions.clone(),
@@ -75,7 +71,14 @@ impl Producer {
         let window = Window::new(self.in_flight);
         let (acks, version) = (self.writer.acks, self.writer.version);
         let Connection { frames, sender, .. } = self.connection;
-        let sending = send(run, outbox, &window, sender, self.writer);
+        let sending = send(
+            run,
+            outbox,
+            &window,
+            sender,
+            self.writer,
+            self.fence_version,
+        );
         let receiving = receive(run, &window, frames, acks, version);
         try_join(sending, receiving).await.map(drop)
     }
@@ -87,6 +90,7 @@ async fn send(
     window: &Window<Sent>,
     mut sender: Sender,
     mut writer: RequestWriter,
+    fence_version: i16,
 ) -> Result<()> {
     let mut requests = Vec::new();
     let mut unanswered = Vec::new();
@@ -119,7 +123,7 @@ async fn send(
             intended_ns: Vec::new(),
         });
         let correlation_id = writer.next_correlation_id;
-        send_fence(&mut sender, writer.fence_version, correlation_id).await?;
+        send_fence(&mut sender, fence_version, correlation_id).await?;
     }
     window.finish();
     Ok(())
@@ -148,53 +152,4 @@ async fn receive(
         }
     }
     Ok(())
-}
-
-/// Makes requests of batches.
-struct RequestWriter {
-    topic: Topic,
-    /// The version of Produce.
-    version: i16,
-    fence_version: i16,
-    acks: Acks,
-    compression: Compression,
-    partitions: Vec<i32>,
-    producer: Option<ProducerId>,
-    /// The sequence that each partition goes on with.
-    sequences: Vec<i32>,
-    next_correlation_id: i32,
-}
-
-impl RequestWriter {
-    /// Appends the request of a batch. Batches of a partition come in their order.
-    fn write(&mut self, requests: &mut Vec<u8>, place: usize, batch: PendingBatch) -> Result<Sent> {
-        let PendingBatch {
-            mut builder,
-            intended_ns,
-            ..
-        } = batch;
-        if let Some(producer) = self.producer {
-            let sequence = &mut self.sequences[place];
-            builder.producer(producer.id, producer.epoch, *sequence);
-            *sequence = sequence_after(*sequence, i32::try_from(intended_ns.len())?);
-        }
-        let payload = compress(self.compression, builder.records())?;
-        let bytes = builder.build_compressed(self.compression, &payload);
-        let (request, records_at) = encode_produce(
-            &self.topic,
-            self.version,
-            self.partitions[place],
-            self.acks,
-            self.next_correlation_id,
-            bytes.len(),
-        )?;
-        self.next_correlation_id = self.next_correlation_id.wrapping_add(1);
-        requests.extend_from_slice(&request[..records_at]);
-        requests.extend_from_slice(&bytes);
-        requests.extend_from_slice(&request[records_at..]);
-        Ok(Sent {
-            bytes: bytes.len() as u64,
-            intended_ns,
-        })
-    }
 }

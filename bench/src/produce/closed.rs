@@ -81,14 +81,16 @@ impl Producer {
     ) -> Result<Self> {
         let mut connection = Connection::open(&share.address).await?;
         bounds::wait_led(&mut connection, &topic.name, &share.partitions).await?;
+        let producer = if workload.idempotence {
+            Some(ProducerId::ask(&mut connection).await?)
+        } else {
+            None
+        };
         let route = Route {
             topic,
             version: topic.version(&connection.versions, ApiKey::Produce)?,
             acks: workload.acks,
-            producer: match workload.idempotence {
-                true => Some(ProducerId::ask(&mut connection).await?),
-                false => None,
-            },
+            producer,
         };
         let lane = |partition: &i32| Lane::new(load, &route, *partition);
         Ok(Self {

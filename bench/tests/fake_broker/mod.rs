@@ -6,38 +6,29 @@
 )]
 #![allow(dead_code, reason = "no test uses all of it")]
 
+mod cluster;
 mod groups;
+mod state;
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
-use wire::messages::create_topics::{
-    CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
-};
-use wire::messages::delete_topics::{
-    DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse,
-};
 use wire::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData};
-use wire::messages::init_producer_id::InitProducerIdResponse;
 use wire::messages::list_offsets::{
     ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
-};
-use wire::messages::metadata::{
-    MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
-    MetadataResponseTopic,
 };
 use wire::messages::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 };
 use wire::{
-    APIS, ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, RequestHeader,
-    ResponseHeader, Uuid, Writer, stamp_offset_and_epoch,
+    ApiKey, Array, Batch, EncodeError, ErrorCode, Reader, Records, RequestHeader, ResponseHeader,
+    Writer, stamp_offset_and_epoch,
 };
+
+use state::{Log, State};
 
 /// What happens at the produce request of this number, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +48,8 @@ pub(crate) enum Fault {
     Stall(u64),
     /// It and all later ones take two milliseconds.
     Slow(u64),
+    /// Not produce requests but those for offsets: from this Fetch request on, the older half of every partition is gone.
+    Forget(u64),
     /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
     LeadLate(u64),
     /// Not produce requests but all OffsetCommit requests from this number on are acknowledged and not kept.
@@ -73,25 +66,6 @@ pub(crate) struct FakeBroker {
     /// APIs that it speaks in other versions than its message types can.
     versions: Vec<(ApiKey, i16, i16)>,
     state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    produce_requests: u64,
-    list_offsets_requests: u64,
-    producers: i64,
-    /// The sequence that each idempotent producer goes on with in each partition.
-    sequences: BTreeMap<(i64, i32), i32>,
-    topics: BTreeMap<String, Vec<Log>>,
-    commit_requests: u64,
-    /// By group, topic and partition.
-    committed: BTreeMap<(String, String, i32), i64>,
-}
-
-#[derive(Default)]
-struct Log {
-    batches: Vec<(i64, Vec<u8>)>,
-    end: i64,
 }
 
 impl FakeBroker {
@@ -190,48 +164,6 @@ impl FakeBroker {
         Some(true)
     }
 
-    fn range(&self, api: ApiKey) -> (i16, i16) {
-        let row = api.api();
-        let narrowed = self.versions.iter().find(|(key, ..)| *key == api);
-        narrowed.map_or((row.version_min, row.version_max), |(_, min, max)| {
-            (*min, *max)
-        })
-    }
-
-    fn api_versions(&self, version: i16, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
-        let known = |api: ApiKey| {
-            let (min_version, max_version) = self.range(api);
-            ApiVersion {
-                api_key: api as i16,
-                min_version,
-                max_version,
-            }
-        };
-        let keys: Vec<_> = APIS.iter().map(|api| known(api.key)).collect();
-        let (min, max) = self.range(ApiKey::ApiVersions);
-        let answered = (min..=max).contains(&version);
-        let response = ApiVersionsResponse {
-            error_code: if answered {
-                ErrorCode::None
-            } else {
-                ErrorCode::UnsupportedVersion
-            } as i16,
-            api_keys: Array::from(&keys),
-            ..ApiVersionsResponse::default()
-        };
-        response.encode(writer, if answered { version } else { 0 })
-    }
-
-    fn init_producer_id(&self, version: i16, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
-        let mut state = self.state.lock().unwrap();
-        state.producers += 1;
-        let response = InitProducerIdResponse {
-            producer_id: state.producers,
-            ..InitProducerIdResponse::default()
-        };
-        response.encode(writer, version)
-    }
-
     fn produce(
         &self,
         version: i16,
@@ -301,100 +233,6 @@ impl FakeBroker {
         Some(request.acks != 0)
     }
 
-    fn metadata(
-        &self,
-        version: i16,
-        reader: &mut Reader<'_>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), EncodeError> {
-        let request = MetadataRequest::decode(reader, version).unwrap();
-        let name = request.topics.unwrap().iter().next().unwrap().name.unwrap();
-        let state = self.state.lock().unwrap();
-        let count = state.topics.get(name).map_or(0, Vec::len);
-        let partition = |index| MetadataResponsePartition {
-            partition_index: index as i32,
-            leader_id: 1,
-            ..MetadataResponsePartition::default()
-        };
-        let partitions: Vec<_> = (0..count).map(partition).collect();
-        let error = if count == 0 {
-            ErrorCode::UnknownTopicOrPartition
-        } else {
-            ErrorCode::None
-        };
-        let topics = [MetadataResponseTopic {
-            error_code: error as i16,
-            name: Some(name),
-            topic_id: id_of(name),
-            partitions: Array::from(&partitions),
-            ..MetadataResponseTopic::default()
-        }];
-        let brokers = [MetadataResponseBroker {
-            node_id: 1,
-            host: "127.0.0.1",
-            port: self.port,
-            rack: None,
-        }];
-        let response = MetadataResponse {
-            brokers: Array::from(&brokers),
-            topics: Array::from(&topics),
-            ..MetadataResponse::default()
-        };
-        response.encode(writer, version)
-    }
-
-    fn create_topics(
-        &self,
-        version: i16,
-        reader: &mut Reader<'_>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), EncodeError> {
-        let request = CreateTopicsRequest::decode(reader, version).unwrap();
-        let topic = request.topics.iter().next().unwrap();
-        let mut state = self.state.lock().unwrap();
-        let exists = state.topics.contains_key(topic.name);
-        let logs = || (0..topic.num_partitions).map(|_| Log::default()).collect();
-        state
-            .topics
-            .entry(topic.name.to_owned())
-            .or_insert_with(logs);
-        let error = if exists {
-            ErrorCode::TopicAlreadyExists
-        } else {
-            ErrorCode::None
-        };
-        let topics = [CreatableTopicResult {
-            name: topic.name,
-            error_code: error as i16,
-            ..CreatableTopicResult::default()
-        }];
-        let response = CreateTopicsResponse {
-            topics: Array::from(&topics),
-            ..CreateTopicsResponse::default()
-        };
-        response.encode(writer, version)
-    }
-
-    fn delete_topics(
-        &self,
-        version: i16,
-        reader: &mut Reader<'_>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), EncodeError> {
-        let request = DeleteTopicsRequest::decode(reader, version).unwrap();
-        let name = request.topic_names.iter().next().unwrap();
-        self.state.lock().unwrap().topics.remove(name).unwrap();
-        let responses = [DeletableTopicResult {
-            name: Some(name),
-            ..DeletableTopicResult::default()
-        }];
-        let response = DeleteTopicsResponse {
-            responses: Array::from(&responses),
-            ..DeleteTopicsResponse::default()
-        };
-        response.encode(writer, version)
-    }
-
     fn list_offsets(
         &self,
         version: i16,
@@ -422,7 +260,7 @@ impl FakeBroker {
                 offset: if asked.timestamp == LATEST {
                     logs[asked.partition_index as usize].end
                 } else {
-                    0
+                    logs[asked.partition_index as usize].start
                 },
                 ..ListOffsetsPartitionResponse::default()
             })
@@ -446,8 +284,18 @@ impl FakeBroker {
     ) -> Result<(), EncodeError> {
         let request = FetchRequest::decode(reader, version).unwrap();
         let topic = request.topics.iter().next().unwrap();
-        let state = self.state.lock().unwrap();
-        let logs = &state.topics[&state.name_of(topic.topic, topic.topic_id)];
+        let mut state = self.state.lock().unwrap();
+        state.fetch_requests += 1;
+        let name = state.name_of(topic.topic, topic.topic_id);
+        if self.fault == Fault::Forget(state.fetch_requests) {
+            state
+                .topics
+                .get_mut(&name)
+                .unwrap()
+                .iter_mut()
+                .for_each(Log::forget_half);
+        }
+        let logs = &state.topics[&name];
         let records: Vec<Vec<u8>> = topic
             .partitions
             .iter()
@@ -461,6 +309,11 @@ impl FakeBroker {
             .zip(&records)
             .map(|(asked, records)| PartitionData {
                 partition_index: asked.partition,
+                error_code: if asked.fetch_offset < logs[asked.partition as usize].start {
+                    ErrorCode::OffsetOutOfRange
+                } else {
+                    ErrorCode::None
+                } as i16,
                 records: Some(Records::from_slice(records)),
                 ..PartitionData::default()
             })
@@ -475,40 +328,5 @@ impl FakeBroker {
             ..FetchResponse::default()
         };
         response.encode(writer, version)
-    }
-}
-
-/// A topic's id, made of its name.
-fn id_of(name: &str) -> Uuid {
-    let mut id = [0xff; 16];
-    let bytes = name.len().min(id.len());
-    id[..bytes].copy_from_slice(&name.as_bytes()[..bytes]);
-    Uuid(id)
-}
-
-impl State {
-    /// The topic that a request names in one way or the other.
-    fn name_of(&self, name: &str, id: Uuid) -> String {
-        let names = self.topics.keys();
-        let mut named = names.filter(|known| *known == name || id_of(known) == id);
-        named.next().unwrap().clone()
-    }
-}
-
-impl Log {
-    /// Batches from `offset` on, the last one cut at the byte limit as Apache Kafka does, but the first one whole.
-    fn read(&self, offset: i64, bytes_max: i32) -> Vec<u8> {
-        let from = self.batches.iter().skip_while(|(base, _)| *base < offset);
-        let mut found = Vec::new();
-        let mut first_bytes = 0;
-        for (_, batch) in from {
-            if found.len() >= bytes_max as usize {
-                break;
-            }
-            first_bytes = first_bytes.max(if found.is_empty() { batch.len() } else { 0 });
-            found.extend_from_slice(batch);
-        }
-        found.truncate((bytes_max as usize).max(first_bytes));
-        found
     }
 }
