@@ -12,6 +12,10 @@
 //!    stamp  filler  codec  keys  idempotence what records and batches are made of
 //!    meter  run  report  process             what is counted, shown and written
 //!    window  connection  versions            which requests are in flight; frames; which versions both sides speak
+//! offsets  groups                            commits of many groups, and what is asked of their coordinators
+//! failover                                   the time that a killed process is missed
+//! compare                                    this program itself as a child, against two targets in turns
+//! page                                       `report`: one HTML page from the results of all the others
 //! sink                                       the ceiling from a socket to the disk: a server on the broker's reactor, its twins, and its client
 //! limits                                     the host's ceilings: loopback, disk, memory, wakes, and the sinks
 //! ```
@@ -20,18 +24,23 @@ pub mod answers;
 pub mod bounds;
 pub mod clock;
 pub mod codec;
+pub mod compare;
 pub mod connection;
 pub mod consume;
 pub mod e2e;
+pub mod failover;
 pub mod fetch;
 pub mod filler;
 pub mod follow;
+pub mod groups;
 pub mod idempotence;
 pub mod keys;
 pub mod lanes;
 pub mod limits;
 pub mod meter;
+pub mod offsets;
 pub mod open;
+pub mod page;
 pub mod process;
 pub mod produce;
 pub mod ramp;

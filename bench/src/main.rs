@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{consume, e2e, limits, produce, ramp, sink, smoke};
+use bench::{compare, consume, e2e, failover, limits, offsets, page, produce, ramp, sink, smoke};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -28,6 +28,14 @@ enum Command {
     E2e(e2e::Arguments),
     /// Raises the rate of records until the broker is too slow, and prints the last one that it held
     Ramp(ramp::Arguments),
+    /// Commits consumer offsets of many groups as fast as they are taken
+    Offsets(offsets::Arguments),
+    /// Kills a process and measures how long produce and offset commits do without it
+    Failover(failover::Arguments),
+    /// Runs the same workload against two targets in turns
+    Compare(compare::Arguments),
+    /// Makes one HTML page from the results of runs
+    Report(page::Arguments),
     /// Takes frames from sockets to a file and does nothing else: what this machine can do at most
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
@@ -47,6 +55,10 @@ fn main() -> ExitCode {
         Command::Limits(arguments) => limits::run(arguments),
         Command::E2e(arguments) => e2e::run(arguments),
         Command::Ramp(arguments) => ramp::run(arguments),
+        Command::Offsets(arguments) => offsets::run(arguments),
+        Command::Failover(arguments) => failover::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
+        Command::Report(arguments) => page::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
     };

@@ -4,8 +4,10 @@
     clippy::disallowed_methods,
     reason = "a blocking server of a few lines, outside the product"
 )]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 mod cluster;
+mod groups;
 mod state;
 
 use std::io::{Read, Write};
@@ -50,6 +52,10 @@ pub(crate) enum Fault {
     Forget(u64),
     /// Not produce requests but the first ListOffsets requests, as many as this, find that this broker does not lead yet.
     LeadLate(u64),
+    /// Not produce requests but all OffsetCommit requests from this number on are acknowledged and not kept.
+    LoseCommits(u64),
+    /// The OffsetCommit request of this number is refused.
+    RefuseCommit(u64),
 }
 
 #[derive(Clone)]
@@ -149,6 +155,9 @@ impl FakeBroker {
             ApiKey::DeleteTopics => self.delete_topics(version, reader, writer),
             ApiKey::ListOffsets => self.list_offsets(version, reader, writer),
             ApiKey::Fetch => self.fetch(version, reader, writer),
+            ApiKey::FindCoordinator => self.find_coordinator(version, reader, writer),
+            ApiKey::OffsetCommit => self.offset_commit(version, reader, writer),
+            ApiKey::OffsetFetch => self.offset_fetch(version, reader, writer),
             other => panic!("{other:?} is not expected"),
         };
         encoded.unwrap();
@@ -196,6 +205,7 @@ impl FakeBroker {
             *next += header.records_count;
         }
         let log = &mut state.topics.get_mut(&name).unwrap()[partition.index as usize];
+        let base_offset = log.end;
         for _ in 0..copies {
             let batch = Batch::first(&records).unwrap();
             assert_eq!(batch.validate(), Ok(()));
@@ -207,6 +217,7 @@ impl FakeBroker {
         let partitions = [PartitionProduceResponse {
             index: partition.index,
             error_code: error as i16,
+            base_offset,
             ..PartitionProduceResponse::default()
         }];
         let topics = [TopicProduceResponse {

@@ -13,6 +13,9 @@ pub(super) struct State {
     /// The sequence that each idempotent producer goes on with in each partition.
     pub(super) sequences: BTreeMap<(i64, i32), i32>,
     pub(super) topics: BTreeMap<String, Vec<Log>>,
+    pub(super) commit_requests: u64,
+    /// By group, topic and partition.
+    pub(super) committed: BTreeMap<(String, String, i32), i64>,
 }
 
 #[derive(Default)]
