@@ -7,6 +7,7 @@
 //!    topic   lanes               what is asked of the cluster; the prebuilt requests
 //!    run     window              when a run ends, what it counts; which requests are in flight
 //!    connection                  frames and single calls over one socket
+//! suite                          the target table: every run of it is one of the commands here, in a process of its own
 //! sink                           the ceiling from a socket to the disk: a server on the broker's reactor, and its client
 //! ```
 
@@ -20,6 +21,7 @@ pub mod run;
 pub mod sink;
 pub mod smoke;
 pub mod stamp;
+pub mod suite;
 pub mod topic;
 pub mod units;
 pub mod verify;

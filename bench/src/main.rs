@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{consume, produce, sink, smoke};
+use bench::{consume, produce, sink, smoke, suite};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -26,6 +26,8 @@ enum Command {
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
     SinkLoad(sink::load::Arguments),
+    /// Measures Millrace against this host's ceilings, line by line of its target table
+    Suite(suite::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Consume(arguments) => consume::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
+        Command::Suite(arguments) => suite::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
