@@ -177,8 +177,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
             rows.push(row);
         }
     }
-    write(&out.join("latest.json"), &rows)?;
-    report(&out)
+    let latest = out.join("latest.json");
+    write(&latest, &rows)?;
+    // Some lines are counted and come from no run.
+    let has_runs = fs::read_dir(&lab.runs)?.next().is_some();
+    if has_runs {
+        report(&lab.runs, &latest, &out.join("report.html"))?;
+    }
+    Ok(())
 }
 
 fn check_names(only: &[String]) -> Result<()> {
@@ -229,15 +235,16 @@ fn write(path: &Path, rows: &[Row]) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Makes the page of all runs by this program's own command for it.
-fn report(out: &Path) -> Result<()> {
+/// Makes a page of all runs by this program's own command for it.
+fn report(runs: &Path, latest: &Path, page: &Path) -> Result<()> {
     progress("report");
     let made = Command::new(std::env::current_exe()?)
-        .arg("report")
+        .args(["report", "--runs"])
+        .arg(runs)
         .arg("--results")
-        .arg(out)
+        .arg(latest)
         .arg("--out")
-        .arg(out.join("report.html"))
+        .arg(page)
         .output()
         .context("cannot make the report")?;
     let words = String::from_utf8_lossy(&made.stderr);
