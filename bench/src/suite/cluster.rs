@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -37,12 +37,11 @@ impl<'a> Cluster<'a> {
 
     /// `wrapper` is what starts the broker, its path included.
     pub(super) fn start_under(lab: &'a Lab, shards: u32, wrapper: Program) -> Result<Self> {
+        require_free_ports(lab.port)?;
         let data = lab.scratch.join("cluster");
         remove(&data);
         fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        let address = |offset: u16| format!("127.0.0.1:{}", lab.port + offset);
-        let (bootstrap, metrics) = (address(0), address(1));
-        let (controller, controller_metrics) = (address(2), address(3));
+        let [bootstrap, metrics, controller, controller_metrics] = addresses(lab.port);
         let program = Program::new(&lab.controller)
             .args(&format!(
                 "serve --id 1 --listen {controller} --peers 1={controller}"
@@ -174,6 +173,20 @@ impl Drop for Cluster<'_> {
         self._controller.kill();
         remove(&self.data);
     }
+}
+
+/// Of the broker, its metrics, the controller and its metrics.
+fn addresses(port: u16) -> [String; 4] {
+    [0, 1, 2, 3].map(|offset| format!("127.0.0.1:{}", port + offset))
+}
+
+/// Another cluster on these ports would answer in place of ours, and be filled.
+fn require_free_ports(port: u16) -> Result<()> {
+    for address in addresses(port) {
+        TcpListener::bind(&address)
+            .with_context(|| format!("{address} is not free, see --port"))?;
+    }
+    Ok(())
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {

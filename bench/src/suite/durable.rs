@@ -3,12 +3,12 @@
 use anyhow::{Context, Result};
 
 use super::cluster::Cluster;
-use super::lab::{Lab, Sink, progress};
+use super::lab::{Lab, generator_note, progress};
 use super::produce::megabytes;
 use super::rows::{DURABLE_8, DURABLE_256, DURABLE_P99, Row, Sample, Spec};
 
-/// Logs and unanswered frames a connection. Which of these a device likes best, no rule says.
-const SINK_SHAPES: [(u32, u32); 4] = [(1, 8), (4, 8), (8, 8), (16, 32)];
+/// Logs of the sink, of which each has one write in flight. How many of these a device likes best, no rule says.
+const SINK_LOGS: [u32; 4] = [1, 4, 8, 16];
 const CALIBRATION_SECONDS: u64 = 1;
 
 /// One record fills a batch, so that a latency is that of a batch and not of the wait for it to fill.
@@ -18,61 +18,48 @@ const WHOLE_BATCH: &str = "--batch-bytes 64k --record-bytes 65400";
 const LATENCY_LOAD: f64 = 0.3;
 
 pub(super) fn over_8_partitions(lab: &Lab) -> Result<Vec<Row>> {
-    throughput(lab, DURABLE_8, 8, 8)
+    throughput(lab, DURABLE_8, 8, 16)
 }
 
 pub(super) fn over_256_partitions(lab: &Lab) -> Result<Vec<Row>> {
     throughput(lab, DURABLE_256, 256, 64)
 }
 
+/// Sink and broker have as many unanswered requests each.
 fn throughput(lab: &Lab, spec: Spec, partitions: u32, in_flight: u32) -> Result<Vec<Row>> {
     let seconds = lab.seconds;
-    let (sink, words, shape) = best_sink(lab, spec.name)?;
+    let in_flight = format!("--connections 4 --in-flight {in_flight}");
+    let sink_words = format!("--frame-bytes 64k {in_flight}");
+    let logs = best_logs(lab, spec.name, &sink_words)?;
+    let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
     let cluster = Cluster::start(lab, 1)?;
+    let produce = format!(
+        "--partitions {partitions} --acks all --config write.caching=false --batch-bytes 64k {in_flight} \
+         --seconds {seconds}"
+    );
     let pairs = lab.interleave(
         spec.name,
-        |run| sink.load(lab, run, &format!("{words} --seconds {seconds}")),
-        |run| {
-            cluster.produce(
-                run,
-                &format!(
-                    "--partitions {partitions} --acks all --config write.caching=false --batch-bytes 64k \
-                     --connections 4 --in-flight {in_flight} --seconds {seconds}"
-                ),
-            )
-        },
+        |run| sink.load(lab, run, &format!("{sink_words} --seconds {seconds}")),
+        |run| cluster.produce(run, &produce),
     )?;
-    Ok(vec![Row::of_rounds(
-        spec,
-        format!("sink, dsync, {shape}"),
-        &megabytes(&pairs),
-    )])
+    let against = format!("sink, dsync, {logs} logs");
+    Ok(vec![Row::of_rounds(spec, against, &megabytes(&pairs))])
 }
 
-/// The fastest of the shapes in a short run each: the sink, the words that load it, and what to call it.
-fn best_sink(lab: &Lab, name: &str) -> Result<(Sink, String, String)> {
-    let mut best: Option<(f64, u32, u32)> = None;
-    for (logs, in_flight) in SINK_SHAPES {
+/// The number of logs with which the sink was fastest in a short run each.
+fn best_logs(lab: &Lab, name: &str, words: &str) -> Result<u32> {
+    let mut rates = Vec::new();
+    for logs in SINK_LOGS {
         progress(&format!("{name}: sink with {logs} logs"));
         let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
-        let words = sink_words(in_flight);
-        let run = format!("{name}-calibration-{logs}");
-        let outcome = sink.load(
-            lab,
-            &run,
-            &format!("{words} --seconds {CALIBRATION_SECONDS}"),
-        )?;
-        if best.is_none_or(|(rate, ..)| outcome.megabytes_per_second > rate) {
-            best = Some((outcome.megabytes_per_second, logs, in_flight));
-        }
+        let words = format!("{words} --seconds {CALIBRATION_SECONDS}");
+        let outcome = sink.load(lab, &format!("{name}-calibration-{logs}"), &words)?;
+        rates.push((outcome.megabytes_per_second, logs));
     }
-    let (_, logs, in_flight) = best.context("there is a shape at least")?;
-    let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
-    Ok((sink, sink_words(in_flight), format!("{logs} logs")))
-}
-
-fn sink_words(in_flight: u32) -> String {
-    format!("--frame-bytes 64k --connections 4 --in-flight {in_flight}")
+    let best = rates
+        .iter()
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    Ok(best.context("the sink was tried")?.1)
 }
 
 /// The device's own figure is that of the sink with one write of the same size in flight, not that of `limits`: it is taken in the same
@@ -98,7 +85,11 @@ pub(super) fn latency(lab: &Lab) -> Result<Vec<Row>> {
     )?;
     let samples: Vec<Sample> = pairs
         .iter()
-        .map(|(broker, device)| Sample::new(broker.latency_ms.p99, device.latency_ms.p99))
+        .map(|(broker, device)| Sample {
+            value: broker.latency_ms.p99,
+            against: device.latency_ms.p99,
+            note: generator_note(broker, device),
+        })
         .collect();
     Ok(vec![Row::of_rounds(
         DURABLE_P99,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::fs::OFlags;
 
 use super::cluster::Cluster;
-use super::lab::{Lab, Outcome, progress};
+use super::lab::{Lab, Outcome, generator_note, progress};
 use super::produce::megabytes;
 use super::rows::{FETCH_COLD, FETCH_TAIL, Row, Sample, UNDER_SCAN};
 use crate::clock::now;
@@ -142,7 +142,11 @@ pub(super) fn under_scan(lab: &Lab) -> Result<Vec<Row>> {
     )?;
     let samples: Vec<Sample> = pairs
         .iter()
-        .map(|(scanned, alone)| Sample::new(scanned.latency_ms.p99, alone.latency_ms.p99))
+        .map(|(scanned, alone)| Sample {
+            value: scanned.latency_ms.p99,
+            against: alone.latency_ms.p99,
+            note: generator_note(scanned, alone),
+        })
         .collect();
     Ok(vec![Row::of_rounds(
         UNDER_SCAN,

@@ -21,7 +21,8 @@ mod memory;
 mod produce;
 mod rows;
 
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -154,6 +155,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let out = &arguments.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let out = out.canonicalize()?;
+    let _lock = lock(&out)?;
     let scratch = Scratch::new(out.join("data"))?;
     let lab = Lab {
         broker,
@@ -168,6 +170,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     lab.children.end_on_interrupt(scratch.0.clone())?;
     let mut rows = Vec::new();
+    print(&rows::heading())?;
     let asked_for = MEASUREMENTS
         .iter()
         .filter(|measurement| measurement.is_asked_for(&arguments.only));
@@ -177,6 +180,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
             rows.push(row);
         }
     }
+    let missing: Vec<&str> = rows
+        .iter()
+        .filter(|row| !row.is_measured())
+        .map(Row::name)
+        .collect();
     let latest = out.join("latest.json");
     write(&latest, &rows)?;
     // Some lines are counted and come from no run.
@@ -184,6 +192,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if has_runs {
         report(&lab.runs, &latest, &out.join("report.html"))?;
     }
+    ensure!(missing.is_empty(), "not measured: {}", missing.join(", "));
     Ok(())
 }
 
@@ -201,7 +210,16 @@ fn check_names(only: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The directory of everything that goes when the suite ends. One that is there already belongs to another suite, or to one that was killed.
+/// Two suites at once would measure each other and remove each other's files.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.try_lock()
+        .with_context(|| format!("another suite runs in {}", out.display()))?;
+    Ok(file)
+}
+
+/// The directory of everything that goes when the suite ends. One that is there already was left by a suite that was killed.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -225,8 +243,8 @@ fn empty_directory(path: PathBuf) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn print(row: &Row) -> Result<()> {
-    writeln!(stdout(), "{row}").context("cannot print the results")
+fn print(line: &dyn Display) -> Result<()> {
+    writeln!(stdout(), "{line}").context("cannot print the results")
 }
 
 fn write(path: &Path, rows: &[Row]) -> Result<()> {

@@ -178,6 +178,18 @@ impl Row {
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
+
+    pub(super) fn is_measured(&self) -> bool {
+        self.value.is_some()
+    }
+}
+
+/// What stands above the rows when they are printed.
+pub(super) fn heading() -> String {
+    format!(
+        "{:<24}{:>10} {:<20} {:>5} {:<13}  {:<8} {:<7} against",
+        "line", "value", "", "ratio", "(of rounds)", "target", ""
+    )
 }
 
 impl fmt::Display for Row {
