@@ -15,6 +15,7 @@
 //! offsets  groups                            commits of many groups, and what is asked of their coordinators
 //! failover                                   the time that a killed process is missed
 //! compare                                    this program itself as a child, against two targets in turns
+//! suite                                      the target table: every run of it is one of the commands here, in a process of its own
 //! page                                       `report`: one HTML page from the results of all the others
 //! sink                                       the ceiling from a socket to the disk: a server on the broker's reactor, its twins, and its client
 //! limits                                     the host's ceilings: loopback, disk, memory, wakes, and the sinks
@@ -50,6 +51,7 @@ pub mod shares;
 pub mod sink;
 pub mod smoke;
 pub mod stamp;
+pub mod suite;
 pub mod timer;
 pub mod topic;
 pub mod units;

@@ -3,7 +3,9 @@
 
 use std::process::ExitCode;
 
-use bench::{compare, consume, e2e, failover, limits, offsets, page, produce, ramp, sink, smoke};
+use bench::{
+    compare, consume, e2e, failover, limits, offsets, page, produce, ramp, sink, smoke, suite,
+};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -40,6 +42,8 @@ enum Command {
     Sink(sink::server::Arguments),
     /// Sends frames to a sink as fast as it answers them
     SinkLoad(sink::load::Arguments),
+    /// Measures Millrace against this host's ceilings, line by line of its target table
+    Suite(suite::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Report(arguments) => page::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),
+        Command::Suite(arguments) => suite::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

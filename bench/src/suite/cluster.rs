@@ -1,0 +1,264 @@
+//! One controller and one broker on loopback, with data of their own that goes when they go.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Advice, fadvise};
+
+use super::children::{Core, Process, Program, remove};
+use super::lab::{Lab, Outcome, Running, settle};
+use crate::clock::now;
+use crate::connection::Connection;
+use crate::topic;
+
+const READY_MAX: Duration = Duration::from_secs(60);
+const READY_POLL: Duration = Duration::from_millis(100);
+const HTTP_MAX: Duration = Duration::from_secs(5);
+
+pub(super) struct Cluster<'a> {
+    lab: &'a Lab,
+    /// Before the controller, as it is dropped first.
+    broker: Process,
+    _controller: Process,
+    data: PathBuf,
+    metrics: String,
+    pub(super) bootstrap: String,
+}
+
+impl<'a> Cluster<'a> {
+    pub(super) fn start(lab: &'a Lab, shards: u32) -> Result<Self> {
+        Self::start_under(lab, shards, Program::new(&lab.broker))
+    }
+
+    /// `wrapper` is what starts the broker, its path included.
+    pub(super) fn start_under(lab: &'a Lab, shards: u32, wrapper: Program) -> Result<Self> {
+        require_free_ports(lab.port)?;
+        let data = lab.scratch.join("cluster");
+        remove(&data);
+        fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+        let [bootstrap, metrics, controller, controller_metrics] = addresses(lab.port);
+        let program = Program::new(&lab.controller)
+            .args(&format!(
+                "serve --id 1 --listen {controller} --peers 1={controller}"
+            ))
+            .args(&format!("--metrics {controller_metrics} --data"))
+            .arg(data.join("controller"));
+        let log = lab.scratch.join("controller.log");
+        let mut controller_process = Process::start(&lab.children, Core::Client, &program, log)?;
+        wait_ready(&mut controller_process, &controller_metrics)
+            .context("the controller did not start")?;
+        let program = wrapper
+            .args(&format!(
+                "--id 1 --listen {bootstrap} --advertise {bootstrap}"
+            ))
+            .args(&format!("--controllers {controller} --metrics {metrics}"))
+            .args(&format!("--shards {shards} --data"))
+            .arg(data.join("broker"));
+        let log = lab.scratch.join("broker.log");
+        let mut broker = Process::start(&lab.children, Core::Server, &program, log)?;
+        wait_ready(&mut broker, &metrics).context("the broker did not start")?;
+        Ok(Self {
+            lab,
+            broker,
+            _controller: controller_process,
+            data,
+            metrics,
+            bootstrap,
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.broker.pid()
+    }
+
+    pub(super) fn settle(&self) {
+        settle(self.pid());
+    }
+
+    /// Fills a new topic with a name of the run, and deletes it afterwards, so that no run finds the disk fuller than another did.
+    pub(super) fn produce(&self, run: &str, words: &str) -> Result<Outcome> {
+        let outcome = self.produce_to(run, run, words)?;
+        self.delete_topic(run)?;
+        Ok(outcome)
+    }
+
+    pub(super) fn produce_to(&self, run: &str, topic: &str, words: &str) -> Result<Outcome> {
+        self.settle();
+        self.begin_produce(run, topic, words)?
+            .finish(self.lab.seconds)
+    }
+
+    pub(super) fn begin_produce(&self, run: &str, topic: &str, words: &str) -> Result<Running> {
+        let program = Program::new(self.lab.own_program()?);
+        let program = self.arguments(program, "produce", topic).args(words);
+        self.lab.begin(run, program, self.pid())
+    }
+
+    pub(super) fn consume(&self, run: &str, topic: &str, words: &str) -> Result<Outcome> {
+        self.settle();
+        let program = Program::new(self.lab.own_program()?);
+        let program = self.arguments(program, "consume", topic).args(words);
+        let run = self.lab.begin(run, program, self.pid())?;
+        run.finish(self.lab.seconds)
+    }
+
+    /// Starts to read a topic beside a run, and stays out of the way of that run's generator on the core they share.
+    pub(super) fn begin_scan(&self, run: &str, topic: &str, words: &str) -> Result<Running> {
+        let program = Program::new("nice")
+            .args("-n 19")
+            .arg(self.lab.own_program()?);
+        let program = self.arguments(program, "consume", topic).args(words);
+        self.lab.begin(run, program, self.pid())
+    }
+
+    fn arguments(&self, program: Program, command: &str, topic: &str) -> Program {
+        let bootstrap = &self.bootstrap;
+        program.args(&format!(
+            "{command} --bootstrap {bootstrap} --topic {topic}"
+        ))
+    }
+
+    pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
+        crate::block_on(async {
+            let mut connection = Connection::open(&self.bootstrap).await?;
+            topic::delete(&mut connection, name).await
+        })
+    }
+
+    /// The sum of a metric over all series whose line starts so.
+    pub(super) fn metric(&self, start: &str) -> Result<f64> {
+        Ok(sum_metric(&http_get(&self.metrics, "/metrics")?.1, start))
+    }
+
+    /// The files that hold a topic's records: partition after partition, each from its start.
+    pub(super) fn segments(&self, topic: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for directory in entries(&self.data.join("broker/topics"))? {
+            let name = directory.file_name().unwrap_or_default().to_string_lossy();
+            // A topic's id follows its name.
+            if name
+                .strip_prefix(topic)
+                .is_some_and(|id| id.starts_with('-'))
+            {
+                for partition in entries(&directory)? {
+                    found.extend(entries(&partition)?.into_iter().filter(|file| is_log(file)));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Makes the kernel forget what it holds of a topic's files.
+    pub(super) fn drop_page_cache(&self, topic: &str) -> Result<()> {
+        for path in self.segments(topic)? {
+            // Retention may have deleted it.
+            if let Ok(file) = fs::File::open(&path) {
+                fadvise(&file, 0, None, Advice::DontNeed)
+                    .with_context(|| format!("cannot drop the cache of {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        self.broker.kill();
+        self._controller.kill();
+        remove(&self.data);
+    }
+}
+
+/// Of the broker, its metrics, the controller and its metrics.
+fn addresses(port: u16) -> [String; 4] {
+    [0, 1, 2, 3].map(|offset| format!("127.0.0.1:{}", port + offset))
+}
+
+/// Another cluster on these ports would answer in place of ours, and be filled.
+fn require_free_ports(port: u16) -> Result<()> {
+    for address in addresses(port) {
+        TcpListener::bind(&address)
+            .with_context(|| format!("{address} is not free, see --port"))?;
+    }
+    Ok(())
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let read = |directory| -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
+    };
+    // A partition has files beside its directories' own.
+    match read(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        listed => listed.with_context(|| format!("cannot list {}", directory.display())),
+    }
+}
+
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "log")
+}
+
+fn wait_ready(process: &mut Process, metrics: &str) -> Result<()> {
+    let deadline = now() + READY_MAX;
+    while now() < deadline {
+        if process.has_ended()? {
+            bail!("{}", process.last_words().unwrap_or("it ended".to_owned()));
+        }
+        if http_get(metrics, "/readyz").is_ok_and(|(status, _)| status == 200) {
+            return Ok(());
+        }
+        sleep(READY_POLL);
+    }
+    bail!("it was not ready within {} s", READY_MAX.as_secs())
+}
+
+/// Status and body. The servers are ours and the answers small, so this is all of HTTP that is needed.
+fn http_get(address: &str, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(HTTP_MAX))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    parse_http(&answer).context("an answer that is no HTTP")
+}
+
+fn parse_http(answer: &str) -> Option<(u16, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+fn sum_metric(text: &str, start: &str) -> f64 {
+    text.lines()
+        .filter(|line| line.starts_with(start))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_summed_over_its_series() {
+        let text = "# TYPE a counter\na{shard=\"0\",stage=\"hop\"} 3\na{shard=\"1\",stage=\"hop\"} 4\nab 9\n";
+        assert_eq!(sum_metric(text, "a{"), 7.0);
+        assert_eq!(sum_metric(text, "a{shard=\"1\""), 4.0);
+        assert_eq!(sum_metric(text, "none"), 0.0);
+    }
+
+    #[test]
+    fn an_http_answer_is_cut_into_status_and_body() {
+        let answer = "HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nyes";
+        assert_eq!(parse_http(answer), Some((200, "yes".to_owned())));
+        assert_eq!(parse_http(""), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! Produce whose answers wait for stable storage, against the sink's best durable mode and the device's own latency.
+
+use anyhow::{Context, Result};
+
+use super::cluster::Cluster;
+use super::lab::{Lab, generator_note, progress};
+use super::produce::megabytes;
+use super::rows::{DURABLE_8, DURABLE_256, DURABLE_P99, Row, Sample, Spec};
+
+/// Logs of the sink, of which each has one write in flight. How many of these a device likes best, no rule says.
+const SINK_LOGS: [u32; 4] = [1, 4, 8, 16];
+const CALIBRATION_SECONDS: u64 = 1;
+
+/// One record fills a batch, so that a latency is that of a batch and not of the wait for it to fill.
+const WHOLE_BATCH: &str = "--batch-bytes 64k --record-bytes 65400";
+
+/// The share of the best durable rate at which latency is measured.
+const LATENCY_LOAD: f64 = 0.3;
+
+pub(super) fn over_8_partitions(lab: &Lab) -> Result<Vec<Row>> {
+    throughput(lab, DURABLE_8, 8, 16)
+}
+
+pub(super) fn over_256_partitions(lab: &Lab) -> Result<Vec<Row>> {
+    throughput(lab, DURABLE_256, 256, 64)
+}
+
+/// Sink and broker have as many unanswered requests each.
+fn throughput(lab: &Lab, spec: Spec, partitions: u32, in_flight: u32) -> Result<Vec<Row>> {
+    let seconds = lab.seconds;
+    let in_flight = format!("--connections 4 --in-flight {in_flight}");
+    let sink_words = format!("--frame-bytes 64k {in_flight}");
+    let logs = best_logs(lab, spec.name, &sink_words)?;
+    let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
+    let cluster = Cluster::start(lab, 1)?;
+    let produce = format!(
+        "--partitions {partitions} --acks all --config write.caching=false --batch-bytes 64k {in_flight} \
+         --seconds {seconds}"
+    );
+    let pairs = lab.interleave(
+        spec.name,
+        |run| sink.load(lab, run, &format!("{sink_words} --seconds {seconds}")),
+        |run| cluster.produce(run, &produce),
+    )?;
+    let against = format!("sink, dsync, {logs} logs");
+    Ok(vec![Row::of_rounds(spec, against, &megabytes(&pairs))])
+}
+
+/// The number of logs with which the sink was fastest in a short run each.
+fn best_logs(lab: &Lab, name: &str, words: &str) -> Result<u32> {
+    let mut rates = Vec::new();
+    for logs in SINK_LOGS {
+        progress(&format!("{name}: sink with {logs} logs"));
+        let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
+        let words = format!("{words} --seconds {CALIBRATION_SECONDS}");
+        let outcome = sink.load(lab, &format!("{name}-calibration-{logs}"), &words)?;
+        rates.push((outcome.megabytes_per_second, logs));
+    }
+    let best = rates
+        .iter()
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    Ok(best.context("the sink was tried")?.1)
+}
+
+/// The device's own figure is that of the sink with one write of the same size in flight, not that of `limits`: it is taken in the same
+/// rounds, because a virtual disk changes by the minute, and it holds the socket and the wake-ups that no broker is without. At 30% of
+/// the best rate the broker stores most batches by a write of their own.
+pub(super) fn latency(lab: &Lab) -> Result<Vec<Row>> {
+    let seconds = lab.seconds;
+    let sink = lab.sink("dsync", "--logs 1")?;
+    let cluster = Cluster::start(lab, 1)?;
+    let produce = format!(
+        "--partitions 8 --acks all --config write.caching=false {WHOLE_BATCH} --connections 4 --in-flight 8 \
+         --seconds {seconds}"
+    );
+    progress("durable-p99: the best rate");
+    let best = cluster.produce("durable-p99-best", &produce)?;
+    let rate = (best.records as f64 / best.seconds * LATENCY_LOAD).max(1.0);
+    let paced = format!("{produce} --records-per-second {rate:.0} --linger-ms 0");
+    let alone = format!("--frame-bytes 64k --connections 1 --in-flight 1 --seconds {seconds}");
+    let pairs = lab.interleave(
+        "durable-p99",
+        |run| sink.load(lab, run, &alone),
+        |run| cluster.produce(run, &paced),
+    )?;
+    let samples: Vec<Sample> = pairs
+        .iter()
+        .map(|(broker, device)| Sample {
+            value: broker.latency_ms.p99,
+            against: device.latency_ms.p99,
+            note: generator_note(broker, device),
+        })
+        .collect();
+    Ok(vec![Row::of_rounds(
+        DURABLE_P99,
+        "device's 64 KiB DSYNC p99",
+        &samples,
+    )])
+}

@@ -1,0 +1,260 @@
+//! Where the suite measures: its directories and ports, the servers it starts, and single runs of this program against them.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::children::{Children, Core, Process, Program};
+use crate::clock::now;
+use crate::process::processor_seconds;
+
+/// What a run may take beyond its own seconds: connecting, creating a topic, the wait for a silent server.
+const RUN_EXTRA: Duration = Duration::from_secs(60);
+
+/// A generator that was busy for more than this share of a run was itself the limit.
+pub(super) const SATURATED: f64 = 0.95;
+
+const SETTLE_POLL: Duration = Duration::from_millis(200);
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// Two of the ticks in which Linux counts: a server that rests still looks at its timers.
+const SETTLED_CPU_SECONDS: f64 = 0.025;
+
+pub(super) struct Lab {
+    pub(super) broker: PathBuf,
+    pub(super) controller: PathBuf,
+    pub(super) preload: Option<PathBuf>,
+    pub(super) rounds: u32,
+    pub(super) seconds: u64,
+    pub(super) port: u16,
+    pub(super) children: Children,
+    pub(super) runs: PathBuf,
+    pub(super) scratch: PathBuf,
+}
+
+/// What one run wrote, as far as the suite needs it.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Outcome {
+    pub(super) seconds: f64,
+    pub(super) bytes: u64,
+    pub(super) records: u64,
+    pub(super) requests: u64,
+    pub(super) megabytes_per_second: f64,
+    pub(super) requests_per_second: f64,
+    pub(super) latency_ms: Latency,
+    pub(super) server_cpu_seconds_per_gigabyte: Option<f64>,
+    client_cpu_seconds_per_gigabyte: Option<f64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Latency {
+    pub(super) p99: f64,
+}
+
+impl Outcome {
+    /// The share of the run for which the generator kept its core busy.
+    pub(super) fn generator_busy(&self) -> f64 {
+        let gigabytes = self.bytes as f64 / 1e9;
+        self.client_cpu_seconds_per_gigabyte.unwrap_or(0.0) * gigabytes / self.seconds
+    }
+
+    pub(super) fn server_cpu(&self) -> Result<f64> {
+        self.server_cpu_seconds_per_gigabyte
+            .context("the run gave no processor time of the server")
+    }
+}
+
+/// Says so where a generator was the limit and not the server.
+pub(super) fn generator_note(broker: &Outcome, ceiling: &Outcome) -> Option<String> {
+    let bound = |what: &str, outcome: &Outcome| {
+        let busy = outcome.generator_busy();
+        (busy >= SATURATED).then(|| format!("{what} generator-bound ({busy:.2} of its core)"))
+    };
+    let notes: Vec<String> = [bound("broker", broker), bound("ceiling", ceiling)]
+        .into_iter()
+        .flatten()
+        .collect();
+    (!notes.is_empty()).then(|| notes.join(", "))
+}
+
+/// A sink that runs; it keeps its file from one to the next, because writing one anew takes longer than a run.
+pub(super) struct Sink {
+    process: Process,
+    port: String,
+}
+
+impl Sink {
+    pub(super) fn load(&self, lab: &Lab, run: &str, words: &str) -> Result<Outcome> {
+        let program = Program::new(lab.own_program()?)
+            .arg("sink-load")
+            .args(&format!("--port {}", self.port))
+            .args(words);
+        settle(self.process.pid());
+        lab.measure(run, program, self.process.pid())
+    }
+}
+
+impl Lab {
+    pub(super) fn own_program(&self) -> Result<PathBuf> {
+        std::env::current_exe().context("cannot find this program's own file")
+    }
+
+    pub(super) fn sink(&self, mode: &str, words: &str) -> Result<Sink> {
+        let program = Program::new(self.own_program()?)
+            .args(&format!("sink --port 0 --mode {mode}"))
+            .arg("--data")
+            .arg(self.scratch.join("sink"))
+            .args(words);
+        let log = self.scratch.join(format!("sink-{mode}.log"));
+        let mut process = Process::start_piped(&self.children, Core::Server, &program, log)?;
+        let port = listening_port(&mut process)
+            .with_context(|| format!("the sink did not start in mode {mode}"))?;
+        Ok(Sink { process, port })
+    }
+
+    /// Runs this program to its end and reads what it wrote; `server` is whose processor time it measures.
+    pub(super) fn measure(&self, run: &str, program: Program, server: u32) -> Result<Outcome> {
+        self.begin(run, program, server)?.finish(self.seconds)
+    }
+
+    pub(super) fn begin(&self, run: &str, program: Program, server: u32) -> Result<Running> {
+        let json = self.runs.join(format!("{run}.json"));
+        let program = program
+            .args(&format!("--pid {server}"))
+            .arg("--json")
+            .arg(&json);
+        let log = self.scratch.join(format!("{run}.log"));
+        let process = Process::start(&self.children, Core::Client, &program, log)?;
+        Ok(Running {
+            process,
+            json,
+            run: run.to_owned(),
+        })
+    }
+
+    /// Runs `ceiling` and `broker` in turn, so that whatever the host does meanwhile meets both.
+    pub(super) fn interleave<T>(
+        &self,
+        name: &str,
+        mut ceiling: impl FnMut(&str) -> Result<T>,
+        mut broker: impl FnMut(&str) -> Result<T>,
+    ) -> Result<Vec<(T, T)>> {
+        let mut pairs = Vec::new();
+        for round in 1..=self.rounds {
+            progress(&format!("{name}: round {round} of {}", self.rounds));
+            let against = ceiling(&format!("{name}-{round}-ceiling"))?;
+            let value = broker(&format!("{name}-{round}-broker"))?;
+            pairs.push((value, against));
+        }
+        Ok(pairs)
+    }
+}
+
+/// A run that has been started.
+pub(super) struct Running {
+    process: Process,
+    json: PathBuf,
+    run: String,
+}
+
+impl Running {
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        self.process.has_ended()
+    }
+
+    pub(super) fn finish(mut self, seconds: u64) -> Result<Outcome> {
+        self.process
+            .wait(Duration::from_secs(seconds) + RUN_EXTRA)
+            .with_context(|| format!("run {} failed", self.run))?;
+        read_outcome(&self.json)
+    }
+}
+
+fn read_outcome(path: &Path) -> Result<Outcome> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no run", path.display()))
+}
+
+/// The port in the line that a sink prints once it serves.
+fn listening_port(sink: &mut Process) -> Result<String> {
+    let mut line = String::new();
+    if let Some(stdout) = sink.stdout() {
+        BufReader::new(stdout).read_line(&mut line)?;
+    }
+    let port = parse_listening_port(&line);
+    port.with_context(|| sink.last_words().unwrap_or_default())
+}
+
+fn parse_listening_port(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("listening on 127.0.0.1:")?;
+    let (port, _) = rest.split_once(',')?;
+    Some(port.to_owned())
+}
+
+/// Waits until a server has done what its last run left it to do, such as flushing and deleting; for a few seconds at most.
+pub(super) fn settle(pid: u32) {
+    let deadline = now() + SETTLE_MAX;
+    let mut last = processor_seconds(pid);
+    while now() < deadline {
+        sleep(SETTLE_POLL);
+        let current = processor_seconds(pid);
+        match (last, current) {
+            (Some(before), Some(after)) if after - before > SETTLED_CPU_SECONDS => last = current,
+            _ => return,
+        }
+    }
+}
+
+/// For people; results go to stdout.
+pub(super) fn progress(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Fails early and in one line where a program is missing.
+pub(super) fn require_file(path: &Path) -> Result<PathBuf> {
+    ensure!(path.is_file(), "there is no file {}", path.display());
+    // Children may run elsewhere.
+    path.canonicalize()
+        .with_context(|| format!("cannot find {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(client_cpu: f64) -> Outcome {
+        let text = format!(
+            r#"{{"command":"produce","settings":{{}},"seconds":4.0,"bytes":2000000000,"records":1,"requests":1,
+            "megabytes_per_second":500.0,"requests_per_second":1.0,"latency_ms":{{"p50":0.1,"p99":0.2}},
+            "server_cpu_seconds_per_gigabyte":null,"client_cpu_seconds_per_gigabyte":{client_cpu},"error":null}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_run_is_read_whatever_else_it_says() {
+        let outcome = outcome(0.5);
+        assert_eq!(outcome.latency_ms.p99, 0.2);
+        assert!(outcome.server_cpu().is_err());
+    }
+
+    #[test]
+    fn a_busy_generator_is_named() {
+        assert_eq!(outcome(0.5).generator_busy(), 0.25);
+        assert_eq!(generator_note(&outcome(0.5), &outcome(0.5)), None);
+        let note = generator_note(&outcome(0.5), &outcome(1.96)).unwrap();
+        assert_eq!(note, "ceiling generator-bound (0.98 of its core)");
+    }
+
+    #[test]
+    fn the_port_of_a_sink_is_found() {
+        let port = parse_listening_port("listening on 127.0.0.1:41234, pid 7\n");
+        assert_eq!(port.as_deref(), Some("41234"));
+        assert_eq!(parse_listening_port(""), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Produce against the sink, without waiting for the disk: at 64 KiB, 1 MiB and 200 B; and whether the generator could have done more.
+
+use anyhow::Result;
+
+use super::cluster::Cluster;
+use super::lab::{Lab, Outcome, SATURATED, generator_note};
+use super::rows::{
+    GENERATOR_1M, GENERATOR_64K, GENERATOR_200B, PRODUCE_1M, PRODUCE_64K, PRODUCE_64K_CPU,
+    PRODUCE_200B, Row, Sample, Spec,
+};
+
+/// The same bytes in the same number of unanswered requests on both sides.
+struct Load {
+    name: &'static str,
+    sink: &'static str,
+    produce: &'static str,
+}
+
+pub(super) fn at_64k(lab: &Lab) -> Result<Vec<Row>> {
+    let pairs = compare(
+        lab,
+        &Load {
+            name: "produce-64k",
+            sink: "--frame-bytes 64k --connections 4 --in-flight 8",
+            produce: "--batch-bytes 64k --connections 4 --in-flight 8",
+        },
+    )?;
+    let cpu: Vec<Sample> = pairs
+        .iter()
+        .map(|(broker, sink)| Ok(Sample::new(broker.server_cpu()?, sink.server_cpu()?)))
+        .collect::<Result<_>>()?;
+    Ok(vec![
+        Row::of_rounds(PRODUCE_64K, "sink", &megabytes(&pairs)),
+        Row::of_rounds(PRODUCE_64K_CPU, "sink", &cpu),
+        generator(GENERATOR_64K, &pairs),
+    ])
+}
+
+pub(super) fn at_1m(lab: &Lab) -> Result<Vec<Row>> {
+    let pairs = compare(
+        lab,
+        &Load {
+            name: "produce-1m",
+            sink: "--frame-bytes 1m --connections 4 --in-flight 2",
+            produce: "--batch-bytes 1m --connections 4 --in-flight 2",
+        },
+    )?;
+    Ok(vec![
+        Row::of_rounds(PRODUCE_1M, "sink", &megabytes(&pairs)),
+        generator(GENERATOR_1M, &pairs),
+    ])
+}
+
+/// A batch of one record has 70 bytes beside its value. The sink's frames are what a producer wants to store: 200 bytes and a header of 8.
+pub(super) fn at_200b(lab: &Lab) -> Result<Vec<Row>> {
+    let pairs = compare(
+        lab,
+        &Load {
+            name: "produce-200b",
+            sink: "--frame-bytes 208 --connections 4 --in-flight 64",
+            produce: "--record-bytes 200 --batch-bytes 300 --connections 4 --in-flight 64",
+        },
+    )?;
+    let requests: Vec<Sample> = pairs
+        .iter()
+        .map(|(broker, sink)| Sample {
+            value: broker.requests_per_second,
+            against: sink.requests_per_second,
+            note: generator_note(broker, sink),
+        })
+        .collect();
+    Ok(vec![
+        Row::of_rounds(PRODUCE_200B, "sink", &requests),
+        generator(GENERATOR_200B, &pairs),
+    ])
+}
+
+fn compare(lab: &Lab, load: &Load) -> Result<Vec<(Outcome, Outcome)>> {
+    let sink = lab.sink("plain", "")?;
+    let cluster = Cluster::start(lab, 1)?;
+    let (seconds, produce) = (lab.seconds, load.produce);
+    let words = format!(
+        "--partitions 8 --acks 1 --config write.caching=true --seconds {seconds} {produce}"
+    );
+    lab.interleave(
+        load.name,
+        |run| sink.load(lab, run, &format!("--seconds {seconds} {}", load.sink)),
+        |run| cluster.produce(run, &words),
+    )
+}
+
+pub(super) fn megabytes(pairs: &[(Outcome, Outcome)]) -> Vec<Sample> {
+    pairs
+        .iter()
+        .map(|(broker, ceiling)| Sample {
+            value: broker.megabytes_per_second,
+            against: ceiling.megabytes_per_second,
+            note: generator_note(broker, ceiling),
+        })
+        .collect()
+}
+
+/// How busy the generator's core was under the broker, against what counts as the generator being the limit, and what the generator
+/// reached with the sink in the same rounds.
+fn generator(spec: Spec, pairs: &[(Outcome, Outcome)]) -> Row {
+    let samples: Vec<Sample> = pairs
+        .iter()
+        .map(|(broker, sink)| Sample {
+            value: broker.generator_busy(),
+            against: SATURATED,
+            note: Some(format!(
+                "{:.0} requests/s; against the sink {:.2} cores, {:.0} requests/s",
+                broker.requests_per_second,
+                sink.generator_busy(),
+                sink.requests_per_second
+            )),
+        })
+        .collect();
+    Row::of_rounds(spec, "saturated", &samples)
+}
