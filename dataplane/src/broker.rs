@@ -7,8 +7,8 @@ use crate::http::{self, Pages};
 use crate::io::Io;
 use crate::io::ring::RingIo;
 use crate::limits::*;
-use crate::log::LogMemory;
-use crate::log::limits::{CHUNKS_MAX, CHUNKS_MIN};
+use crate::log::limits::{CHUNKS_MAX, CHUNKS_MIN, SPARE_BYTES};
+use crate::log::{LogShared, SpareSegments, spare};
 use crate::mesh::{Receiver, Sender, ShardId, inbox};
 use crate::message::{ControlMessage, Message};
 use crate::metrics::Metrics;
@@ -191,6 +191,14 @@ impl ShardThread {
         }
     }
 
+    /// This shard's part of the segments that are kept prepared.
+    fn spare_segments(&self) -> SpareSegments {
+        let (all, shards) = (self.config.spare_segments, self.config.shards);
+        let own = all / shards + usize::from(self.id.0 < all % shards);
+        let directory = self.config.data.join("spare").join(self.id.0.to_string());
+        SpareSegments::new(directory, own, SPARE_BYTES)
+    }
+
     fn serve(self, started: &mpsc::Sender<anyhow::Result<()>>) -> anyhow::Result<()> {
         if let Err(error) = ring::host::pin_to_cpu(self.id.0) {
             tracing::warn!(shard = self.id.0, %error, "cannot pin the shard to a core");
@@ -210,7 +218,10 @@ impl ShardThread {
         }
         let io = RingIo::new(ring.clone());
         let chunks = chunk_buffers(tail_buffers);
-        let log_memory = LogMemory::new((0..chunks).filter_map(|_| io.take_buffer()).collect());
+        let log_shared = LogShared::new(
+            (0..chunks).filter_map(|_| io.take_buffer()).collect(),
+            self.spare_segments(),
+        );
         let listener = match self.id.0 {
             0 => {
                 let address = self.config.listen;
@@ -232,12 +243,13 @@ impl ShardThread {
             loads: self.loads,
             metrics: self.metrics,
             opening: self.opening,
-            log_memory,
+            log_shared: Rc::clone(&log_shared),
             tail_buffers: tail_buffers - chunks,
         });
         // Nobody waits any more if another shard could not start.
         let _ = started.send(Ok(()));
         ring.spawn(report_ring(ring.clone(), io, families, self.id));
+        ring.spawn(spare::replenish(RingIo::new(ring.clone()), log_shared));
         if let Some(listener) = listener {
             ring.spawn(Rc::clone(&shard).accept(listener));
         }

@@ -61,6 +61,9 @@ pub struct Settings {
     /// Memory for recent records, over all shards, in MiB [default: 128, or 32 per shard if that is more]
     #[arg(long, env = "MILLRACE_TAIL_MIB", value_name = "MIB")]
     pub tail_mib: Option<usize>,
+    /// Segment files of 1 GiB that are kept prepared for topics with the default `segment.bytes`, over all shards [default: 0]
+    #[arg(long, env = "MILLRACE_SPARE_SEGMENTS", value_name = "N")]
+    pub spare_segments: Option<usize>,
     /// The rack that this broker stands in.
     #[arg(long, env = "MILLRACE_RACK")]
     pub rack: Option<String>,
@@ -78,6 +81,7 @@ pub struct BrokerConfig {
     pub data: PathBuf,
     pub shards: usize,
     pub tail_bytes: usize,
+    pub spare_segments: usize,
     pub rack: Option<String>,
 }
 
@@ -115,6 +119,7 @@ impl Settings {
             data: self.data.or(file.data),
             shards: self.shards.or(file.shards),
             tail_mib: self.tail_mib.or(file.tail_mib),
+            spare_segments: self.spare_segments.or(file.spare_segments),
             rack: self.rack.or(file.rack),
         }
     }
@@ -162,6 +167,7 @@ impl Settings {
             data: self.data.context("--data is missing")?,
             shards,
             tail_bytes: tail_mib << 20,
+            spare_segments: self.spare_segments.unwrap_or(0),
             rack: self.rack,
         })
     }

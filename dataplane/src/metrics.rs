@@ -58,6 +58,7 @@ pub struct Metrics {
     pub shard_busy: GaugeVec,
     pub ring_enters: IntGaugeVec,
     pub shard_allocations: IntGaugeVec,
+    pub spare_segments: IntGaugeVec,
     pub poisoned_partitions: IntGaugeVec,
 }
 
@@ -131,6 +132,11 @@ impl Metrics {
             ring_enters: gauges(
                 "millrace_ring_enters_total",
                 "io_uring_enter calls since the start.",
+                &["shard"],
+            )?,
+            spare_segments: gauges(
+                "millrace_spare_segments",
+                "Segment files that are prepared and wait for their use.",
                 &["shard"],
             )?,
             shard_allocations: gauges(

@@ -7,7 +7,7 @@ use crate::io::Io;
 use crate::log::limits::CHECKPOINT_BYTES_MIN;
 use crate::log::{
     AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
-    LogMemory, Offset, Read, ReadError, WaitError,
+    LogShared, Offset, Read, ReadError, WaitError,
 };
 use crate::partition_metrics::{PartitionFamilies, PartitionMetrics, PartitionOffsets};
 use control_api::ids::LeaderEpoch;
@@ -86,10 +86,10 @@ impl<I: Io> Partition<I> {
         directory: PathBuf,
         identity: PartitionIdentity,
         config: LogConfig,
-        memory: Rc<LogMemory>,
+        shared: Rc<LogShared>,
         shown: &PartitionFamilies,
     ) -> Result<Rc<Partition<I>>, LogError> {
-        let log = Log::open(io, memory, &directory, config, None).await?;
+        let log = Log::open(io, shared, &directory, config, None).await?;
         let metrics = shown.add(&identity.topic, identity.partition);
         Ok(Rc::new(Partition {
             identity,

@@ -141,7 +141,7 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
         directory,
         identity,
         config,
-        shard.log_memory.clone(),
+        shard.log_shared.clone(),
         &shard.metrics.families.partitions,
     )
     .await;

@@ -12,7 +12,7 @@ use crate::handlers::init_producer_id::ProducerIdBlock;
 use crate::handlers::produce::BlockedAppends;
 use crate::io::Io;
 use crate::limits::CONNECTIONS_MAX;
-use crate::log::LogMemory;
+use crate::log::LogShared;
 use crate::mesh::{Receiver, Sender, ShardId};
 use crate::message::{ControlMessage, Message, Reply};
 use crate::metrics::{Metrics, ShardMetrics};
@@ -44,7 +44,7 @@ pub struct ShardParts<I: Io> {
     pub metrics: Metrics,
     /// Logs that are being opened, over all shards; the broker is ready once there are none.
     pub opening: Arc<AtomicUsize>,
-    pub log_memory: Rc<LogMemory>,
+    pub log_shared: Rc<LogShared>,
     /// Buffers that the tails of this shard's partitions may use.
     pub tail_buffers: usize,
 }
@@ -56,7 +56,7 @@ pub struct Shard<I: Io> {
     pub io: I,
     pub metrics: ShardMetrics,
     pub frame_memory: Rc<FrameMemory>,
-    pub log_memory: Rc<LogMemory>,
+    pub log_shared: Rc<LogShared>,
     pub sessions: RefCell<FetchSessions>,
     pub(crate) connections: connection::Registry<I>,
     image: RefCell<Arc<MetadataImage>>,
@@ -84,7 +84,7 @@ impl<I: Io> Shard<I> {
             data: parts.data,
             metrics: ShardMetrics::new(parts.metrics),
             frame_memory: Rc::default(),
-            log_memory: parts.log_memory,
+            log_shared: parts.log_shared,
             sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
             connections: connection::Registry::default(),
             image: RefCell::default(),

@@ -36,6 +36,10 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
         .connections
         .with_label_values(&[&label])
         .set(shard.connections.count() as i64);
+    families
+        .spare_segments
+        .with_label_values(&[&label])
+        .set(shard.log_shared.spares.ready() as i64);
     let mut poisoned = 0;
     for partition in shard.open_partitions() {
         partition.publish_metrics();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use control_api::ids::LeaderEpoch;
 use dataplane::io::ring::RingIo;
-use dataplane::log::{AppendError, Appended, Bound, Level, Log, LogConfig, LogMemory, Offset};
+use dataplane::log::{AppendError, Appended, Bound, Level, Log, LogConfig, LogShared, Offset};
 use ring::{Ring, RingConfig};
 use wire::{Batch, BatchBuilder, Records};
 
@@ -97,8 +97,8 @@ fn round_trip(name: &str, config: LogConfig) {
     let io = RingIo::new(ring.clone());
     ring.block_on(async move {
         let open = async || {
-            let memory = LogMemory::new(Vec::new());
-            let log = Log::open(io.clone(), memory, &path, config, None)
+            let shared = LogShared::new(Vec::new(), SpareSegments::none());
+            let log = Log::open(io.clone(), shared, &path, config, None)
                 .await
                 .unwrap();
             log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));

@@ -8,13 +8,17 @@ mod crashes;
 mod files;
 #[path = "log_simulated/running.rs"]
 mod running;
+#[path = "log_simulated/spares.rs"]
+mod spares;
 
 use std::path::Path;
 use std::rc::Rc;
 
 use control_api::ids::LeaderEpoch;
 use dataplane::io::Io;
-use dataplane::log::{AppendError, Appended, Bound, Log, LogConfig, LogMemory, Offset};
+use dataplane::log::{
+    AppendError, Appended, Bound, Log, LogConfig, LogShared, Offset, SpareSegments,
+};
 use millrace_tests::sim::{SimIo, SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, RecordIter, Records};
 
@@ -47,8 +51,8 @@ fn simulation(seed: u64) -> Simulation {
 }
 
 async fn open(io: &SimIo, config: LogConfig) -> Log<SimIo> {
-    let memory = LogMemory::new(Vec::new());
-    let log = Log::open(io.clone(), memory, Path::new(DIRECTORY), config, None)
+    let shared = LogShared::new(Vec::new(), SpareSegments::none());
+    let log = Log::open(io.clone(), shared, Path::new(DIRECTORY), config, None)
         .await
         .unwrap();
     log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));

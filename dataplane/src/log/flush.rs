@@ -57,6 +57,12 @@ impl<I: Io> Log<I> {
         // A flush that is still due must not make the files again.
         self.0.dirty.take();
         let io = &self.0.io;
+        self.0.warm.take();
+        // The log keeps its own handles, for whoever still asks it something.
+        let segments = self.0.segments.borrow().clone();
+        for segment in segments {
+            segment.free(io, &self.0.shared.spares, 2).await?;
+        }
         for name in io.list(&self.0.directory).await? {
             ignore_missing(io.remove_file(&self.0.directory.join(name)).await)?;
         }

@@ -27,6 +27,9 @@ pub const EXTENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Largest segment: positions in the index are 32-bit.
 pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 
+/// A segment file prepared ahead of need: as long as a segment is by default.
+pub const SPARE_BYTES: u64 = 1 << 30;
+
 /// Bytes that one read answers at most, unless a single batch is larger.
 pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -85,6 +88,8 @@ const _: () = assert!(
     "one more block always holds the terminator"
 );
 const _: () = assert!(EXTENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64));
+const _: () =
+    assert!(SPARE_BYTES <= SEGMENT_BYTES_MAX && SPARE_BYTES.is_multiple_of(BLOCK_BYTES as u64));
 const _: () = assert!(PIPELINED_WRITE_BYTES_MIN >= BLOCK_BYTES);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(

@@ -24,7 +24,6 @@ mod gate;
 mod index;
 pub mod limits;
 mod lookup;
-mod memory;
 mod producers;
 mod progress;
 mod read;
@@ -33,7 +32,9 @@ mod recovery;
 mod retention;
 mod scan;
 mod segment;
+mod shared;
 mod space;
+pub mod spare;
 mod tail;
 mod types;
 mod writer;
@@ -62,9 +63,10 @@ use crate::event::Event;
 use crate::io::{Buffer, Io};
 
 pub use self::lookup::FoundRecord;
-pub use self::memory::LogMemory;
 pub use self::progress::FetchWaiter;
 pub use self::read::Read;
+pub use self::shared::LogShared;
+pub use self::spare::SpareSegments;
 pub use self::types::{
     AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError,
 };
@@ -80,7 +82,7 @@ impl<I: Io> Clone for Log<I> {
 
 struct Inner<I: Io> {
     io: I,
-    memory: Rc<LogMemory>,
+    shared: Rc<LogShared>,
     directory: PathBuf,
     config: Cell<LogConfig>,
     opened_clean: bool,
@@ -120,7 +122,7 @@ impl<I: Io> Log<I> {
     /// hand, is the newest leader epoch there can be: a batch of a later one is not ours.
     pub async fn open(
         io: I,
-        memory: Rc<LogMemory>,
+        shared: Rc<LogShared>,
         directory: &Path,
         config: LogConfig,
         newest_epoch: Option<LeaderEpoch>,
@@ -128,7 +130,7 @@ impl<I: Io> Log<I> {
         let recovered = recovery::recover(&io, directory, newest_epoch).await?;
         let epoch = recovered.epochs.latest().unwrap_or(LeaderEpoch(0));
         let log = Log(Rc::new(Inner {
-            memory,
+            shared,
             directory: directory.to_path_buf(),
             config: Cell::new(config),
             opened_clean: recovered.clean,
@@ -211,7 +213,7 @@ impl<I: Io> Log<I> {
         spare.clear();
         drop(spare);
         for _ in 0..begun {
-            log.memory.tails.note(self.as_owner());
+            log.shared.tails.note(self.as_owner());
         }
         log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
         let grown = log.bytes_since_checkpoint.get() + bytes as u64;
@@ -243,7 +245,7 @@ impl<I: Io> Log<I> {
             }
             log.changed.changed_since(generation).await;
         }
-        let _pass = log.memory.tails.gathering.enter().await;
+        let _pass = log.shared.tails.gathering.enter().await;
         // The caller appends before any other task runs; if it has gone away, nothing stays behind.
         let _given_back = GiveBack(&log.spare);
         // A roll may need one buffer more than the rest of the active one saves.
@@ -421,7 +423,7 @@ impl<I: Io> Inner<I> {
             }
             match self.io.take_buffer() {
                 Some(buffer) => self.spare.borrow_mut().push(buffer),
-                None if self.memory.tails.evict() => {}
+                None if self.shared.tails.evict() => {}
                 None => return false,
             }
         }

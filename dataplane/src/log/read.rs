@@ -3,6 +3,7 @@
 //! A read covers one segment. The sparse index and a walk over batch headers find its start; a few remembered places spare a reader
 //! that goes on where its last read ended both, and have the next chunks read ahead for it.
 
+use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -243,7 +244,10 @@ impl<I: Io> Log<I> {
         old: OldBytes,
         ahead: u64,
     ) -> Result<Slice, ReadError> {
-        let chunks = &self.0.memory.chunks;
+        if self.0.deleted.get() {
+            return Err(ReadError::Io(io::ErrorKind::NotFound.into()));
+        }
+        let chunks = &self.0.shared.chunks;
         let file = segment.open_reader(&self.0.io).await?;
         let first = old.range.start / CHUNK_BYTES as u64;
         let last = (old.range.end - 1) / CHUNK_BYTES as u64;
@@ -284,12 +288,12 @@ impl<I: Io> Log<I> {
         if at >= file_end {
             return false;
         }
-        let Some(buffer) = self.0.memory.chunks.begin(key) else {
+        let Some(buffer) = self.0.shared.chunks.begin(key) else {
             return false;
         };
         let (log, file) = (self.clone(), file.clone());
         self.0.io.spawn(async move {
-            let (io, chunks) = (&log.0.io, &log.0.memory.chunks);
+            let (io, chunks) = (&log.0.io, &log.0.shared.chunks);
             let (result, buffer) = io.read(&file, FilePosition(at), buffer, CHUNK_BYTES).await;
             let bytes = (file_end - at).min(CHUNK_BYTES as u64) as usize;
             chunks.end(key, buffer, result.ok().map(|read| read.min(bytes)));

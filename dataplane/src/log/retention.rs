@@ -33,7 +33,7 @@ impl<I: Io> Log<I> {
             let Some(segment) = self.take_first_below(log_start) else {
                 break;
             };
-            segment.remove(&self.0.io).await?;
+            segment.free(&self.0.io, &self.0.shared.spares, 1).await?;
         }
         Ok(due)
     }

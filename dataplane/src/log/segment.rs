@@ -7,11 +7,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::checkpoint::SegmentSummary;
 use super::chunks::{ChunkCache, ChunkKey};
 use super::index::Index;
 use super::limits::{EXTENT_BYTES_MIN, INDEX_FILE_BYTES_MAX};
+use super::spare::SpareSegments;
 use super::types::{Offset, block_ceil};
 use crate::io::{Io, OpenMode};
 
@@ -187,6 +189,23 @@ impl<I: Io> Segment<I> {
     pub(super) async fn remove(&self, io: &I) -> io::Result<()> {
         ignore_missing(io.remove_file(&self.index_path()).await)?;
         ignore_missing(io.remove_file(&self.path).await)
+    }
+
+    /// As `remove`, but leaves the file to be used again if more are wanted and nobody but the caller's `handles` knows the segment: a
+    /// reader that has it open must not see what it holds next.
+    pub(super) async fn free(
+        self: &Rc<Self>,
+        io: &I,
+        spares: &SpareSegments,
+        handles: usize,
+    ) -> io::Result<()> {
+        self.file.replace(None);
+        self.cool();
+        ignore_missing(io.remove_file(&self.index_path()).await)?;
+        if Rc::strong_count(self) > handles || !spares.offer(io, &self.path).await? {
+            ignore_missing(io.remove_file(&self.path).await)?;
+        }
+        Ok(())
     }
 }
 

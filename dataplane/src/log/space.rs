@@ -81,14 +81,10 @@ impl<I: Io> Log<I> {
 
     async fn extend(&self, segment: &Rc<Segment<I>>, until: u64) -> io::Result<()> {
         let io = &self.0.io;
-        let file = segment.open(io).await?;
         if segment.allocated.get() == 0 {
-            // Whatever a file of this name held belongs to another life.
-            ignore_missing(io.remove_file(&segment.index_path()).await)?;
-            io.truncate(&file, 0).await?;
-            // No write may begin, and so none be answered as flushed, before the file's name would last.
-            io.sync_directory(&self.0.directory).await?;
+            self.begin_file(segment).await?;
         }
+        let file = segment.open(io).await?;
         while segment.allocated.get() < until {
             let at = segment.allocated.get();
             let extent = segment.next_extent.get();
@@ -100,6 +96,25 @@ impl<I: Io> Log<I> {
         }
         self.zero_ahead(segment);
         Ok(())
+    }
+
+    /// Makes the segment's file: one that is prepared already, else an empty one.
+    async fn begin_file(&self, segment: &Segment<I>) -> io::Result<()> {
+        let io = &self.0.io;
+        // Whatever files of this name held belongs to another life.
+        ignore_missing(io.remove_file(&segment.index_path()).await)?;
+        let spares = &self.0.shared.spares;
+        let bytes_max = self.segment_bytes_max();
+        if let Some(bytes) = spares.take(io, segment.path(), bytes_max).await? {
+            segment.allocated.set(bytes);
+            segment.zeroed.set(bytes);
+            segment.open(io).await?;
+        } else {
+            let file = segment.open(io).await?;
+            io.truncate(&file, 0).await?;
+        }
+        // No write may begin, and so none be answered as flushed, before the file's name would last.
+        io.sync_directory(&self.0.directory).await
     }
 
     /// Up to where extents are made in advance: what the segment may hold, and its terminator.
@@ -129,7 +144,7 @@ impl<I: Io> Log<I> {
         let file = segment.open(&self.0.io).await?;
         while let Some(range) = self.next_to_zero(segment) {
             let bytes = (range.end - range.start) as usize;
-            let Some(zeros) = self.0.memory.tails.zeros(&self.0.io, bytes) else {
+            let Some(zeros) = self.0.shared.tails.zeros(&self.0.io, bytes) else {
                 break;
             };
             segment.zeroing.replace(Some(range.clone()));

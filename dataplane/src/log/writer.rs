@@ -78,7 +78,7 @@ impl<I: Io> Log<I> {
         if let Some(written) = written {
             self.note_written(written);
         }
-        self.0.memory.tails.written();
+        self.0.shared.tails.written();
         self.seal_what_is_complete();
         self.0.changed.notify();
         self.write_what_is_ready();
@@ -98,7 +98,7 @@ impl<I: Io> Log<I> {
         tracing::error!(%directory, %error, "{what} failed: the partition takes no more records");
         self.0.tail.borrow_mut().abandon();
         self.0.progress.poison();
-        self.0.memory.tails.written();
+        self.0.shared.tails.written();
         self.0.changed.notify();
     }
 

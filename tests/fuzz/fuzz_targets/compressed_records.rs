@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use dataplane::log::{Log, LogConfig, TailCache};
+use dataplane::log::{Log, LogConfig, LogShared, SpareSegments};
 use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, Compression, Records};
@@ -51,7 +51,7 @@ fn look_up(batch: &[u8], later_ms: i64) -> Option<(i64, i64)> {
     let looked_up = io.run(async {
         let directory = Path::new("/data/topic-0");
         let config = LogConfig::default();
-        let log = Log::open(io.clone(), TailCache::new(), directory, config, None)
+        let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, None)
             .await
             .expect("a new log");
         log.set_leader_epoch(log.leader_epoch());

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use dataplane::log::{Bound, Log, LogConfig, LogMemory};
+use dataplane::log::{Bound, Log, LogConfig, LogShared, SpareSegments};
 use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, Records};
@@ -46,7 +46,7 @@ fuzz_target!(|input: (u64, Vec<u8>, Vec<u8>, Vec<u8>, u8)| {
     let served = io.run(async {
         let config = LogConfig::default();
         let directory = Path::new(DIRECTORY);
-        let log = Log::open(io.clone(), LogMemory::new(Vec::new()), directory, config, None)
+        let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, None)
             .await
             .ok()?;
         log.set_leader_epoch(log.leader_epoch());

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use control_api::ids::LeaderEpoch;
-use dataplane::log::{Bound, Log, LogConfig, Offset, TailCache};
+use dataplane::log::{Bound, Log, LogConfig, Offset, LogShared, SpareSegments};
 use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{CrashKind, SimIo, SimOptions, Simulation};
 use wire::{BATCH_HEADER_BYTES, Batch, BatchBuilder, BatchHeader, Records};
@@ -67,7 +67,7 @@ async fn open(io: &SimIo) -> Option<Log<SimIo>> {
         ..LogConfig::default()
     };
     let directory = Path::new(DIRECTORY);
-    let log = Log::open(io.clone(), TailCache::new(), directory, config, None);
+    let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, None);
     log.await.ok()
 }
 

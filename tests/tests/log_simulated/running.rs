@@ -400,13 +400,13 @@ fn an_idle_log_gives_its_buffers_to_others() {
     let simulation = simulation(11);
     let io = simulation.boot(HOST);
     let run = io.run(async {
-        let memory = LogMemory::new(Vec::new());
+        let shared = LogShared::new(Vec::new(), SpareSegments::none());
         let mut logs = Vec::new();
         for number in 0..40 {
             let path = format!("/data/topic-{number}");
             let log = Log::open(
                 io.clone(),
-                Rc::clone(&memory),
+                Rc::clone(&shared),
                 Path::new(&path),
                 durable(),
                 None,

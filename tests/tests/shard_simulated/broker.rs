@@ -14,7 +14,7 @@ use control_api::message::{BrokerRegistration, ControlError, NewTopic, Request, 
 use controlplane::command::{FEATURE_LEVEL, MetaCommand, RegisteredBroker};
 use controlplane::meta::MetaState;
 use dataplane::io::Io;
-use dataplane::log::LogMemory;
+use dataplane::log::{LogShared, SpareSegments};
 use dataplane::mesh::{Receiver, Sender, ShardId, inbox};
 use dataplane::message::{ControlMessage, Message, Reply};
 use dataplane::metrics::Metrics;
@@ -141,7 +141,7 @@ pub(super) fn start_broker(io: &SimIo, shards: usize, control: &Rc<RefCell<Contr
                 loads: Arc::clone(&loads),
                 metrics: metrics.clone(),
                 opening: Arc::clone(&opening),
-                log_memory: LogMemory::new(Vec::new()),
+                log_shared: LogShared::new(Vec::new(), SpareSegments::none()),
                 tail_buffers: 32,
             });
             if let Some(listener) = listener.take() {

@@ -1,22 +1,25 @@
-//! The memory that the logs of one shard share: recent bytes in tail buffers, old ones in chunks.
+//! What the logs of one shard share: memory for recent and for old bytes, and segment files prepared ahead of need.
 
 use std::rc::Rc;
 
 use super::cache::TailCache;
 use super::chunks::ChunkCache;
+use super::spare::SpareSegments;
 use crate::io::Buffer;
 
-pub struct LogMemory {
+pub struct LogShared {
     pub(super) tails: TailCache,
     pub(super) chunks: ChunkCache,
+    pub spares: SpareSegments,
 }
 
-impl LogMemory {
+impl LogShared {
     /// Old bytes are read into `chunk_buffers`, or into memory of their own if those are few.
-    pub fn new(chunk_buffers: Vec<Buffer>) -> Rc<LogMemory> {
-        Rc::new(LogMemory {
+    pub fn new(chunk_buffers: Vec<Buffer>, spares: SpareSegments) -> Rc<LogShared> {
+        Rc::new(LogShared {
             tails: TailCache::default(),
             chunks: ChunkCache::new(chunk_buffers),
+            spares,
         })
     }
 }

@@ -1,0 +1,226 @@
+//! Segment files prepared ahead of need: zeros from end to end, on stable storage, waiting for the log that begins its next segment.
+//!
+//! A write into such a file is an overwrite: it changes no metadata, and nothing has to be zeroed beside it. A peak that its file
+//! outlasts costs the disk what it stores and no more. Freed segments come back here and are zeroed before they are used again.
+//!
+//! ```text
+//!   freed segment --offer--\
+//!                           >--> N.raw --zeroed, flushed, renamed--> N.spare --take: renamed--> a log's new segment
+//!   nothing --------made---/
+//! ```
+//! A `.raw` file may hold bytes of another life; nobody takes one. After a crash every `.raw` file is zeroed from its start again.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::segment::ignore_missing;
+use super::shared::LogShared;
+use crate::event::Event;
+use crate::io::{BLOCK_BYTES, FilePosition, Instant, Io, OpenMode, WriteDurability};
+
+const RAW: &str = "raw";
+const READY: &str = "spare";
+
+/// A disk that is full, or fails, is asked again after this long.
+const RETRY_MS: u64 = 10_000;
+/// The disk rests at least this long after each write of zeros.
+const REST_NANOS_MIN: u64 = 50_000;
+
+/// The prepared files of one shard.
+pub struct SpareSegments {
+    directory: PathBuf,
+    wanted: usize,
+    /// Of each file.
+    bytes: u64,
+    ready: RefCell<Vec<PathBuf>>,
+    raw: RefCell<Vec<PathBuf>>,
+    /// One is being zeroed.
+    zeroing: Cell<bool>,
+    next_number: Cell<u64>,
+    changed: Event,
+}
+
+impl SpareSegments {
+    /// Keeps `wanted` files of `bytes` bytes, a number of whole blocks, in `directory`, once [`replenish`] runs.
+    pub fn new(directory: PathBuf, wanted: usize, bytes: u64) -> SpareSegments {
+        assert!(
+            bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "a file is written in whole blocks"
+        );
+        SpareSegments {
+            directory,
+            wanted,
+            bytes,
+            ready: RefCell::default(),
+            raw: RefCell::default(),
+            zeroing: Cell::new(false),
+            next_number: Cell::new(0),
+            changed: Event::default(),
+        }
+    }
+
+    /// Prepares nothing.
+    pub fn none() -> SpareSegments {
+        SpareSegments::new(PathBuf::new(), 0, 0)
+    }
+
+    /// Files that can be taken now.
+    pub fn ready(&self) -> usize {
+        self.ready.borrow().len()
+    }
+
+    /// Gives a prepared file of at most `bytes_max` the name `path` and returns its size; `None` if there is none. The caller makes the
+    /// name last.
+    pub(super) async fn take<I: Io>(
+        &self,
+        io: &I,
+        path: &Path,
+        bytes_max: u64,
+    ) -> io::Result<Option<u64>> {
+        if self.bytes > bytes_max {
+            return Ok(None);
+        }
+        let Some(spare) = self.ready.borrow_mut().pop() else {
+            return Ok(None);
+        };
+        io.rename(&spare, path).await?;
+        self.changed.notify();
+        Ok(Some(self.bytes))
+    }
+
+    /// Takes over the file of a segment that is gone and that nobody reads any more; false if there are enough.
+    pub(super) async fn offer<I: Io>(&self, io: &I, path: &Path) -> io::Result<bool> {
+        if self.count() >= self.wanted {
+            return Ok(false);
+        }
+        let raw = self.next_path(RAW);
+        // Counted before the wait, so that two offers do not both find room for one.
+        self.raw.borrow_mut().push(raw.clone());
+        if let Err(error) = io.rename(path, &raw).await {
+            self.raw.borrow_mut().retain(|known| *known != raw);
+            return ignore_missing(Err(error)).map(|()| true);
+        }
+        self.changed.notify();
+        Ok(true)
+    }
+
+    fn count(&self) -> usize {
+        self.ready.borrow().len() + self.raw.borrow().len() + usize::from(self.zeroing.get())
+    }
+
+    fn next_path(&self, state: &str) -> PathBuf {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        self.directory.join(format!("{number}.{state}"))
+    }
+
+    /// Finds what an earlier process left.
+    async fn open<I: Io>(&self, io: &I) -> io::Result<()> {
+        io.create_directories(&self.directory).await?;
+        for name in io.list(&self.directory).await? {
+            let path = self.directory.join(&name);
+            let Some((number, state)) = name
+                .split_once('.')
+                .and_then(|(number, state)| Some((number.parse::<u64>().ok()?, state)))
+            else {
+                continue;
+            };
+            self.next_number
+                .set(self.next_number.get().max(number.saturating_add(1)));
+            if self.count() >= self.wanted {
+                io.remove_file(&path).await?;
+            } else if state == READY && self.is_whole(io, &path).await? {
+                self.ready.borrow_mut().push(path);
+            } else {
+                self.raw.borrow_mut().push(path);
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_whole<I: Io>(&self, io: &I, path: &Path) -> io::Result<bool> {
+        let file = io.open(path, OpenMode::ReadDirect).await?;
+        Ok(io.file_bytes(&file).await? == self.bytes)
+    }
+}
+
+/// Prepares files for as long as the shard runs, off the path of any record: the disk rests as long as it works.
+pub async fn replenish<I: Io>(io: I, shared: Rc<LogShared>) {
+    let spares = &shared.spares;
+    if spares.wanted == 0 {
+        return;
+    }
+    let mut opened = false;
+    loop {
+        let generation = spares.changed.generation();
+        let step = match opened {
+            false => spares.open(&io).await,
+            true => prepare_next(&io, &shared).await,
+        };
+        match step {
+            Ok(()) => opened = true,
+            Err(error) => {
+                let directory = spares.directory.display();
+                tracing::warn!(%directory, %error, "cannot prepare a segment ahead of need");
+                io.sleep_until(io.now().after_ms(RETRY_MS)).await;
+                continue;
+            }
+        }
+        if spares.raw.borrow().is_empty() && spares.count() >= spares.wanted {
+            spares.changed.changed_since(generation).await;
+        }
+    }
+}
+
+async fn prepare_next<I: Io>(io: &I, shared: &LogShared) -> io::Result<()> {
+    let spares = &shared.spares;
+    let freed = spares.raw.borrow_mut().pop();
+    let raw = match freed {
+        Some(raw) => raw,
+        None if spares.count() < spares.wanted => spares.next_path(RAW),
+        None => return Ok(()),
+    };
+    spares.zeroing.set(true);
+    let prepared = prepare(io, shared, &raw).await;
+    spares.zeroing.set(false);
+    match prepared {
+        Ok(ready) => spares.ready.borrow_mut().push(ready),
+        Err(error) => {
+            spares.raw.borrow_mut().push(raw);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Writes zeros over the whole file. It gets the name of one that may be taken only once they are on stable storage.
+async fn prepare<I: Io>(io: &I, shared: &LogShared, raw: &Path) -> io::Result<PathBuf> {
+    let file_bytes = shared.spares.bytes;
+    let file = io.open(raw, OpenMode::Direct).await?;
+    // Its old name must be gone for good before its old bytes are.
+    io.sync_directory(&shared.spares.directory).await?;
+    io.truncate(&file, file_bytes).await?;
+    io.allocate(&file, FilePosition(0), file_bytes).await?;
+    let mut at = 0;
+    while at < file_bytes {
+        let bytes = (io.buffer_bytes() as u64).min(file_bytes - at);
+        let begun = io.now();
+        let Some(zeros) = shared.tails.zeros(io, bytes as usize) else {
+            io.sleep_until(begun.after_ms(1)).await;
+            continue;
+        };
+        io.write(&file, FilePosition(at), zeros, WriteDurability::Written)
+            .await?;
+        at += bytes;
+        let ended = io.now();
+        let rest = ended.nanos_since(begun).max(REST_NANOS_MIN);
+        io.sleep_until(Instant(ended.0.saturating_add(rest))).await;
+    }
+    io.sync(&file).await?;
+    let ready = raw.with_extension(READY);
+    io.rename(raw, &ready).await?;
+    io.sync_directory(&shared.spares.directory).await?;
+    Ok(ready)
+}
