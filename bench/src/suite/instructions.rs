@@ -19,7 +19,7 @@ use super::rows::{ALLOCATIONS, Row, SHARDS_HOP, SHARDS_NO_HOP, Sample};
 const BASE_BATCHES: u64 = 20_000;
 const PROBE_BATCHES: u64 = 400;
 
-/// As few bytes as a batch of one record of 200 bytes has at most; a run ends at the batch that reaches its bytes.
+/// Of one record of 200 bytes. A run ends at the batch that reaches its bytes.
 const BATCH_BYTES: u64 = 270;
 
 /// A topic's partitions start on a shard drawn from its id: that of all these none starts on the other is a matter of one in thousands.
