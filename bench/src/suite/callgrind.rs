@@ -23,7 +23,7 @@ const ALLOCATING: [&str; 6] = [
 ];
 
 /// The function that every turn of a shard's ring goes through, for which its threads are known.
-const SHARD_FUNCTION: &str = "ring::reactor::Reactor::";
+const SHARD_FUNCTION: &str = "reactor::Reactor::";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Counts {
@@ -110,7 +110,7 @@ summary: 999
 
 ob=(1) /usr/bin/broker
 fl=(1) reactor.rs
-fn=(1) ring::reactor::Reactor::turn
+fn=(1) reactor::Reactor::turn
 10 100
 +5 20
 cob=(2) /usr/lib/libc.so.6

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,7 +156,6 @@ impl Process {
         log: PathBuf,
         output: Stdio,
     ) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
         let errors =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         // Both become the program that they start, so it has the process id that is known here.

@@ -22,9 +22,8 @@ const HTTP_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Cluster<'a> {
     lab: &'a Lab,
-    /// Before the controller, as it is dropped first.
     broker: Process,
-    _controller: Process,
+    controller: Process,
     data: PathBuf,
     metrics: String,
     pub(super) bootstrap: String,
@@ -41,22 +40,21 @@ impl<'a> Cluster<'a> {
         let data = lab.scratch.join("cluster");
         remove(&data);
         fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        let [bootstrap, metrics, controller, controller_metrics] = addresses(lab.port);
+        let [bootstrap, metrics, controllers, controller_metrics] = addresses(lab.port);
         let program = Program::new(&lab.controller)
             .args(&format!(
-                "serve --id 1 --listen {controller} --peers 1={controller}"
+                "serve --id 1 --listen {controllers} --peers 1={controllers}"
             ))
             .args(&format!("--metrics {controller_metrics} --data"))
             .arg(data.join("controller"));
         let log = lab.scratch.join("controller.log");
-        let mut controller_process = Process::start(&lab.children, Core::Client, &program, log)?;
-        wait_ready(&mut controller_process, &controller_metrics)
-            .context("the controller did not start")?;
+        let mut controller = Process::start(&lab.children, Core::Client, &program, log)?;
+        wait_ready(&mut controller, &controller_metrics).context("the controller did not start")?;
         let program = wrapper
             .args(&format!(
                 "--id 1 --listen {bootstrap} --advertise {bootstrap}"
             ))
-            .args(&format!("--controllers {controller} --metrics {metrics}"))
+            .args(&format!("--controllers {controllers} --metrics {metrics}"))
             .args(&format!("--shards {shards} --data"))
             .arg(data.join("broker"));
         let log = lab.scratch.join("broker.log");
@@ -65,7 +63,7 @@ impl<'a> Cluster<'a> {
         Ok(Self {
             lab,
             broker,
-            _controller: controller_process,
+            controller,
             data,
             metrics,
             bootstrap,
@@ -170,7 +168,7 @@ impl<'a> Cluster<'a> {
 impl Drop for Cluster<'_> {
     fn drop(&mut self) {
         self.broker.kill();
-        self._controller.kill();
+        self.controller.kill();
         remove(&self.data);
     }
 }

@@ -1,16 +1,14 @@
 //! Produce whose answers wait for stable storage, against the sink's best durable mode and the device's own latency.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::cluster::Cluster;
-use super::lab::{Lab, generator_note, progress};
+use super::lab::{CALIBRATION_SECONDS, Lab, fastest, generator_note, progress};
 use super::produce::megabytes;
 use super::rows::{DURABLE_8, DURABLE_256, DURABLE_P99, Row, Sample, Spec};
 
 /// Logs of the sink, of which each has one write in flight. How many of these a device likes best, no rule says.
 const SINK_LOGS: [u32; 4] = [1, 4, 8, 16];
-const CALIBRATION_SECONDS: u64 = 1;
-
 /// One record fills a batch, so that a latency is that of a batch and not of the wait for it to fill.
 const WHOLE_BATCH: &str = "--batch-bytes 64k --record-bytes 65400";
 
@@ -48,18 +46,12 @@ fn throughput(lab: &Lab, spec: Spec, partitions: u32, in_flight: u32) -> Result<
 
 /// The number of logs with which the sink was fastest in a short run each.
 fn best_logs(lab: &Lab, name: &str, words: &str) -> Result<u32> {
-    let mut rates = Vec::new();
-    for logs in SINK_LOGS {
+    fastest(&SINK_LOGS, |logs| {
         progress(&format!("{name}: sink with {logs} logs"));
         let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
         let words = format!("{words} --seconds {CALIBRATION_SECONDS}");
-        let outcome = sink.load(lab, &format!("{name}-calibration-{logs}"), &words)?;
-        rates.push((outcome.megabytes_per_second, logs));
-    }
-    let best = rates
-        .iter()
-        .max_by(|left, right| left.0.total_cmp(&right.0));
-    Ok(best.context("the sink was tried")?.1)
+        sink.load(lab, &format!("{name}-calibration-{logs}"), &words)
+    })
 }
 
 /// The device's own figure is that of the sink with one write of the same size in flight, not that of `limits`: it is taken in the same

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::fs::OFlags;
 
 use super::cluster::Cluster;
-use super::lab::{Lab, Outcome, generator_note, progress};
+use super::lab::{CALIBRATION_SECONDS, Lab, Outcome, fastest, generator_note, progress};
 use super::produce::megabytes;
 use super::rows::{FETCH_COLD, FETCH_TAIL, Row, Sample, UNDER_SCAN};
 use crate::clock::now;
@@ -20,6 +20,9 @@ use crate::clock::now;
 /// Half of the tail's memory, so that all of it is still there.
 const TAIL_WORDS: &str =
     "--bytes 64m --partitions 1 --acks 1 --config write.caching=true --batch-bytes 64k";
+
+/// Of one fetch.
+const ANSWER_BYTES: [&str; 4] = ["128k", "256k", "512k", "1m"];
 
 /// Twelve times the tail's memory.
 const OLD_WORDS: &str =
@@ -33,24 +36,34 @@ const DIRECT_READ_BYTES: usize = 8 << 20;
 const SCAN_LOAD: f64 = 0.5;
 const SCAN_START: Duration = Duration::from_millis(300);
 
-/// One consumer, one answer at a time, 1 MiB each: the sink sends frames of that size to a client that asks for one at a time.
+/// One consumer, one answer at a time. Both servers give answers of the size at which the sink is fastest: what suits a processor's caches, no
+/// rule says.
 pub(super) fn tail(lab: &Lab) -> Result<Vec<Row>> {
     let seconds = lab.seconds;
     let sink = lab.sink("send", "")?;
+    let one = "--connections 1";
+    let bytes = fastest(&ANSWER_BYTES, |bytes| {
+        progress(&format!("fetch-tail: sink with answers of {bytes}"));
+        let run = format!("fetch-tail-calibration-{bytes}");
+        let words = format!(
+            "{one} --receive --in-flight 1 --frame-bytes {bytes} --seconds {CALIBRATION_SECONDS}"
+        );
+        sink.load(lab, &run, &words)
+    })?;
     let cluster = Cluster::start(lab, 1)?;
     cluster.produce_to("fetch-tail-fill", "tail", TAIL_WORDS)?;
-    let send =
-        format!("--receive --frame-bytes 1m --connections 1 --in-flight 1 --seconds {seconds}");
+    let send = format!("{one} --receive --in-flight 1 --frame-bytes {bytes} --seconds {seconds}");
     let consume =
-        format!("--connections 1 --fetch-bytes 1m --partition-bytes 1m --seconds {seconds}");
+        format!("{one} --fetch-bytes {bytes} --partition-bytes {bytes} --seconds {seconds}");
     let pairs = lab.interleave(
         FETCH_TAIL.name,
         |run| sink.load(lab, run, &send),
         |run| cluster.consume(run, "tail", &consume),
     )?;
+    let against = format!("sink, send, answers of {bytes}");
     Ok(vec![Row::of_rounds(
         FETCH_TAIL,
-        "sink, send",
+        against,
         &megabytes(&pairs),
     )])
 }

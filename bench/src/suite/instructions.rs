@@ -1,6 +1,7 @@
 //! Instructions and allocations of a produce request, counted by callgrind in the broker itself. The cost of a request is the difference
 //! between a run of so many requests and one of twice as many, so that connecting and creating topics cancel out.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,23 +15,25 @@ use super::children::Program;
 use super::cluster::Cluster;
 use super::lab::{Lab, Outcome, progress};
 use super::rows::{ALLOCATIONS, Row, SHARDS_HOP, SHARDS_NO_HOP, Sample};
+use crate::clock::now;
 
-/// 20,000 requests: what a shard does once a second is far below a hundredth of that.
-const BASE_BATCHES: u64 = 20_000;
-const PROBE_BATCHES: u64 = 400;
+/// So many that what a shard does once a second is far below a hundredth of it.
+const BATCHES: [u64; 2] = [10_000, 20_000];
 
-/// As few bytes as a batch of one record of 200 bytes has at most; a run ends at the batch that reaches its bytes.
+/// Of one record of 200 bytes. A run ends at the batch that reaches its bytes.
 const BATCH_BYTES: u64 = 270;
 
-/// A topic's partitions start on a shard drawn from its id: that of all these none starts on the other is a matter of one in thousands.
-const TOPICS_MAX: u32 = 12;
+/// Which shards get a run's connections and partitions is a matter of chance. That of so many runs none suits is one of one in thousands.
+const RUNS_MAX: usize = 40;
 
-/// Shards publish what they have counted once a second.
-const METRICS_PAUSE: Duration = Duration::from_millis(1_500);
-const HOPS: &str = "millrace_request_seconds_count{api=\"Produce\",stage=\"hop\"}";
+/// Shards publish what they have counted once a second, under valgrind a little later.
+const METRICS_POLL: Duration = Duration::from_millis(200);
+const METRICS_REST: Duration = Duration::from_millis(1_500);
+const METRICS_MAX: Duration = Duration::from_secs(20);
+const PRODUCED: &str = "millrace_request_seconds_count{api=\"Produce\",stage=\"total\"}";
+const HOPPED: &str = "millrace_request_seconds_count{api=\"Produce\",stage=\"hop\"}";
 
-/// Below this share a run has no hops, above its complement it has nothing else. Neither is ever in between: connections and partitions
-/// are two of each.
+/// Below this share a run has no hops, above its complement it has nothing else.
 const STRAY_SHARE: f64 = 0.01;
 
 /// What one request costs on all shards together.
@@ -72,35 +75,46 @@ fn allocations(cost: PerRequest) -> Sample {
     sample
 }
 
+/// One connection and one partition.
 fn one_shard(lab: &Lab) -> Result<PerRequest> {
     let counted = Counted::start(lab, 1)?;
-    counted.cost(lab, "one-shard", "one", 1)
+    // The first run meets what is done once only.
+    counted.run(lab, 1, BATCHES[0])?;
+    let [once, twice] = BATCHES.map(|batches| counted.run(lab, 1, batches));
+    per_request(&once?, &twice?)
 }
 
-/// Two connections with a partition each. Both partitions are on the shards that serve their connections, or neither is.
+/// Two connections and two partitions, one of each on each shard, so that a shard finds as much to do in a turn as the one shard did. Both
+/// partitions are on the shards that serve their connections, or neither is.
 fn two_shards(lab: &Lab) -> Result<(PerRequest, PerRequest)> {
     let counted = Counted::start(lab, 2)?;
-    let (mut local, mut hop) = (None, None);
-    for number in 0..TOPICS_MAX {
-        let topic = format!("two-{number}");
-        let found = match counted.hop_share(lab, &topic)? {
-            share if share < STRAY_SHARE => &mut local,
-            share if share > 1.0 - STRAY_SHARE => &mut hop,
-            _ => continue,
-        };
-        if found.is_none() {
-            let before = counted.cluster.metric(HOPS)?;
-            let cost = counted.cost(lab, &format!("two-shards-{number}"), &topic, 2)?;
-            sleep(METRICS_PAUSE);
-            let hops = counted.cluster.metric(HOPS)? - before;
-            progress(&format!("shards: {hops:.0} hops by {topic}"));
-            *found = Some(cost);
+    counted.run(lab, 2, BATCHES[0])?;
+    let (mut local, mut hop) = ([const { None }; 2], [const { None }; 2]);
+    for number in 0..RUNS_MAX {
+        let size = number % BATCHES.len();
+        let run = counted.run(lab, 2, BATCHES[size])?;
+        progress(&format!(
+            "shards: {:.2} of the requests hopped",
+            run.hop_share
+        ));
+        if run.hop_share < STRAY_SHARE {
+            local[size].get_or_insert(run);
+        } else if run.hop_share > 1.0 - STRAY_SHARE {
+            hop[size].get_or_insert(run);
         }
-        if let (Some(local), Some(hop)) = (local, hop) {
-            return Ok((local, hop));
+        if let ([Some(once), Some(twice)], [Some(hop_once), Some(hop_twice)]) = (&local, &hop) {
+            return Ok((per_request(once, twice)?, per_request(hop_once, hop_twice)?));
         }
     }
-    bail!("{TOPICS_MAX} topics gave no run without hops and one of hops alone")
+    bail!("{RUNS_MAX} runs gave none without hops or none of hops alone")
+}
+
+/// What a run of so many requests made all shards do.
+#[derive(Clone, Debug)]
+struct CountedRun {
+    requests: u64,
+    counts: Counts,
+    hop_share: f64,
 }
 
 /// A broker that runs under callgrind.
@@ -108,6 +122,8 @@ struct Counted<'a> {
     cluster: Cluster<'a>,
     directory: PathBuf,
     preload_name: String,
+    /// So far.
+    runs: Cell<u32>,
 }
 
 impl<'a> Counted<'a> {
@@ -130,40 +146,43 @@ impl<'a> Counted<'a> {
             cluster: Cluster::start_under(lab, shards, valgrind)?,
             directory,
             preload_name: name.to_string_lossy().into_owned(),
+            runs: Cell::new(0),
         })
     }
 
-    /// The share of a topic's requests that hop.
-    fn hop_share(&self, lab: &Lab, topic: &str) -> Result<f64> {
-        let before = self.cluster.metric(HOPS)?;
-        let run = format!("{topic}-probe");
-        let outcome = self.produce(lab, &run, topic, 2, PROBE_BATCHES)?;
-        sleep(METRICS_PAUSE);
-        Ok((self.cluster.metric(HOPS)? - before) / outcome.requests as f64)
+    /// Produces to a new topic, with a connection to each of its partitions.
+    fn run(&self, lab: &Lab, connections: u32, batches: u64) -> Result<CountedRun> {
+        let number = self.runs.get() + 1;
+        self.runs.set(number);
+        let name = format!("counted-{connections}-{number}");
+        let (produced, hopped) = (self.settled_metric(PRODUCED)?, self.cluster.metric(HOPPED)?);
+        self.dump("before")?;
+        let outcome = self.produce(lab, &name, connections, batches)?;
+        let counts = self.dump("after")?;
+        let produced = self.settled_metric(PRODUCED)? - produced;
+        ensure!(produced > 0.0, "the broker counted no requests");
+        Ok(CountedRun {
+            requests: outcome.requests,
+            counts,
+            hop_share: (self.cluster.metric(HOPPED)? - hopped) / produced,
+        })
     }
 
-    /// One connection and partition a shard, so that a shard finds as much to do in a turn whatever the number of shards.
-    fn cost(&self, lab: &Lab, run: &str, topic: &str, connections: u32) -> Result<PerRequest> {
-        let measured = |part: &str, batches| {
-            let run = format!("{run}-{part}");
-            let outcome = self.produce(lab, &run, topic, connections, batches)?;
-            Ok::<_, anyhow::Error>((outcome.requests, self.dump(&run)?))
-        };
-        // The first run meets what is done once, and its counts are thrown away.
-        measured("first", BASE_BATCHES)?;
-        let once = measured("once", BASE_BATCHES)?;
-        let twice = measured("twice", BASE_BATCHES * 2)?;
-        per_request(once, twice)
+    /// A metric once it no longer changes.
+    fn settled_metric(&self, name: &str) -> Result<f64> {
+        let deadline = now() + METRICS_MAX;
+        let mut last = (self.cluster.metric(name)?, now());
+        while now() < deadline && now() - last.1 < METRICS_REST {
+            sleep(METRICS_POLL);
+            let value = self.cluster.metric(name)?;
+            if value > last.0 {
+                last = (value, now());
+            }
+        }
+        Ok(last.0)
     }
 
-    fn produce(
-        &self,
-        lab: &Lab,
-        run: &str,
-        topic: &str,
-        connections: u32,
-        batches: u64,
-    ) -> Result<Outcome> {
+    fn produce(&self, lab: &Lab, name: &str, connections: u32, batches: u64) -> Result<Outcome> {
         let bytes = batches * BATCH_BYTES;
         let words = format!(
             "--partitions {connections} --connections {connections} --in-flight 16 --acks 1 \
@@ -171,7 +190,7 @@ impl<'a> Counted<'a> {
         );
         // Not settled: valgrind is never at rest.
         self.cluster
-            .begin_produce(run, topic, &words)?
+            .begin_produce(name, name, &words)?
             .finish(lab.seconds)
     }
 
@@ -212,14 +231,14 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// Of two runs with their requests: what the second did more, by request that it had more.
-fn per_request(once: (u64, Counts), twice: (u64, Counts)) -> Result<PerRequest> {
+/// What the second run did more, by request that it had more.
+fn per_request(once: &CountedRun, twice: &CountedRun) -> Result<PerRequest> {
     ensure!(
-        twice.0 > once.0,
+        twice.requests > once.requests,
         "the second run was no longer than the first"
     );
-    let requests = (twice.0 - once.0) as f64;
-    let more = twice.1 - once.1;
+    let requests = (twice.requests - once.requests) as f64;
+    let more = twice.counts - once.counts;
     Ok(PerRequest {
         instructions: more.instructions as f64 / requests,
         allocations: more.allocations as f64 / requests,
@@ -231,37 +250,40 @@ fn per_request(once: (u64, Counts), twice: (u64, Counts)) -> Result<PerRequest> 
 mod tests {
     use super::*;
 
-    fn counts(instructions: u64, allocations: u64) -> Counts {
-        Counts {
-            instructions,
-            allocations,
+    fn counted(requests: u64, instructions: u64, allocations: u64) -> CountedRun {
+        CountedRun {
+            requests,
+            counts: Counts {
+                instructions,
+                allocations,
+            },
+            hop_share: 0.0,
         }
     }
 
     #[test]
     fn what_happens_once_a_run_cancels_out() {
-        let cost = per_request(
-            (1_000, counts(5_000_000 + 7, 3_000 + 9)),
-            (2_000, counts(10_000_000 + 7, 6_000 + 9)),
-        );
+        let once = counted(1_000, 5_000_000 + 7, 3_000 + 9);
+        let twice = counted(2_000, 10_000_000 + 7, 6_000 + 9);
         let expected = PerRequest {
             instructions: 5_000.0,
             allocations: 3.0,
             requests: 1_000.0,
         };
-        assert_eq!(cost.unwrap(), expected);
+        assert_eq!(per_request(&once, &twice).unwrap(), expected);
     }
 
     #[test]
     fn what_happens_now_and_then_is_no_allocation_of_a_request() {
-        let cost = per_request((1_000, counts(1, 0)), (2_000, counts(2, 4))).unwrap();
-        assert_eq!(allocations(cost).value, 0.0);
-        let cost = per_request((1_000, counts(1, 0)), (2_000, counts(2, 1_004))).unwrap();
-        assert_eq!(allocations(cost).value, 1_000.0);
+        let once = counted(1_000, 1, 0);
+        let rare = per_request(&once, &counted(2_000, 2, 4)).unwrap();
+        assert_eq!(allocations(rare).value, 0.0);
+        let each = per_request(&once, &counted(2_000, 2, 1_004)).unwrap();
+        assert_eq!(allocations(each).value, 1_000.0);
     }
 
     #[test]
     fn a_second_run_that_was_cut_short_gives_no_figure() {
-        assert!(per_request((1_000, counts(1, 1)), (1_000, counts(2, 2))).is_err());
+        assert!(per_request(&counted(1_000, 1, 1), &counted(1_000, 2, 2)).is_err());
     }
 }

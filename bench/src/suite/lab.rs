@@ -19,6 +19,9 @@ const RUN_EXTRA: Duration = Duration::from_secs(60);
 /// A generator that was busy for more than this share of a run was itself the limit.
 pub(super) const SATURATED: f64 = 0.95;
 
+/// Runs that only choose how a ceiling is measured.
+pub(super) const CALIBRATION_SECONDS: u64 = 1;
+
 const SETTLE_POLL: Duration = Duration::from_millis(200);
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Two of the ticks in which Linux counts: a server that rests still looks at its timers.
@@ -154,6 +157,21 @@ impl Lab {
     }
 }
 
+/// The candidate whose run had the highest rate.
+pub(super) fn fastest<T: Copy>(
+    candidates: &[T],
+    mut run: impl FnMut(T) -> Result<Outcome>,
+) -> Result<T> {
+    let mut rates = Vec::new();
+    for candidate in candidates {
+        rates.push((run(*candidate)?.megabytes_per_second, *candidate));
+    }
+    let best = rates
+        .iter()
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    Ok(best.context("there is nothing to choose from")?.1)
+}
+
 /// A run that has been started.
 pub(super) struct Running {
     process: Process,
@@ -249,6 +267,17 @@ mod tests {
         assert_eq!(generator_note(&outcome(0.5), &outcome(0.5)), None);
         let note = generator_note(&outcome(0.5), &outcome(1.96)).unwrap();
         assert_eq!(note, "ceiling generator-bound (0.98 of its core)");
+    }
+
+    #[test]
+    fn the_fastest_of_the_candidates_is_taken() {
+        let run = |rate: f64| {
+            let mut outcome = outcome(0.5);
+            outcome.megabytes_per_second = rate;
+            Ok(outcome)
+        };
+        assert_eq!(fastest(&[3.0, 7.0, 5.0], run).unwrap(), 7.0);
+        assert!(fastest(&[], run).is_err());
     }
 
     #[test]
