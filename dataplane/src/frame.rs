@@ -6,7 +6,8 @@
 //! ```
 //! While a connection waits for the rest of a frame, what it has is copied out if it is small (a slow client must not pin a
 //! receive buffer), held if the shard's budget allows, copied otherwise. A large frame gets a buffer of its own and the socket is
-//! received straight into it.
+//! received straight into it. Behind a large frame another one is expected: its length is received alone, because what a burst
+//! leaves in receive buffers would have to be copied out of them.
 
 use crate::io::{Buffer, Instant, Io, Slice};
 use crate::limits::*;
@@ -175,6 +176,10 @@ pub struct FrameReader<I: Io> {
     pieces: VecDeque<Slice>,
     /// Bytes left in `head` and `pieces`.
     available: usize,
+    /// The last frame was a large one and nothing came behind it, so the next one is likely to be large too.
+    expects_large: bool,
+    /// Where a length is received alone; made for the first one.
+    prefix: Option<Buffer>,
     /// When the last of them came.
     received: Instant,
     spare_pieces: Vec<Slice>,
@@ -191,6 +196,8 @@ impl<I: Io> FrameReader<I> {
             head_taken: 0,
             pieces: VecDeque::new(),
             available: 0,
+            expects_large: false,
+            prefix: None,
             received: Instant(0),
             spare_pieces: Vec::new(),
             spare_head: Vec::new(),
@@ -199,15 +206,21 @@ impl<I: Io> FrameReader<I> {
 
     /// The next frame, or `None` when the client closed the connection between frames.
     pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.expects_large && !self.receive_prefix().await? {
+            return Ok(None);
+        }
         loop {
             if let Some(bytes) = self.announced_bytes()? {
+                self.expects_large = false;
                 if self.available >= 4 + bytes {
                     self.skip(4);
                     return Ok(Some(self.cut(bytes)));
                 }
                 if bytes > FRAME_BYTES_HELD_MAX {
                     self.skip(4);
-                    return self.receive_large(bytes).await.map(Some);
+                    let frame = self.receive_large(bytes).await?;
+                    self.expects_large = self.available == 0;
+                    return Ok(Some(frame));
                 }
             }
             if !self.receive().await? {
@@ -262,6 +275,32 @@ impl<I: Io> FrameReader<I> {
             .zip(bytes)
             .for_each(|(to, from)| *to = *from);
         Ok(Some(wire::frame_length(prefix, FRAME_BYTES_MAX)?))
+    }
+
+    /// Receives the length of the next frame and no byte behind it; false at the end of the stream.
+    async fn receive_prefix(&mut self) -> Result<bool, FrameError> {
+        const PREFIX_BYTES: usize = 4;
+        let buffer = self
+            .prefix
+            .take()
+            .or_else(|| Buffer::allocate(PREFIX_BYTES));
+        let mut buffer = buffer.ok_or(FrameError::NoMemory(PREFIX_BYTES))?;
+        let cleared = buffer.clear();
+        assert!(cleared, "nothing views a length");
+        let receiving = self.io.receive_into(&self.socket, buffer, PREFIX_BYTES);
+        let (received, buffer) = receiving.await;
+        match received? {
+            0 => return Ok(false),
+            PREFIX_BYTES => {}
+            _ => return Err(FrameError::Truncated),
+        }
+        self.head.clear();
+        self.head_taken = 0;
+        self.head.extend_from_slice(buffer.as_slice());
+        self.available = PREFIX_BYTES;
+        self.prefix = Some(buffer);
+        self.received = self.io.now();
+        Ok(true)
     }
 
     /// Receives once more; false at the end of the stream.

@@ -200,6 +200,46 @@ fn a_large_frame_gets_a_buffer_of_its_own() {
     assert!(held_parts[0].len() > 1, "it is not large yet");
 }
 
+/// The length of the frame behind a large one is received alone.
+#[test]
+fn behind_a_large_frame_comes_one_of_any_size_or_the_end() {
+    let large = FRAME_BYTES_HELD_MAX + 1;
+    let lengths = [large, large, 10, large, 5000, 1, large];
+    for cut in 0..4 {
+        let mut pieces = Vec::new();
+        for length in lengths {
+            pieces.extend(
+                [cut, 4 + length - cut]
+                    .into_iter()
+                    .filter(|piece| *piece > 0),
+            );
+        }
+        let received: Vec<usize> = parts_of(&lengths, &pieces)
+            .iter()
+            .map(|parts| parts.iter().sum())
+            .collect();
+        assert_eq!(received, lengths);
+    }
+}
+
+#[test]
+fn a_connection_that_ends_inside_the_length_behind_a_large_frame_is_truncated() {
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        let large = FRAME_BYTES_HELD_MAX + 1;
+        let mut bytes = stream(&[large]);
+        bytes.extend([0, 0]);
+        world.send(&client, &bytes, &[4 + large, 2]);
+        drop(client);
+        let frame = reader.next().await.unwrap().unwrap();
+        reader.recycle(frame);
+        reader.next().await
+    });
+    assert!(matches!(run.unwrap(), Err(FrameError::Truncated)));
+    world.assert_nothing_is_held();
+}
+
 #[test]
 fn a_large_frame_may_start_in_several_pieces() {
     let large = 2 * FRAME_BYTES_HELD_MAX;

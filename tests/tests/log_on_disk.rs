@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use control_api::ids::LeaderEpoch;
 use dataplane::io::ring::RingIo;
-use dataplane::log::{AppendError, Appended, Bound, Level, Log, LogConfig, LogShared, Offset};
+use dataplane::log::{
+    AppendError, Appended, Bound, Level, Log, LogConfig, LogShared, Offset, SpareSegments,
+};
 use ring::{Ring, RingConfig};
 use wire::{Batch, BatchBuilder, Records};
 
