@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Advice, fadvise};
 
 use super::children::{Core, Process, Program, remove};
@@ -18,6 +18,7 @@ use crate::topic;
 
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(100);
+const PREPARED_MAX: Duration = Duration::from_secs(90);
 const HTTP_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Cluster<'a> {
@@ -26,12 +27,22 @@ pub(super) struct Cluster<'a> {
     controller: Process,
     data: PathBuf,
     metrics: String,
+    /// Segment files that it keeps prepared.
+    prepared: u32,
     pub(super) bootstrap: String,
 }
 
 impl<'a> Cluster<'a> {
     pub(super) fn start(lab: &'a Lab, shards: u32) -> Result<Self> {
         Self::start_under(lab, shards, Program::new(&lab.broker))
+    }
+
+    /// With a segment file for each of so many partitions prepared before every run, as the sink's file is.
+    pub(super) fn start_prepared(lab: &'a Lab, segments: u32) -> Result<Self> {
+        let program = Program::new(&lab.broker).args(&format!("--spare-segments {segments}"));
+        let mut cluster = Self::start_under(lab, 1, program)?;
+        cluster.prepared = segments;
+        Ok(cluster)
     }
 
     /// `wrapper` is what starts the broker, its path included.
@@ -66,6 +77,7 @@ impl<'a> Cluster<'a> {
             controller,
             data,
             metrics,
+            prepared: 0,
             bootstrap,
         })
     }
@@ -78,6 +90,21 @@ impl<'a> Cluster<'a> {
         settle(self.pid());
     }
 
+    /// Waits until the segment files that the last run used up have been replaced, and the disk is nobody's.
+    pub(super) fn wait_prepared(&self) -> Result<()> {
+        let deadline = now() + PREPARED_MAX;
+        while self.metric("millrace_spare_segments{")? < f64::from(self.prepared) {
+            ensure!(
+                now() < deadline,
+                "segments were not prepared within {} s",
+                PREPARED_MAX.as_secs()
+            );
+            sleep(READY_POLL);
+        }
+        self.settle();
+        Ok(())
+    }
+
     /// Fills a new topic with a name of the run, and deletes it afterwards, so that no run finds the disk fuller than another did.
     pub(super) fn produce(&self, run: &str, words: &str) -> Result<Outcome> {
         let outcome = self.produce_to(run, run, words)?;
@@ -86,7 +113,7 @@ impl<'a> Cluster<'a> {
     }
 
     pub(super) fn produce_to(&self, run: &str, topic: &str, words: &str) -> Result<Outcome> {
-        self.settle();
+        self.wait_prepared()?;
         self.begin_produce(run, topic, words)?
             .finish(self.lab.seconds)
     }

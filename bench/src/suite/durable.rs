@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::cluster::Cluster;
 use super::lab::{CALIBRATION_SECONDS, Lab, fastest, generator_note, progress};
-use super::produce::megabytes;
+use super::produce::{PARTITIONS, PREPARED_BYTES, megabytes};
 use super::rows::{DURABLE_8, DURABLE_256, DURABLE_P99, Row, Sample, Spec};
 
 /// Logs of the sink, of which each has one write in flight. How many of these a device likes best, no rule says.
@@ -16,7 +16,7 @@ const WHOLE_BATCH: &str = "--batch-bytes 64k --record-bytes 65400";
 const LATENCY_LOAD: f64 = 0.3;
 
 pub(super) fn over_8_partitions(lab: &Lab) -> Result<Vec<Row>> {
-    throughput(lab, DURABLE_8, 8, 16)
+    throughput(lab, DURABLE_8, PARTITIONS, 16)
 }
 
 pub(super) fn over_256_partitions(lab: &Lab) -> Result<Vec<Row>> {
@@ -30,14 +30,22 @@ fn throughput(lab: &Lab, spec: Spec, partitions: u32, in_flight: u32) -> Result<
     let sink_words = format!("--frame-bytes 64k {in_flight}");
     let logs = best_logs(lab, spec.name, &sink_words)?;
     let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
-    let cluster = Cluster::start(lab, 1)?;
+    let prepared = if partitions == PARTITIONS {
+        PARTITIONS
+    } else {
+        0
+    };
+    let cluster = Cluster::start_prepared(lab, prepared)?;
+    let limits = format!("--seconds {seconds} --bytes {PREPARED_BYTES}");
     let produce = format!(
-        "--partitions {partitions} --acks all --config write.caching=false --batch-bytes 64k {in_flight} \
-         --seconds {seconds}"
+        "--partitions {partitions} --acks all --config write.caching=false --batch-bytes 64k {in_flight} {limits}"
     );
     let pairs = lab.interleave(
         spec.name,
-        |run| sink.load(lab, run, &format!("{sink_words} --seconds {seconds}")),
+        |run| {
+            cluster.wait_prepared()?;
+            sink.load(lab, run, &format!("{sink_words} {limits}"))
+        },
         |run| cluster.produce(run, &produce),
     )?;
     let against = format!("sink, dsync, {logs} logs");
@@ -60,7 +68,7 @@ fn best_logs(lab: &Lab, name: &str, words: &str) -> Result<u32> {
 pub(super) fn latency(lab: &Lab) -> Result<Vec<Row>> {
     let seconds = lab.seconds;
     let sink = lab.sink("dsync", "--logs 1")?;
-    let cluster = Cluster::start(lab, 1)?;
+    let cluster = Cluster::start_prepared(lab, PARTITIONS)?;
     let produce = format!(
         "--partitions 8 --acks all --config write.caching=false {WHOLE_BATCH} --connections 4 --in-flight 8 \
          --seconds {seconds}"
@@ -72,7 +80,10 @@ pub(super) fn latency(lab: &Lab) -> Result<Vec<Row>> {
     let alone = format!("--frame-bytes 64k --connections 1 --in-flight 1 --seconds {seconds}");
     let pairs = lab.interleave(
         "durable-p99",
-        |run| sink.load(lab, run, &alone),
+        |run| {
+            cluster.wait_prepared()?;
+            sink.load(lab, run, &alone)
+        },
         |run| cluster.produce(run, &paced),
     )?;
     let samples: Vec<Sample> = pairs

@@ -9,6 +9,11 @@ use super::rows::{
     PRODUCE_200B, Row, Sample, Spec,
 };
 
+pub(super) const PARTITIONS: u32 = 8;
+
+/// What fits the segment files that are prepared before a run, one for each partition, as the sink's file is written before it is used.
+pub(super) const PREPARED_BYTES: &str = "7g";
+
 /// The same bytes in the same number of unanswered requests on both sides.
 struct Load {
     name: &'static str,
@@ -77,14 +82,18 @@ pub(super) fn at_200b(lab: &Lab) -> Result<Vec<Row>> {
 
 fn compare(lab: &Lab, load: &Load) -> Result<Vec<(Outcome, Outcome)>> {
     let sink = lab.sink("plain", "")?;
-    let cluster = Cluster::start(lab, 1)?;
-    let (seconds, produce) = (lab.seconds, load.produce);
+    let cluster = Cluster::start_prepared(lab, PARTITIONS)?;
+    let limits = format!("--seconds {} --bytes {PREPARED_BYTES}", lab.seconds);
     let words = format!(
-        "--partitions 8 --acks 1 --config write.caching=true --seconds {seconds} {produce}"
+        "--partitions {PARTITIONS} --acks 1 --config write.caching=true {limits} {}",
+        load.produce
     );
     lab.interleave(
         load.name,
-        |run| sink.load(lab, run, &format!("--seconds {seconds} {}", load.sink)),
+        |run| {
+            cluster.wait_prepared()?;
+            sink.load(lab, run, &format!("{limits} {}", load.sink))
+        },
         |run| cluster.produce(run, &words),
     )
 }

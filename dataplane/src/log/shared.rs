@@ -1,5 +1,6 @@
 //! What the logs of one shard share: memory for recent and for old bytes, and segment files prepared ahead of need.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::cache::TailCache;
@@ -11,6 +12,8 @@ pub struct LogShared {
     pub(super) tails: TailCache,
     pub(super) chunks: ChunkCache,
     pub spares: SpareSegments,
+    /// Bytes that logs have handed to the disk.
+    pub(super) written_bytes: Cell<u64>,
 }
 
 impl LogShared {
@@ -20,6 +23,7 @@ impl LogShared {
             tails: TailCache::default(),
             chunks: ChunkCache::new(chunk_buffers),
             spares,
+            written_bytes: Cell::new(0),
         })
     }
 }
