@@ -7,7 +7,7 @@ use crate::http::{self, Pages};
 use crate::io::Io;
 use crate::io::ring::RingIo;
 use crate::limits::*;
-use crate::log::limits::{CHUNKS_MAX, CHUNKS_MIN, SPARE_BYTES};
+use crate::log::limits::{CHUNKS_MAX, CHUNKS_MIN};
 use crate::log::{LogShared, SpareSegments, spare};
 use crate::mesh::{Receiver, Sender, ShardId, inbox};
 use crate::message::{ControlMessage, Message};
@@ -196,7 +196,7 @@ impl ShardThread {
         let (all, shards) = (self.config.spare_segments, self.config.shards);
         let own = all / shards + usize::from(self.id.0 < all % shards);
         let directory = self.config.data.join("spare").join(self.id.0.to_string());
-        SpareSegments::new(directory, own, SPARE_BYTES)
+        SpareSegments::new(directory, own, self.config.spare_segment_bytes)
     }
 
     fn serve(self, started: &mpsc::Sender<anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -261,7 +261,7 @@ impl ShardThread {
 
 /// How many of a shard's buffers hold old bytes on their way to consumers.
 fn chunk_buffers(buffers: usize) -> usize {
-    (buffers / 8).clamp(CHUNKS_MIN, CHUNKS_MAX)
+    (buffers / 4).clamp(CHUNKS_MIN, CHUNKS_MAX)
 }
 
 /// Publishes how busy the ring was, once a second.

@@ -1,5 +1,6 @@
 //! The broker's settings: a flag, else the environment, else the configuration file, else the default.
 
+use crate::log::limits::SPARE_BYTES_MAX;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
@@ -61,9 +62,12 @@ pub struct Settings {
     /// Memory for recent records, over all shards, in MiB [default: 128, or 32 per shard if that is more]
     #[arg(long, env = "MILLRACE_TAIL_MIB", value_name = "MIB")]
     pub tail_mib: Option<usize>,
-    /// Segment files of 1 GiB that are kept prepared for topics with the default `segment.bytes`, over all shards [default: 0]
+    /// Segment files that are kept prepared for whatever segment comes next, over all shards [default: 0]
     #[arg(long, env = "MILLRACE_SPARE_SEGMENTS", value_name = "N")]
     pub spare_segments: Option<usize>,
+    /// How much of a segment is prepared so; topics with a smaller `segment.bytes` do without [default: 1024]
+    #[arg(long, env = "MILLRACE_SPARE_SEGMENT_MIB", value_name = "MIB")]
+    pub spare_segment_mib: Option<u64>,
     /// The rack that this broker stands in.
     #[arg(long, env = "MILLRACE_RACK")]
     pub rack: Option<String>,
@@ -82,6 +86,7 @@ pub struct BrokerConfig {
     pub shards: usize,
     pub tail_bytes: usize,
     pub spare_segments: usize,
+    pub spare_segment_bytes: u64,
     pub rack: Option<String>,
 }
 
@@ -91,6 +96,7 @@ pub const TAIL_MIB_DEFAULT: usize = 128;
 const TAIL_MIB_PER_SHARD_MIN: usize = 32;
 const TAIL_MIB_MAX: usize = 1 << 20;
 const SHARDS_MAX: usize = 256;
+const SPARE_SEGMENT_MIB_MAX: u64 = SPARE_BYTES_MAX >> 20;
 
 impl CommandLine {
     /// Puts flags, environment and file together and checks the result.
@@ -120,6 +126,7 @@ impl Settings {
             shards: self.shards.or(file.shards),
             tail_mib: self.tail_mib.or(file.tail_mib),
             spare_segments: self.spare_segments.or(file.spare_segments),
+            spare_segment_mib: self.spare_segment_mib.or(file.spare_segment_mib),
             rack: self.rack.or(file.rack),
         }
     }
@@ -154,6 +161,12 @@ impl Settings {
                 "--tail-mib must be at least {TAIL_MIB_PER_SHARD_MIN} per shard and at most {TAIL_MIB_MAX}, not {tail_mib}"
             );
         }
+        let spare_segment_mib = self.spare_segment_mib.unwrap_or(SPARE_SEGMENT_MIB_MAX);
+        if !(1..=SPARE_SEGMENT_MIB_MAX).contains(&spare_segment_mib) {
+            bail!(
+                "--spare-segment-mib must be 1 to {SPARE_SEGMENT_MIB_MAX}, not {spare_segment_mib}"
+            );
+        }
         Ok(BrokerConfig {
             id,
             listen,
@@ -168,6 +181,7 @@ impl Settings {
             shards,
             tail_bytes: tail_mib << 20,
             spare_segments: self.spare_segments.unwrap_or(0),
+            spare_segment_bytes: spare_segment_mib << 20,
             rack: self.rack,
         })
     }

@@ -1,8 +1,11 @@
-//! `sink --mode send`: the ceiling for whoever reads. Each request names a number of bytes and is answered with as many, always the same
-//! ones, sent from where they lie. All requests that are there are answered by one send.
+//! `sink --mode send`: the ceiling for whoever reads. Each request names a number of bytes and is answered with as many, sent from where
+//! they lie: one piece of memory after the other, over half of what a broker keeps of recent records, because bytes that are sent again
+//! and again come from a processor's cache and not from memory. All requests that are there are answered by one send.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use ring::memory::Slice;
@@ -11,10 +14,14 @@ use ring::{Listener, Ring, RingConfig, Socket};
 use super::server::{LISTEN_BACKLOG, Place, Places, announce};
 use super::{REQUEST_BYTES, SENT_BYTES_MAX, pattern};
 
+const BUFFERS: usize = (64 << 20) / SENT_BYTES_MAX;
+/// A multiple of the pattern's period, so that an answer has the same content wherever it lies.
+const STEP_BYTES: usize = 4096;
+
 pub(super) fn run(port: u16) -> Result<()> {
     let ring = Ring::new(RingConfig {
         pool_buffer_bytes: SENT_BYTES_MAX,
-        pool_buffers: 1,
+        pool_buffers: BUFFERS,
         ..RingConfig::default()
     })?;
     let served = ring.block_on(serve(&ring, port));
@@ -23,16 +30,51 @@ pub(super) fn run(port: u16) -> Result<()> {
 }
 
 async fn serve(ring: &Ring, port: u16) -> Result<()> {
-    let mut buffer = ring.wait_buffer().await;
-    buffer.extend_from_slice(&pattern(SENT_BYTES_MAX));
-    let bytes = buffer.slice(0..SENT_BYTES_MAX);
+    let memory = Rc::new(Memory::fill(ring).await);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let listener = ring.listen(address, LISTEN_BACKLOG)?;
     announce(listener.local_address()?)?;
-    Err(accept(ring, &listener, &bytes).await).context("no more connections can be accepted")
+    Err(accept(ring, &listener, &memory).await).context("no more connections can be accepted")
 }
 
-async fn accept(ring: &Ring, listener: &Listener, bytes: &Slice) -> io::Error {
+/// What is sent, and where the next answer lies.
+struct Memory {
+    buffers: Vec<Slice>,
+    next: Cell<usize>,
+}
+
+impl Memory {
+    async fn fill(ring: &Ring) -> Memory {
+        let content = pattern(SENT_BYTES_MAX);
+        let mut buffers = Vec::with_capacity(BUFFERS);
+        for _ in 0..BUFFERS {
+            let mut buffer = ring.wait_buffer().await;
+            buffer.extend_from_slice(&content);
+            buffers.push(buffer.slice(0..SENT_BYTES_MAX));
+        }
+        Memory {
+            buffers,
+            next: Cell::new(0),
+        }
+    }
+
+    fn next(&self, bytes: usize) -> Slice {
+        let (buffer, start) = (
+            self.next.get() / SENT_BYTES_MAX,
+            self.next.get() % SENT_BYTES_MAX,
+        );
+        let (buffer, start) = if start + bytes <= SENT_BYTES_MAX {
+            (buffer, start)
+        } else {
+            ((buffer + 1) % BUFFERS, 0)
+        };
+        let end = (buffer * SENT_BYTES_MAX + start + bytes).next_multiple_of(STEP_BYTES);
+        self.next.set(end % (BUFFERS * SENT_BYTES_MAX));
+        self.buffers[buffer].slice(start..start + bytes)
+    }
+}
+
+async fn accept(ring: &Ring, listener: &Listener, memory: &Rc<Memory>) -> io::Error {
     let places = Places::default();
     loop {
         let socket = match ring.accept(listener).await {
@@ -40,18 +82,18 @@ async fn accept(ring: &Ring, listener: &Listener, bytes: &Slice) -> io::Error {
             Err(error) => return error,
         };
         if let Some(place) = places.take() {
-            ring.spawn(connection(ring.clone(), socket, bytes.clone(), place));
+            ring.spawn(connection(ring.clone(), socket, Rc::clone(memory), place));
         }
     }
 }
 
-async fn connection(ring: Ring, socket: Socket, bytes: Slice, _place: Place) {
-    if let Err(error) = answer(&ring, &socket, &bytes).await {
+async fn connection(ring: Ring, socket: Socket, memory: Rc<Memory>, _place: Place) {
+    if let Err(error) = answer(&ring, &socket, &memory).await {
         eprintln!("millrace-bench: a connection was closed: {error:#}");
     }
 }
 
-async fn answer(ring: &Ring, socket: &Socket, bytes: &Slice) -> Result<()> {
+async fn answer(ring: &Ring, socket: &Socket, memory: &Memory) -> Result<()> {
     let mut requests: Vec<u8> = Vec::new();
     loop {
         let received = ring.receive(socket).await?;
@@ -69,7 +111,7 @@ async fn answer(ring: &Ring, socket: &Socket, bytes: &Slice) -> Result<()> {
                 wanted <= SENT_BYTES_MAX as u64,
                 "a request for {wanted} bytes"
             );
-            message.push_shared(bytes.slice(0..wanted as usize));
+            message.push_shared(memory.next(wanted as usize));
         }
         requests.drain(..requests.len() - rest_bytes);
         ring.send(socket, message).await.0?;

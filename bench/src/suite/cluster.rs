@@ -18,6 +18,8 @@ use crate::topic;
 
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(100);
+/// Of all segments that are prepared before a run.
+const PREPARED_MIB: u32 = 8192;
 const PREPARED_MAX: Duration = Duration::from_secs(90);
 const HTTP_MAX: Duration = Duration::from_secs(5);
 
@@ -39,7 +41,10 @@ impl<'a> Cluster<'a> {
 
     /// With a segment file for each of so many partitions prepared before every run, as the sink's file is.
     pub(super) fn start_prepared(lab: &'a Lab, segments: u32) -> Result<Self> {
-        let program = Program::new(&lab.broker).args(&format!("--spare-segments {segments}"));
+        let each_mib = PREPARED_MIB / segments;
+        let program = Program::new(&lab.broker).args(&format!(
+            "--spare-segments {segments} --spare-segment-mib {each_mib}"
+        ));
         let mut cluster = Self::start_under(lab, 1, program)?;
         cluster.prepared = segments;
         Ok(cluster)

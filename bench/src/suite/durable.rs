@@ -30,12 +30,7 @@ fn throughput(lab: &Lab, spec: Spec, partitions: u32, in_flight: u32) -> Result<
     let sink_words = format!("--frame-bytes 64k {in_flight}");
     let logs = best_logs(lab, spec.name, &sink_words)?;
     let sink = lab.sink("dsync", &format!("--logs {logs}"))?;
-    let prepared = if partitions == PARTITIONS {
-        PARTITIONS
-    } else {
-        0
-    };
-    let cluster = Cluster::start_prepared(lab, prepared)?;
+    let cluster = Cluster::start_prepared(lab, partitions)?;
     let limits = format!("--seconds {seconds} --bytes {PREPARED_BYTES}");
     let produce = format!(
         "--partitions {partitions} --acks all --config write.caching=false --batch-bytes 64k {in_flight} {limits}"

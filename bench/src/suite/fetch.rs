@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::cluster::Cluster;
 use super::lab::{CALIBRATION_SECONDS, Lab, Outcome, fastest, generator_note, progress};
-use super::produce::megabytes;
+use super::produce::{PARTITIONS, megabytes};
 use super::rows::{FETCH_COLD, FETCH_TAIL, Row, Sample, UNDER_SCAN};
 use crate::clock::now;
 
@@ -138,7 +138,7 @@ fn read_direct(files: &[PathBuf]) -> Result<f64> {
 /// core and gives way to them there: what is asked is what a scan costs inside of the broker.
 pub(super) fn under_scan(lab: &Lab) -> Result<Vec<Row>> {
     let seconds = lab.seconds;
-    let cluster = Cluster::start(lab, 1)?;
+    let cluster = Cluster::start_prepared(lab, PARTITIONS)?;
     let produce = format!(
         "--partitions 8 --acks 1 --config write.caching=true --batch-bytes 64k --record-bytes 65400 \
          --connections 4 --in-flight 8 --seconds {seconds}"
@@ -169,7 +169,7 @@ pub(super) fn under_scan(lab: &Lab) -> Result<Vec<Row>> {
 }
 
 fn beside_scan(lab: &Lab, cluster: &Cluster<'_>, run: &str, paced: &str) -> Result<Outcome> {
-    cluster.settle();
+    cluster.wait_prepared()?;
     cluster.drop_page_cache("old")?;
     // It goes on until it is dropped, whatever the producers take to start and to end.
     let scan_words = format!("--seconds {}", lab.seconds * 10 + 60);

@@ -214,8 +214,10 @@ fn parse_listening_port(line: &str) -> Option<String> {
     Some(port.to_owned())
 }
 
-/// Waits until a server has done what its last run left it to do, such as flushing and deleting; for a few seconds at most.
+/// Waits until a server has done what its last run left it to do, such as flushing and deleting; for a few seconds at most. What any
+/// program of this host has left for the kernel to write is written first: it would fill the device's queue during a run.
 pub(super) fn settle(pid: u32) {
+    rustix::fs::sync();
     let deadline = now() + SETTLE_MAX;
     let mut last = processor_seconds(pid);
     while now() < deadline {

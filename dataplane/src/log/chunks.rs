@@ -16,6 +16,9 @@ use super::limits::{CHUNK_BYTES, CHUNKS_MAX, CHUNKS_MIN};
 use crate::event::Event;
 use crate::io::{Buffer, Slice};
 
+/// A chunk that was read ahead and not asked for in so many uses of others will not be: its reader has gone.
+const FORGOTTEN_USES: u64 = 8 * CHUNKS_MAX as u64;
+
 /// Names one chunk of one segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ChunkKey {
@@ -44,6 +47,8 @@ pub(super) struct ChunkCache {
 struct Chunk {
     key: ChunkKey,
     last_use: u64,
+    /// Somebody has asked for it since it was begun.
+    wanted: bool,
     /// `None` while it is being read.
     buffer: Option<Buffer>,
     /// How many of the buffer's bytes were final in the file when they were read.
@@ -78,6 +83,7 @@ impl ChunkCache {
             return Found::Reading;
         };
         chunk.last_use = self.next_use();
+        chunk.wanted = true;
         // It may have been read when the file was shorter.
         match range.start..range.end.min(chunk.bytes) {
             held if held.is_empty() => Found::Absent,
@@ -89,8 +95,10 @@ impl ChunkCache {
         self.chunks.borrow().iter().any(|chunk| chunk.key == key)
     }
 
-    /// Makes a place for a chunk and gives the buffer to read it into; `None` while all are in use.
-    pub(super) fn begin(&self, key: ChunkKey) -> Option<Buffer> {
+    /// Makes a place for a chunk and gives the buffer to read it into; `None` while all are in use. One that is `wanted` now may take
+    /// the place of any other, one that is read ahead only of those that nobody waits for: readers that read ahead of themselves would
+    /// else read everything twice.
+    pub(super) fn begin(&self, key: ChunkKey, wanted: bool) -> Option<Buffer> {
         let mut chunks = self.chunks.borrow_mut();
         // One that is too short makes room for itself.
         if let Some(index) = chunks.iter().position(|chunk| chunk.key == key) {
@@ -100,10 +108,11 @@ impl ChunkCache {
         }
         let buffer = self
             .take_free(chunks.len())
-            .or_else(|| make_room(&mut chunks))?;
+            .or_else(|| self.make_room(&mut chunks, wanted))?;
         chunks.push(Chunk {
             key,
             last_use: self.next_use(),
+            wanted,
             buffer: None,
             bytes: 0,
         });
@@ -150,16 +159,30 @@ impl ChunkCache {
         let may_grow = chunks + free.len() < self.chunks_max;
         may_grow.then(|| Buffer::allocate(CHUNK_BYTES)).flatten()
     }
+
+    /// Gives up the chunk that was not used for longest, of those that no answer holds. `any`: also one that its reader has not come to
+    /// yet, if there is no other.
+    fn make_room(&self, chunks: &mut Vec<Chunk>, any: bool) -> Option<Buffer> {
+        let forgotten = self.uses.get().saturating_sub(FORGOTTEN_USES);
+        let mut order: Vec<usize> = (0..chunks.len()).collect();
+        order.sort_unstable_by_key(|index| {
+            let chunk = &chunks[*index];
+            (chunk.is_awaited(forgotten), chunk.last_use)
+        });
+        let oldest = order.into_iter().find(|index| {
+            let chunk = &mut chunks[*index];
+            (any || !chunk.is_awaited(forgotten))
+                && chunk.buffer.as_mut().is_some_and(Buffer::clear)
+        })?;
+        chunks.swap_remove(oldest).buffer
+    }
 }
 
-/// Gives up the chunk that was not used for longest, of those that no answer holds.
-fn make_room(chunks: &mut Vec<Chunk>) -> Option<Buffer> {
-    let mut order: Vec<usize> = (0..chunks.len()).collect();
-    order.sort_unstable_by_key(|index| chunks[*index].last_use);
-    let oldest = order
-        .into_iter()
-        .find(|index| chunks[*index].buffer.as_mut().is_some_and(Buffer::clear))?;
-    chunks.swap_remove(oldest).buffer
+impl Chunk {
+    /// It was read ahead, and its reader is expected still.
+    fn is_awaited(&self, forgotten: u64) -> bool {
+        !self.wanted && self.last_use > forgotten
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +202,7 @@ mod tests {
     }
 
     fn fill(cache: &ChunkCache, number: u64, bytes: usize) {
-        let mut buffer = cache.begin(key(number)).expect("there is room");
+        let mut buffer = cache.begin(key(number), true).expect("there is room");
         buffer.append(CHUNK_BYTES, |target| target.fill(number as u8));
         cache.end(key(number), buffer, Some(bytes));
     }
@@ -215,16 +238,31 @@ mod tests {
         let held: Vec<Slice> = (0..CHUNKS_MIN as u64)
             .filter_map(|number| found(&cache, number))
             .collect();
-        assert!(cache.begin(key(100)).is_none());
+        assert!(cache.begin(key(100), true).is_none());
         drop(held);
-        assert!(cache.begin(key(100)).is_some());
+        assert!(cache.begin(key(100), true).is_some());
+    }
+
+    #[test]
+    fn what_is_read_ahead_takes_no_place_of_what_another_reader_has_ahead() {
+        let cache = cache_of(0);
+        for number in 0..CHUNKS_MIN as u64 {
+            let buffer = cache.begin(key(number), false).expect("there is room");
+            cache.end(key(number), buffer, Some(CHUNK_BYTES));
+        }
+        assert!(cache.begin(key(100), false).is_none());
+        found(&cache, 5);
+        let buffer = cache.begin(key(100), false).expect("chunk 5 was read");
+        cache.end(key(100), buffer, Some(CHUNK_BYTES));
+        assert!(found(&cache, 5).is_none() && found(&cache, 6).is_some());
+        assert!(cache.begin(key(101), true).is_some());
     }
 
     #[test]
     fn a_chunk_is_absent_then_being_read_then_there_and_again_absent_after_a_failure() {
         let cache = cache_of(0);
         assert!(matches!(cache.find(key(7), 0..1), Found::Absent));
-        let buffer = cache.begin(key(7)).expect("there is room");
+        let buffer = cache.begin(key(7), true).expect("there is room");
         assert!(matches!(cache.find(key(7), 0..1), Found::Reading) && cache.has(key(7)));
         cache.end(key(7), buffer, None);
         assert!(matches!(cache.find(key(7), 0..1), Found::Absent) && !cache.has(key(7)));

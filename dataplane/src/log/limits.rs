@@ -27,8 +27,8 @@ pub const EXTENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Largest segment: positions in the index are 32-bit.
 pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 
-/// A segment file prepared ahead of need: as long as a segment is by default.
-pub const SPARE_BYTES: u64 = 1 << 30;
+/// The most of a segment that is prepared ahead of need: as long as one is by default.
+pub const SPARE_BYTES_MAX: u64 = 1 << 30;
 
 /// Bytes that one read answers at most, unless a single batch is larger.
 pub const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -40,11 +40,11 @@ pub const SCAN_BYTES: usize = 1024 * 1024;
 /// What is read at once of a segment that is not in memory; as long as a pooled buffer.
 pub const CHUNK_BYTES: usize = crate::limits::TAIL_BUFFER_BYTES;
 
-/// Chunks that a shard keeps, an eighth of its buffers within these bounds; more are read into memory of their own.
+/// Chunks that a shard keeps, a quarter of its buffers within these bounds; more are read into memory of their own.
 pub const CHUNKS_MIN: usize = 16;
-pub const CHUNKS_MAX: usize = 64;
+pub const CHUNKS_MAX: usize = 128;
 
-/// Chunks that are read ahead of a reader that goes on where its last read ended.
+/// Chunks that are read ahead of a reader that goes on where its last read ended, while logs leave the disk alone.
 pub const CHUNKS_AHEAD: u64 = 6;
 
 /// Closed segments of one partition that keep an open file and a loaded index.
@@ -88,8 +88,9 @@ const _: () = assert!(
     "one more block always holds the terminator"
 );
 const _: () = assert!(EXTENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64));
-const _: () =
-    assert!(SPARE_BYTES <= SEGMENT_BYTES_MAX && SPARE_BYTES.is_multiple_of(BLOCK_BYTES as u64));
+const _: () = assert!(
+    SPARE_BYTES_MAX <= SEGMENT_BYTES_MAX && SPARE_BYTES_MAX.is_multiple_of(BLOCK_BYTES as u64)
+);
 const _: () = assert!(PIPELINED_WRITE_BYTES_MIN >= BLOCK_BYTES);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(

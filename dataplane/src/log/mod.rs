@@ -23,6 +23,7 @@ mod flush;
 mod gate;
 mod index;
 pub mod limits;
+mod load;
 mod lookup;
 mod producers;
 mod progress;

@@ -251,9 +251,15 @@ impl<I: Io> Log<I> {
         let file = segment.open_reader(&self.0.io).await?;
         let first = old.range.start / CHUNK_BYTES as u64;
         let last = (old.range.end - 1) / CHUNK_BYTES as u64;
-        for number in first..=last + ahead {
+        // What is not needed yet gives way to producers.
+        let until = match self.0.shared.load.is_busy(self.0.io.now()) {
+            true => first,
+            false => last + ahead,
+        };
+        for number in first..=until {
             let key = segment.chunk(chunks, number);
-            if !chunks.has(key) && !self.read_chunk(&file, key, old.file_end) {
+            let wanted = number <= last;
+            if !chunks.has(key) && !self.read_chunk(&file, key, old.file_end, wanted) {
                 break;
             }
         }
@@ -269,7 +275,7 @@ impl<I: Io> Log<I> {
                 Found::Reading => chunks.changed().changed_since(generation).await,
                 Found::Absent if !tried => {
                     tried = true;
-                    self.read_chunk(&file, key, old.file_end);
+                    self.read_chunk(&file, key, old.file_end, true);
                 }
                 // All chunks are in use, or the read failed: then this one says why.
                 Found::Absent => {
@@ -283,12 +289,12 @@ impl<I: Io> Log<I> {
     }
 
     /// Begins to read a chunk of what is final in the file up to `file_end`; false if it has none, or no buffer can be had.
-    fn read_chunk(&self, file: &I::File, key: ChunkKey, file_end: u64) -> bool {
+    fn read_chunk(&self, file: &I::File, key: ChunkKey, file_end: u64, wanted: bool) -> bool {
         let at = key.number * CHUNK_BYTES as u64;
         if at >= file_end {
             return false;
         }
-        let Some(buffer) = self.0.shared.chunks.begin(key) else {
+        let Some(buffer) = self.0.shared.chunks.begin(key, wanted) else {
             return false;
         };
         let (log, file) = (self.clone(), file.clone());

@@ -1,10 +1,10 @@
 //! What the logs of one shard share: memory for recent and for old bytes, and segment files prepared ahead of need.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use super::cache::TailCache;
 use super::chunks::ChunkCache;
+use super::load::WriteLoad;
 use super::spare::SpareSegments;
 use crate::io::Buffer;
 
@@ -12,8 +12,7 @@ pub struct LogShared {
     pub(super) tails: TailCache,
     pub(super) chunks: ChunkCache,
     pub spares: SpareSegments,
-    /// Bytes that logs have handed to the disk.
-    pub(super) written_bytes: Cell<u64>,
+    pub(super) load: WriteLoad,
 }
 
 impl LogShared {
@@ -23,7 +22,7 @@ impl LogShared {
             tails: TailCache::default(),
             chunks: ChunkCache::new(chunk_buffers),
             spares,
-            written_bytes: Cell::new(0),
+            load: WriteLoad::default(),
         })
     }
 }

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::load::WriteLoad;
 use super::segment::ignore_missing;
 use super::shared::LogShared;
 use crate::event::Event;
@@ -27,9 +28,6 @@ const READY: &str = "spare";
 const RETRY_MS: u64 = 10_000;
 /// The disk rests at least this long after each write of zeros.
 const REST_NANOS_MIN: u64 = 50_000;
-/// Logs that write more than this in such a time have the disk to themselves.
-const BUSY_MS: u64 = 100;
-const BUSY_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The prepared files of one shard.
 pub struct SpareSegments {
@@ -208,12 +206,11 @@ async fn prepare<I: Io>(io: &I, shared: &LogShared, raw: &Path) -> io::Result<Pa
     io.truncate(&file, file_bytes).await?;
     io.allocate(&file, FilePosition(0), file_bytes).await?;
     let mut at = 0;
-    let mut quiet = Quiet {
-        asked: io.now(),
-        written_bytes: shared.written_bytes.get(),
-    };
     while at < file_bytes {
-        quiet.wait(io, shared).await;
+        while shared.load.is_busy(io.now()) {
+            io.sleep_until(io.now().after_ms(WriteLoad::INTERVAL_MS))
+                .await;
+        }
         let bytes = (io.buffer_bytes() as u64).min(file_bytes - at);
         let begun = io.now();
         let Some(zeros) = shared.tails.zeros(io, bytes as usize) else {
@@ -232,28 +229,4 @@ async fn prepare<I: Io>(io: &I, shared: &LogShared, raw: &Path) -> io::Result<Pa
     io.rename(raw, &ready).await?;
     io.sync_directory(&shared.spares.directory).await?;
     Ok(ready)
-}
-
-/// When the disk was last found quiet, and what logs had written by then.
-struct Quiet {
-    asked: Instant,
-    written_bytes: u64,
-}
-
-impl Quiet {
-    /// Waits while logs keep the disk busy; looks every [`BUSY_MS`].
-    async fn wait<I: Io>(&mut self, io: &I, shared: &LogShared) {
-        while io.now() >= self.asked.after_ms(BUSY_MS) {
-            let written_bytes = shared.written_bytes.get();
-            let busy = written_bytes - self.written_bytes > BUSY_BYTES;
-            *self = Quiet {
-                asked: io.now(),
-                written_bytes,
-            };
-            if !busy {
-                return;
-            }
-            io.sleep_until(io.now().after_ms(BUSY_MS)).await;
-        }
-    }
 }

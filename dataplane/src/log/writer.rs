@@ -54,8 +54,7 @@ impl<I: Io> Log<I> {
             .clone()
             .expect("the file was open when the write was chosen");
         self.prepare_ahead(&segment, end);
-        let written = &self.0.shared.written_bytes;
-        written.set(written.get() + lease.len() as u64);
+        self.0.shared.load.add(lease.len());
         let log = self.clone();
         self.0.io.spawn(async move {
             let result = log.0.io.write(&file, at, lease, durability).await;
