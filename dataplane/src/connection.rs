@@ -91,7 +91,8 @@ impl<I: Io> Outbox<I> {
     }
 
     fn has_room(&self) -> bool {
-        self.queue.borrow().len() < PENDING_RESPONSES_MAX
+        !self.broken.get()
+            && self.queue.borrow().len() < PENDING_RESPONSES_MAX
             && self.bytes.get() < PENDING_RESPONSE_BYTES_MAX
     }
 

@@ -17,6 +17,9 @@ pub const UNWRITTEN_BUFFERS_MAX: usize = 128;
 /// Writes of one partition that are in flight at once: four doubled DSYNC throughput of 64 KiB frames over one.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 
+/// With so many writes of a shard's logs in flight the disk is busy, and a log begins no second one beside its own.
+pub const SHARD_WRITES_IN_FLIGHT: usize = 8;
+
 /// A second write is begun beside one in flight only for this many bytes of whole blocks: smaller ones are better coalesced.
 pub const PIPELINED_WRITE_BYTES_MIN: usize = 64 * 1024;
 

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::limits::{PIPELINED_WRITE_BYTES_MIN, TERMINATOR_BYTES, WRITES_IN_FLIGHT_MAX};
+use super::limits::{PIPELINED_WRITE_BYTES_MIN, TERMINATOR_BYTES};
 use super::segment::Segment;
 use super::types::{Offset, block_ceil, block_floor};
 use crate::io::{BLOCK_BYTES, Buffer, FilePosition, Io, Slice, WriteLease};
@@ -166,12 +166,13 @@ impl<I: Io> Tail<I> {
         begun
     }
 
-    /// The next write that may begin, if `prepared` says that its blocks may be written.
+    /// The next write that may begin beside fewer than `in_flight_max`, if `prepared` says that its blocks may be written.
     pub(super) fn next_write(
         &mut self,
+        in_flight_max: usize,
         prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
     ) -> Next<I> {
-        if self.in_flight == WRITES_IN_FLIGHT_MAX {
+        if self.in_flight >= in_flight_max {
             return Next::Nothing;
         }
         let ready = |index: &usize| {
@@ -429,7 +430,7 @@ mod tests {
     use std::cell::Cell;
     use std::path::Path;
 
-    use super::super::limits::BATCH_BYTES_MIN;
+    use super::super::limits::{BATCH_BYTES_MIN, WRITES_IN_FLIGHT_MAX};
     use super::*;
     use crate::io::ring::RingIo;
 
@@ -495,7 +496,7 @@ mod tests {
         }
 
         fn submit(&mut self) -> bool {
-            let Next::Write(write) = self.tail.next_write(|_, _| true) else {
+            let Next::Write(write) = self.tail.next_write(WRITES_IN_FLIGHT_MAX, |_, _| true) else {
                 return false;
             };
             let blocks = write.at.0..write.at.0 + write.lease.len() as u64;

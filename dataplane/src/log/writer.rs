@@ -26,11 +26,12 @@ impl<I: Io> Log<I> {
 
     pub(super) fn write_what_is_ready(&self) {
         while !self.0.progress.is_poisoned() {
+            let in_flight_max = self.0.shared.load.writes_in_flight_max();
             let next = self
                 .0
                 .tail
                 .borrow_mut()
-                .next_write(|segment, blocks| segment.may_write(blocks));
+                .next_write(in_flight_max, |segment, blocks| segment.may_write(blocks));
             match next {
                 Next::Write(write) => self.begin_write(write),
                 Next::NoSpace(segment, blocks) => return self.prepare(segment, blocks.end),
@@ -54,7 +55,7 @@ impl<I: Io> Log<I> {
             .clone()
             .expect("the file was open when the write was chosen");
         self.prepare_ahead(&segment, end);
-        self.0.shared.load.add(lease.len());
+        self.0.shared.load.begin_write(lease.len());
         let log = self.clone();
         self.0.io.spawn(async move {
             let result = log.0.io.write(&file, at, lease, durability).await;
@@ -69,6 +70,7 @@ impl<I: Io> Log<I> {
         durability: WriteDurability,
         result: io::Result<()>,
     ) {
+        self.0.shared.load.end_write();
         if let Err(error) = result {
             self.poison("a write", &error);
         }
