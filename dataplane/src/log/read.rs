@@ -217,15 +217,16 @@ impl<I: Io> Log<I> {
         };
         while window.end() < end {
             let at = window.end();
-            let tail = self.0.tail.borrow();
-            tail.slices(segment, at..end, &mut window.parts);
+            let memory = {
+                let tail = self.0.tail.borrow();
+                tail.slices(segment, at..end, &mut window.parts);
+                tail.start_in(segment).filter(|start| *start > at)
+            };
             window.bytes = window.parts.iter().map(|part| part.len() as u64).sum();
             if window.end() > at {
                 continue;
             }
             // Not in memory, so in the file; up to where memory begins.
-            let memory = tail.start_in(segment).filter(|start| *start > at);
-            drop(tail);
             let old = OldBytes {
                 range: at..end.min(memory.unwrap_or(end)),
                 file_end: memory.unwrap_or(segment.bytes.get()),

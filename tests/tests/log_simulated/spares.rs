@@ -14,6 +14,9 @@ const SPARES: usize = 3;
 const SPARE_DIRECTORY: &str = "/data/spare/0";
 const LOGS: u64 = 2;
 
+/// Values of one log by offset.
+type Answered = Rc<RefCell<BTreeMap<i64, Vec<u8>>>>;
+
 fn shared() -> Rc<LogShared> {
     let spares = SpareSegments::new(PathBuf::from(SPARE_DIRECTORY), SPARES, SEGMENT_BYTES);
     LogShared::new(Vec::new(), spares)
@@ -57,7 +60,7 @@ async fn check(log: &Log<SimIo>, number: u64, answered: &BTreeMap<i64, Vec<u8>>,
 
 fn lives(seed: u64, kind: CrashKind) -> usize {
     let simulation = simulation(seed);
-    let answered: [Rc<RefCell<BTreeMap<i64, Vec<u8>>>>; LOGS as usize] = Default::default();
+    let answered: [Answered; LOGS as usize] = Default::default();
     let mut taken = 0;
     for life in 0..5u64 {
         let io = simulation.boot(HOST);
@@ -68,7 +71,8 @@ fn lives(seed: u64, kind: CrashKind) -> usize {
                 for number in 0..LOGS {
                     let log = open_log(&io, &shared, number).await;
                     let context = format!("seed {seed}, life {life}, log {number}");
-                    check(&log, number, &answered[number as usize].borrow(), &context).await;
+                    let answered = answered[number as usize].borrow().clone();
+                    check(&log, number, &answered, &context).await;
                     logs.push(log);
                 }
                 logs
