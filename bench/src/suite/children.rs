@@ -27,6 +27,7 @@ const INTERRUPTED_STATUS: i32 = 130;
 pub(super) enum Core {
     Server,
     Client,
+    Both,
 }
 
 impl Core {
@@ -34,6 +35,7 @@ impl Core {
         match self {
             Core::Server => "0",
             Core::Client => "1",
+            Core::Both => "0,1",
         }
     }
 }

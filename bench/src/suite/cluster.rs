@@ -123,6 +123,24 @@ impl<'a> Cluster<'a> {
             .finish(self.lab.seconds)
     }
 
+    /// Any command of this program against the cluster, with a topic if it wants one.
+    pub(super) fn load(
+        &self,
+        run: &str,
+        command: &str,
+        topic: Option<&str>,
+        words: &str,
+    ) -> Result<Outcome> {
+        self.settle();
+        let mut program = Program::new(self.lab.own_program()?)
+            .args(&format!("{command} --bootstrap {}", self.bootstrap));
+        if let Some(topic) = topic {
+            program = program.args(&format!("--topic {topic}"));
+        }
+        let run = self.lab.begin(run, program.args(words), self.pid())?;
+        run.finish(self.lab.seconds)
+    }
+
     pub(super) fn begin_produce(&self, run: &str, topic: &str, words: &str) -> Result<Running> {
         let program = Program::new(self.lab.own_program()?);
         let program = self.arguments(program, "produce", topic).args(words);

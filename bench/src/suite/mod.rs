@@ -5,11 +5,13 @@
 //! produce  durable  fetch     against the sink and the disk, in interleaved runs
 //! instructions  callgrind     what a request costs, counted and not timed
 //! memory                      what an idle connection and an idle partition cost
+//! beside                      what the page shows beside the lines
 //!    lab  cluster             servers, runs and what they wrote
 //!    children                 processes, and that none is left behind
 //!    rows                     the table
 //! ```
 
+mod beside;
 mod callgrind;
 mod children;
 mod cluster;
@@ -179,6 +181,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
             print(&row)?;
             rows.push(row);
         }
+    }
+    if arguments.only.is_empty() {
+        beside::measure(&lab)?;
     }
     let missing: Vec<&str> = rows
         .iter()

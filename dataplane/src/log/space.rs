@@ -105,16 +105,18 @@ impl<I: Io> Log<I> {
         ignore_missing(io.remove_file(&segment.index_path()).await)?;
         let spares = &self.0.shared.spares;
         let bytes_max = self.segment_bytes_max();
-        if let Some(bytes) = spares.take(io, segment.path(), bytes_max).await? {
-            segment.allocated.set(bytes);
-            segment.zeroed.set(bytes);
-            segment.open(io).await?;
-        } else {
-            let file = segment.open(io).await?;
+        let prepared = spares.take(io, segment.path(), bytes_max).await?;
+        let file = segment.open(io).await?;
+        if prepared.is_none() {
             io.truncate(&file, 0).await?;
         }
         // No write may begin, and so none be answered as flushed, before the file's name would last.
-        io.sync_directory(&self.0.directory).await
+        io.sync_directory(&self.0.directory).await?;
+        if let Some(bytes) = prepared {
+            segment.zeroed.set(bytes);
+            segment.allocated.set(bytes);
+        }
+        Ok(())
     }
 
     /// Up to where extents are made in advance: what the segment may hold, and its terminator.

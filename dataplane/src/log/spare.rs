@@ -72,8 +72,8 @@ impl SpareSegments {
         self.ready.borrow().len()
     }
 
-    /// Gives a prepared file of at most `bytes_max` the name `path` and returns its size; `None` if there is none. The caller makes the
-    /// name last.
+    /// Gives a prepared file of at most `bytes_max` the name `path` and returns its size; `None` if there is none. It will not be found
+    /// among the prepared ones again; the caller makes its new name last before anything is written.
     pub(super) async fn take<I: Io>(
         &self,
         io: &I,
@@ -87,6 +87,7 @@ impl SpareSegments {
             return Ok(None);
         };
         io.rename(&spare, path).await?;
+        io.sync_directory(&self.directory).await?;
         self.changed.notify();
         Ok(Some(self.bytes))
     }
