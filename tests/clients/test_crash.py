@@ -21,12 +21,13 @@ DELIVERY_MS_MAX = 240_000
 class Load:
     """Produces numbered records in the background until it is stopped, and remembers which ones were acknowledged."""
 
-    def __init__(self, cluster, topic, idempotent, pause=0.002):
+    def __init__(self, cluster, topic, idempotent, pause=0.002, padding_bytes=100):
         self.topic = topic
         self.acknowledged = {partition: [] for partition in range(PARTITIONS)}
         self.sent = 0
         self.faults = []
         self.pause = pause
+        self.padding = bytes(padding_bytes)
         self.producer = confluent_kafka.Producer({
             "bootstrap.servers": cluster.bootstrap, "acks": "all", "enable.idempotence": idempotent,
             "message.timeout.ms": DELIVERY_MS_MAX, "linger.ms": 1, "reconnect.backoff.max.ms": 200,
@@ -44,7 +45,7 @@ class Load:
             partition = number % PARTITIONS
             try:
                 self.producer.produce(
-                    self.topic, b"%d" % number + bytes(100), partition=partition, on_delivery=self.delivered
+                    self.topic, b"%d" % number + self.padding, partition=partition, on_delivery=self.delivered
                 )
                 self.sent = number + 1
             except (BufferError, confluent_kafka.KafkaException) as fault:
