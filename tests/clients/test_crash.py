@@ -94,8 +94,13 @@ def read_all(cluster, topic):
 
 def check_acknowledged_are_there(load, found):
     for partition, acknowledged in load.acknowledged.items():
+        everything = set(found[partition])
         for number, offset in acknowledged:
-            assert found[partition][offset] == number, f"partition {partition} offset {offset}"
+            if offset is None:
+                # librdkafka takes a batch for stored when a later one is known to be, and then cannot say where.
+                assert number in everything, f"partition {partition} number {number}"
+            else:
+                assert found[partition][offset] == number, f"partition {partition} offset {offset}"
 
 
 def check_each_once_and_in_order(load, found):
