@@ -41,13 +41,14 @@ pub(super) fn at_64k(lab: &Lab) -> Result<Vec<Row>> {
     ])
 }
 
+/// With as many unanswered requests as Kafka's producer has by default (`max.in.flight.requests.per.connection`).
 pub(super) fn at_1m(lab: &Lab) -> Result<Vec<Row>> {
     let pairs = compare(
         lab,
         &Load {
             name: "produce-1m",
-            sink: "--frame-bytes 1m --connections 4 --in-flight 2",
-            produce: "--batch-bytes 1m --connections 4 --in-flight 2",
+            sink: "--frame-bytes 1m --connections 4 --in-flight 5",
+            produce: "--batch-bytes 1m --connections 4 --in-flight 5",
         },
     )?;
     Ok(vec![

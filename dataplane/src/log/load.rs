@@ -30,8 +30,8 @@ impl WriteLoad {
         self.in_flight.set(self.in_flight.get() - 1);
     }
 
-    /// How many writes one log may have in flight now. Alone it needs several to keep the disk busy; beside others it needs one, and
-    /// larger ones cost less.
+    /// Beside how many writes of its own a log may begin one that could still grow. Alone it needs several to keep the disk busy; beside
+    /// others it needs one, and larger ones cost less.
     pub(super) fn writes_in_flight_max(&self) -> usize {
         if self.in_flight.get() < SHARD_WRITES_IN_FLIGHT {
             WRITES_IN_FLIGHT_MAX

@@ -166,13 +166,15 @@ impl<I: Io> Tail<I> {
         begun
     }
 
-    /// The next write that may begin beside fewer than `in_flight_max`, if `prepared` says that its blocks may be written.
+    /// The next write that may begin, if `prepared` says that its blocks may be written: of a full buffer beside fewer than `full_max`
+    /// others, of one that may still grow beside fewer than `growing_max`.
     pub(super) fn next_write(
         &mut self,
-        in_flight_max: usize,
+        full_max: usize,
+        growing_max: usize,
         prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
     ) -> Next<I> {
-        if self.in_flight >= in_flight_max {
+        if self.in_flight >= full_max {
             return Next::Nothing;
         }
         let ready = |index: &usize| {
@@ -185,6 +187,9 @@ impl<I: Io> Tail<I> {
             return Next::Nothing;
         };
         let last = number + 1 == self.first_buffer + self.buffers.len() as u64;
+        if last && self.in_flight >= growing_max {
+            return Next::Nothing;
+        }
         let index = (number - self.first_buffer) as usize;
         let ends_segment = last
             || !Rc::ptr_eq(
@@ -496,7 +501,10 @@ mod tests {
         }
 
         fn submit(&mut self) -> bool {
-            let Next::Write(write) = self.tail.next_write(WRITES_IN_FLIGHT_MAX, |_, _| true) else {
+            let Next::Write(write) =
+                self.tail
+                    .next_write(WRITES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX, |_, _| true)
+            else {
                 return false;
             };
             let blocks = write.at.0..write.at.0 + write.lease.len() as u64;

@@ -6,6 +6,7 @@
 use std::io;
 use std::rc::Rc;
 
+use super::limits::WRITES_IN_FLIGHT_MAX;
 use super::segment::Segment;
 use super::tail::{Next, Write};
 use super::types::Offset;
@@ -26,12 +27,19 @@ impl<I: Io> Log<I> {
 
     pub(super) fn write_what_is_ready(&self) {
         while !self.0.progress.is_poisoned() {
-            let in_flight_max = self.0.shared.load.writes_in_flight_max();
-            let next = self
-                .0
-                .tail
-                .borrow_mut()
-                .next_write(in_flight_max, |segment, blocks| segment.may_write(blocks));
+            let growing_max = self.0.shared.load.writes_in_flight_max();
+            // A durable write costs a flush, so there even a full buffer is better written with the next one.
+            let full_max = match self.write_durability() {
+                WriteDurability::Synced => growing_max,
+                WriteDurability::Written => WRITES_IN_FLIGHT_MAX,
+            };
+            let next =
+                self.0
+                    .tail
+                    .borrow_mut()
+                    .next_write(full_max, growing_max, |segment, blocks| {
+                        segment.may_write(blocks)
+                    });
             match next {
                 Next::Write(write) => self.begin_write(write),
                 Next::NoSpace(segment, blocks) => return self.prepare(segment, blocks.end),
