@@ -101,6 +101,13 @@ impl<R> Call<R> {
             .reply
             .is_some()
     }
+
+    /// The reply, if it has arrived.
+    pub fn take(&self) -> Option<R> {
+        self.calls.table.borrow_mut().slots[self.id.index]
+            .reply
+            .take()
+    }
 }
 
 impl<R> Future for Call<R> {
@@ -145,6 +152,7 @@ mod tests {
         assert!(!next.is_ready());
         calls.complete(next.id(), 2);
         assert!(next.is_ready());
+        assert_eq!(next.take(), Some(2));
     }
 
     #[test]

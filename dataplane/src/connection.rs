@@ -20,8 +20,9 @@ use crate::respond;
 use crate::shard::Shard;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::rc::Rc;
-use wire::ApiKey;
+use wire::{ApiKey, EncodeError};
 
 /// What becomes an answer, in the order of the requests.
 pub enum Pending<I: Io> {
@@ -38,6 +39,33 @@ pub struct PendingRequest<I: Io> {
     pub pending: Pending<I>,
     /// Bytes of log memory that the answer keeps from being used again.
     pub pinned_bytes: usize,
+}
+
+impl<I: Io> PendingRequest<I> {
+    fn is_ready(&self) -> bool {
+        match &self.pending {
+            Pending::Answered(_) => true,
+            Pending::Produce(produce) => produce.is_ready(),
+        }
+    }
+
+    async fn settle(&mut self) {
+        match &mut self.pending {
+            Pending::Answered(_) => {}
+            Pending::Produce(produce) => produce.settle().await,
+        }
+    }
+
+    /// Appends the answer to `message`, once ready.
+    fn finish(&mut self, message: &mut Gather) -> Result<(), EncodeError> {
+        match &mut self.pending {
+            Pending::Answered(gather) => {
+                respond::append_gather(message, std::mem::take(gather));
+                Ok(())
+            }
+            Pending::Produce(produce) => produce.finish(message),
+        }
+    }
 }
 
 /// When a request was here whole, and when its turn came.
@@ -57,7 +85,7 @@ pub struct Outbox<I: Io> {
 }
 
 impl<I: Io> Outbox<I> {
-    fn push(&self, request: PendingRequest<I>) {
+    pub(crate) fn push(&self, request: PendingRequest<I>) {
         if let Pending::Answered(gather) = &request.pending {
             self.bytes.set(self.bytes.get() + gather.bytes());
         }
@@ -100,8 +128,9 @@ impl<I: Io> Outbox<I> {
     async fn pop(&self) -> Option<PendingRequest<I>> {
         loop {
             let seen = self.changed.generation();
-            if let Some(request) = self.pop_if(|_| true) {
-                return Some(request);
+            let oldest = self.queue.borrow_mut().pop_front();
+            if oldest.is_some() {
+                return oldest;
             }
             if self.finished.get() || self.broken.get() {
                 return None;
@@ -110,16 +139,20 @@ impl<I: Io> Outbox<I> {
         }
     }
 
-    fn pop_if(
+    /// Appends the answer to the oldest request where it lies, if it is ready; false if not.
+    fn answer_ready(
         &self,
-        condition: impl FnOnce(&PendingRequest<I>) -> bool,
-    ) -> Option<PendingRequest<I>> {
+        message: &mut Gather,
+        answered: &mut AnsweredRequests,
+    ) -> Result<bool, EncodeError> {
         let mut queue = self.queue.borrow_mut();
-        queue
-            .front()
-            .is_some_and(condition)
-            .then(|| queue.pop_front())
-            .flatten()
+        let Some(request) = queue.front_mut().filter(|request| request.is_ready()) else {
+            return Ok(false);
+        };
+        answered.add(request);
+        request.finish(message)?;
+        queue.pop_front();
+        Ok(true)
     }
 
     fn sent(&self, bytes: usize) {
@@ -234,11 +267,7 @@ async fn read_requests<I: Io>(
             received,
             at: received.max(free_since),
         };
-        let (request, begun) = dispatch::begin(shard, frames, frame, started).await?;
-        free_since = begun;
-        if let Some(request) = request {
-            outbox.push(request);
-        }
+        free_since = dispatch::begin(shard, frames, frame, started, outbox).await?;
     }
     Ok(())
 }
@@ -252,10 +281,16 @@ async fn write<I: Io>(
 ) {
     let mut message = Gather::default();
     while let Some(first) = outbox.pop().await {
-        let (result, returned) =
-            send_answers(&shard, &socket, &outbox, &sending_since, first, message).await;
-        message = returned;
-        if result.is_err() {
+        let sent = send_answers(
+            &shard,
+            &socket,
+            &outbox,
+            &sending_since,
+            first,
+            &mut message,
+        );
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "an answer could not be sent");
             break;
         }
     }
@@ -267,8 +302,12 @@ async fn write<I: Io>(
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the answer could not be sent")]
-struct SendFailed;
+enum SendError {
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// Sends the first answer and those behind it that are ready, in one go.
 async fn send_answers<I: Io>(
@@ -276,47 +315,27 @@ async fn send_answers<I: Io>(
     socket: &I::Socket,
     outbox: &Outbox<I>,
     sending_since: &Cell<Option<Instant>>,
-    first: PendingRequest<I>,
-    mut message: Gather,
-) -> (Result<(), SendFailed>, Gather) {
+    mut first: PendingRequest<I>,
+    message: &mut Gather,
+) -> Result<(), SendError> {
     message.clear();
     let mut answered = AnsweredRequests::default();
-    let mut next = Some(first);
-    while let Some(request) = next {
-        answered.add(&request);
-        if finish(request.pending, &mut message).await.is_err() {
-            return (Err(SendFailed), message);
-        }
-        if message.bytes() >= SEND_BYTES_MAX || answered.count == ANSWERS_PER_SEND_MAX {
-            break;
-        }
-        next = outbox.pop_if(|request| match &request.pending {
-            Pending::Answered(_) => true,
-            Pending::Produce(produce) => produce.is_ready(),
-        });
-    }
+    answered.add(&first);
+    first.settle().await;
+    first.finish(message)?;
+    while message.bytes() < SEND_BYTES_MAX
+        && answered.count < ANSWERS_PER_SEND_MAX
+        && outbox.answer_ready(message, &mut answered)?
+    {}
     let begun = shard.io.now();
     sending_since.set(Some(begun));
-    let (result, message) = shard.io.send(socket, message).await;
+    let (result, returned) = shard.io.send(socket, std::mem::take(message)).await;
+    *message = returned;
     sending_since.set(None);
     outbox.sent(answered.bytes);
     shard.unpin(answered.pinned_bytes);
     answered.observe(shard, begun);
-    (result.map_err(|_| SendFailed), message)
-}
-
-/// Turns a begun request into bytes, waiting for what it still waits for.
-async fn finish<I: Io>(pending: Pending<I>, message: &mut Gather) -> Result<(), SendFailed> {
-    match pending {
-        Pending::Answered(gather) => {
-            respond::append_gather(message, gather);
-            Ok(())
-        }
-        Pending::Produce(mut produce) => {
-            produce.settle().await;
-            produce.finish(message).map_err(|_| SendFailed)
-        }
-    }
+    Ok(result?)
 }
 
 /// Answers that one send carries.

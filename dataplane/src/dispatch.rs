@@ -1,6 +1,6 @@
 //! Takes a frame apart as far as its API and version, and calls that API's handler.
 
-use crate::connection::{Pending, PendingRequest, Started};
+use crate::connection::{Outbox, Pending, PendingRequest, Started};
 use crate::frame::{Frame, FrameReader};
 use crate::handlers;
 use crate::handlers::produce::{Blocked, PendingProduce};
@@ -28,17 +28,17 @@ pub enum RequestError {
     UnacknowledgedFailed,
 }
 
-/// Begins a request; `None` when it wants no answer. Says when that was done.
+/// Begins a request and hands it to the outbox, unless it wants no answer. Says when it was begun to its end.
 pub async fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
     frames: &mut FrameReader<I>,
     frame: Frame,
     started: Started,
-) -> Result<(Option<PendingRequest<I>>, Instant), RequestError> {
-    let produced = begin_produce(shard, &frame, started).await?;
-    if let Begun::Produce(pending, begun) = produced {
+    outbox: &Outbox<I>,
+) -> Result<Instant, RequestError> {
+    if let Some(begun) = begin_produce(shard, &frame, started, outbox).await? {
         frames.recycle(frame);
-        return Ok((pending, begun));
+        return Ok(begun);
     }
     // Other requests are small and may wait long: copies let go of the receive buffers, of this frame and of what came behind it.
     // Their handlers live in a box of their own, so that an idle connection does not carry the largest of them.
@@ -48,14 +48,14 @@ pub async fn begin<I: Io>(
     frames.release_buffers();
     let (api, answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
     let begun = observe_begun(shard, api, started);
-    let request = PendingRequest {
+    outbox.push(PendingRequest {
         api,
         received: started.received,
         begun,
         pending: Pending::Answered(answer),
         pinned_bytes,
-    };
-    Ok((Some(request), begun))
+    });
+    Ok(begun)
 }
 
 /// Counts how long a request waited for its turn and how long its handler took, until now.
@@ -67,38 +67,34 @@ fn observe_begun<I: Io>(shard: &Shard<I>, api: ApiKey, started: Started) -> Inst
     begun
 }
 
-enum Begun<I: Io> {
-    Produce(Option<PendingRequest<I>>, Instant),
-    OtherApi,
-}
-
-/// Begins a Produce request, waiting for memory where there is none.
+/// Begins a Produce request, waiting for memory where there is none; `None` if it is another API's.
 async fn begin_produce<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
     started: Started,
-) -> Result<Begun<I>, RequestError> {
+    outbox: &Outbox<I>,
+) -> Result<Option<Instant>, RequestError> {
     let mut produce = None;
     let acks = loop {
         match append_batches(shard, frame, &mut produce)? {
-            Appending::OtherApi => return Ok(Begun::OtherApi),
+            Appending::OtherApi => return Ok(None),
             Appending::Begun { acks } => break acks,
             Appending::Blocked(blocked) => blocked.passed(shard).await,
         }
     };
     let begun = observe_begun(shard, ApiKey::Produce, started);
-    let produce = match produce {
-        Some(produce) => produce.unless_unanswered(acks)?,
-        None => None,
-    };
-    let request = produce.map(|produce| PendingRequest {
-        api: ApiKey::Produce,
-        received: started.received,
-        begun,
-        pending: Pending::Produce(produce),
-        pinned_bytes: 0,
-    });
-    Ok(Begun::Produce(request, begun))
+    if let Some(produce) = produce
+        && produce.is_answered(acks)?
+    {
+        outbox.push(PendingRequest {
+            api: ApiKey::Produce,
+            received: started.received,
+            begun,
+            pending: Pending::Produce(produce),
+            pinned_bytes: 0,
+        });
+    }
+    Ok(Some(begun))
 }
 
 enum Appending<I: Io> {

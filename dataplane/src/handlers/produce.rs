@@ -57,7 +57,8 @@ struct PendingTopic<I: Io> {
 
 enum TopicName<I: Io> {
     Known(Rc<TopicRoute<I>>),
-    Unknown { name: String, id: Uuid },
+    /// Boxed, because it is rare and a request is moved with its topics.
+    Unknown(Box<(String, Uuid)>),
 }
 
 struct PendingPartition<I: Io> {
@@ -314,10 +315,7 @@ impl<I: Io> PendingTopic<I> {
     fn new(topic: &TopicProduceData<'_>, route: &Result<Rc<TopicRoute<I>>, ErrorCode>) -> Self {
         let name = match route {
             Ok(route) => TopicName::Known(route.clone()),
-            Err(_) => TopicName::Unknown {
-                name: topic.name.to_owned(),
-                id: topic.topic_id,
-            },
+            Err(_) => TopicName::Unknown(Box::new((topic.name.to_owned(), topic.topic_id))),
         };
         PendingTopic {
             name,
@@ -335,31 +333,23 @@ impl<I: Io> PendingProduce<I> {
         }
     }
 
-    /// What is left to do of a request that was begun to its end: `None` for `acks=0`, which wants no answer.
-    pub(crate) fn unless_unanswered(self, acks: i16) -> Result<Option<Self>, RequestError> {
+    /// Whether a request that was begun to its end is answered; `acks=0` wants no answer.
+    pub(crate) fn is_answered(&self, acks: i16) -> Result<bool, RequestError> {
         if acks != 0 {
-            return Ok(Some(self));
+            return Ok(true);
         }
         let failed = |partition: &PendingPartition<I>| matches!(&partition.state, PendingState::Done(outcome) if outcome.error != ErrorCode::None);
         if self.partitions.iter().any(failed) {
             return Err(RequestError::UnacknowledgedFailed);
         }
-        Ok(None)
+        Ok(false)
     }
 
-    /// Whether [`PendingProduce::settle`] would not have to wait.
+    /// Whether every batch has its outcome.
     pub(crate) fn is_ready(&self) -> bool {
         self.partitions
             .iter()
-            .all(|partition| match &partition.state {
-                PendingState::Done(_) => true,
-                PendingState::Waiting {
-                    partition,
-                    appended,
-                    level,
-                } => partition.has_reached(appended.next_offset, *level),
-                PendingState::OnOtherShard(call) => call.is_ready(),
-            })
+            .all(|partition| partition.state.is_ready())
     }
 
     /// Whether some of its batches are another shard's.
@@ -369,36 +359,19 @@ impl<I: Io> PendingProduce<I> {
             .any(|partition| matches!(partition.state, PendingState::OnOtherShard(_)))
     }
 
-    /// Waits until every batch has its outcome.
+    /// Waits until [`PendingProduce::is_ready`].
     pub(crate) async fn settle(&mut self) {
         for partition in &mut self.partitions {
-            let outcome = match &mut partition.state {
-                PendingState::Done(_) => continue,
-                PendingState::Waiting {
-                    partition,
-                    appended,
-                    level,
-                } => wait(partition, appended, *level).await,
-                PendingState::OnOtherShard(call) => match call.await {
-                    Reply::Partition(PartitionReply::Produce(outcome)) => outcome,
-                    _ => unreachable!("a reply is of the kind of its request"),
-                },
-            };
-            partition.state = PendingState::Done(outcome);
+            partition.state.settle().await;
         }
     }
 
-    /// Appends the answer to `message`, once settled.
-    pub(crate) fn finish(self, message: &mut Gather) -> Result<(), EncodeError> {
+    /// Appends the answer to `message`, once ready.
+    pub(crate) fn finish(&self, message: &mut Gather) -> Result<(), EncodeError> {
         let outcomes: SmallVec<[PartitionProduceResponse<'static>; 1]> = self
             .partitions
             .iter()
-            .map(|partition| {
-                let PendingState::Done(outcome) = &partition.state else {
-                    unreachable!("a request is answered once it is settled");
-                };
-                outcome.of_partition(partition.index)
-            })
+            .map(|partition| partition.state.outcome().of_partition(partition.index))
             .collect();
         let mut rest = &outcomes[..];
         let topics: SmallVec<[TopicProduceResponse<'_>; 1]> = self
@@ -409,7 +382,7 @@ impl<I: Io> PendingProduce<I> {
                 rest = others;
                 let (name, topic_id) = match &topic.name {
                     TopicName::Known(route) => (route.name(), Uuid(route.id.0)),
-                    TopicName::Unknown { name, id } => (name.as_str(), *id),
+                    TopicName::Unknown(unknown) => (unknown.0.as_str(), unknown.1),
                 };
                 TopicProduceResponse {
                     name,
@@ -425,6 +398,55 @@ impl<I: Io> PendingProduce<I> {
         respond::append(message, self.to, [], |writer, version| {
             response.encode(writer, version)
         })
+    }
+}
+
+impl<I: Io> PendingState<I> {
+    fn is_ready(&self) -> bool {
+        match self {
+            PendingState::Done(_) => true,
+            PendingState::Waiting {
+                partition,
+                appended,
+                level,
+            } => partition.has_reached(appended.next_offset, *level),
+            PendingState::OnOtherShard(call) => call.is_ready(),
+        }
+    }
+
+    async fn settle(&mut self) {
+        let outcome = match self {
+            PendingState::Done(_) => return,
+            PendingState::Waiting {
+                partition,
+                appended,
+                level,
+            } => wait(partition, appended, *level).await,
+            PendingState::OnOtherShard(call) => outcome_of_reply(call.await),
+        };
+        *self = PendingState::Done(outcome);
+    }
+
+    /// Once ready.
+    fn outcome(&self) -> ProduceOutcome {
+        match self {
+            PendingState::Done(outcome) => *outcome,
+            PendingState::Waiting {
+                partition,
+                appended,
+                ..
+            } => ProduceOutcome::accepted(partition, appended),
+            PendingState::OnOtherShard(call) => {
+                outcome_of_reply(call.take().expect("a request is answered once it is ready"))
+            }
+        }
+    }
+}
+
+fn outcome_of_reply(reply: Reply) -> ProduceOutcome {
+    match reply {
+        Reply::Partition(PartitionReply::Produce(outcome)) => outcome,
+        _ => unreachable!("a reply is of the kind of its request"),
     }
 }
 
