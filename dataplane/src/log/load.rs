@@ -1,14 +1,22 @@
-//! How busy logs keep the disk of a shard: for what can wait, preparing segments and reading ahead, and for how many writes of one log
-//! are worth having in flight.
+//! How busy logs keep the disk of a shard: for what can wait, preparing segments and reading ahead, for how many writes of one log are
+//! worth having in flight, and for whose turn it is when all logs together have enough.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
 
-use super::limits::{SHARD_WRITES_IN_FLIGHT, WRITES_IN_FLIGHT_MAX};
+use super::limits::{SHARD_WRITES_IN_FLIGHT, SHARD_WRITES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
 use crate::io::Instant;
 
 /// Logs that write more than this in such a time want the disk for themselves.
 const INTERVAL_MS: u64 = 100;
 const BUSY_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A log that has bytes to write.
+pub(super) trait Writer {
+    /// It is its turn.
+    fn write(self: Rc<Self>);
+}
 
 #[derive(Default)]
 pub(super) struct WriteLoad {
@@ -17,6 +25,8 @@ pub(super) struct WriteLoad {
     looked: Cell<Instant>,
     busy: Cell<bool>,
     in_flight: Cell<usize>,
+    /// Logs that wait for their turn, each once at most.
+    waiting: RefCell<VecDeque<Weak<dyn Writer>>>,
 }
 
 impl WriteLoad {
@@ -28,6 +38,28 @@ impl WriteLoad {
 
     pub(super) fn end_write(&self) {
         self.in_flight.set(self.in_flight.get() - 1);
+    }
+
+    /// Whether another write may begin; if not, the log waits with [`WriteLoad::wait_for_turn`] and what is appended meanwhile goes into
+    /// the same write.
+    pub(super) fn has_turn(&self) -> bool {
+        self.in_flight.get() < SHARD_WRITES_IN_FLIGHT_MAX
+    }
+
+    pub(super) fn wait_for_turn(&self, log: Weak<dyn Writer>) {
+        self.waiting.borrow_mut().push_back(log);
+    }
+
+    /// Lets logs write that waited the longest. After a write has ended.
+    pub(super) fn give_turns(&self) {
+        while self.has_turn() {
+            let Some(log) = self.waiting.borrow_mut().pop_front() else {
+                return;
+            };
+            if let Some(log) = log.upgrade() {
+                log.write();
+            }
+        }
     }
 
     /// Beside how many writes of its own a log may begin one that could still grow. Alone it needs several to keep the disk busy; beside
@@ -57,6 +89,57 @@ impl WriteLoad {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Log {
+        load: Rc<WriteLoad>,
+        number: usize,
+        written: Rc<RefCell<Vec<usize>>>,
+    }
+
+    impl Writer for Log {
+        fn write(self: Rc<Self>) {
+            self.written.borrow_mut().push(self.number);
+            self.load.begin_write(1);
+        }
+    }
+
+    #[test]
+    fn a_turn_is_given_to_who_waited_longest_and_never_one_too_many() {
+        let load = Rc::new(WriteLoad::default());
+        for _ in 0..SHARD_WRITES_IN_FLIGHT_MAX {
+            assert!(load.has_turn());
+            load.begin_write(1);
+        }
+        assert!(!load.has_turn());
+        let written = Rc::default();
+        let mut logs = Vec::new();
+        for number in 0..5 {
+            let log = Rc::new(Log {
+                load: Rc::clone(&load),
+                number,
+                written: Rc::clone(&written),
+            });
+            let weak: Weak<Log> = Rc::downgrade(&log);
+            load.wait_for_turn(weak);
+            logs.push(log);
+        }
+        load.give_turns();
+        assert_eq!(*written.borrow(), []);
+        logs.remove(1);
+        load.end_write();
+        load.give_turns();
+        assert_eq!(*written.borrow(), [0]);
+        for _ in 0..2 {
+            load.end_write();
+        }
+        load.give_turns();
+        assert_eq!(
+            *written.borrow(),
+            [0, 2, 3],
+            "a log that is gone takes no turn"
+        );
+        assert!(!load.has_turn());
+    }
 
     #[test]
     fn a_disk_is_busy_while_much_is_written_and_an_interval_longer() {

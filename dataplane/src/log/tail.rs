@@ -276,6 +276,12 @@ impl<I: Io> Tail<I> {
             .for_each(|buffer| buffer.submitted = buffer.buffer.len());
     }
 
+    /// Whether there are bytes that no write has been begun for.
+    pub(super) fn has_next(&self) -> bool {
+        let waiting = |piece: &Piece<I>| piece.state == PieceState::Waiting;
+        self.unsubmitted().is_some() || self.pieces.iter().any(waiting)
+    }
+
     /// Whether some bytes of the segment are not in the file.
     pub(super) fn has_unwritten(&self, segment: &Rc<Segment<I>>) -> bool {
         self.pieces
@@ -286,8 +292,9 @@ impl<I: Io> Tail<I> {
             })
     }
 
-    pub(super) fn writes_in_flight(&self) -> usize {
-        self.in_flight
+    /// Whether there are bytes that are being written or are still to be.
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.in_flight > 0 || self.has_next()
     }
 
     /// Gives up the oldest buffer. `None`: there is none; `Some(false)`: it is not written.
@@ -605,7 +612,7 @@ mod tests {
         assert!(!world.submit(), "too little to be worth a second write");
         world.append(200_000);
         while world.submit() {}
-        assert_eq!(world.tail.writes_in_flight(), WRITES_IN_FLIGHT_MAX);
+        assert_eq!(world.tail.in_flight, WRITES_IN_FLIGHT_MAX);
         world.settle();
     }
 

@@ -4,13 +4,14 @@
 //! write. Each completion looks for the next write. There is no task while there is nothing to do.
 
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::limits::WRITES_IN_FLIGHT_MAX;
+use super::load::Writer;
 use super::segment::Segment;
 use super::tail::{Next, Write};
 use super::types::Offset;
-use super::{Log, LogError};
+use super::{Inner, Log, LogError};
 use crate::io::{Io, WriteDurability};
 
 impl<I: Io> Log<I> {
@@ -27,6 +28,9 @@ impl<I: Io> Log<I> {
 
     pub(super) fn write_what_is_ready(&self) {
         while !self.0.progress.is_poisoned() {
+            if !self.0.shared.load.has_turn() {
+                return self.wait_for_turn();
+            }
             let growing_max = self.0.shared.load.writes_in_flight_max();
             // A durable write costs a flush, so there even a full buffer is better written with the next one.
             let full_max = match self.write_durability() {
@@ -46,6 +50,15 @@ impl<I: Io> Log<I> {
                 Next::Nothing => return,
             }
         }
+    }
+
+    /// The shard's logs have as many writes in flight as help.
+    fn wait_for_turn(&self) {
+        if !self.0.tail.borrow().has_next() || self.0.waits_for_turn.replace(true) {
+            return;
+        }
+        let weak: Weak<Inner<I>> = Rc::downgrade(&self.0);
+        self.0.shared.load.wait_for_turn(weak);
     }
 
     fn begin_write(&self, write: Write<I>) {
@@ -92,6 +105,8 @@ impl<I: Io> Log<I> {
         self.0.shared.tails.written();
         self.seal_what_is_complete();
         self.0.changed.notify();
+        // Those that waited come first.
+        self.0.shared.load.give_turns();
         self.write_what_is_ready();
     }
 
@@ -155,8 +170,7 @@ impl<I: Io> Log<I> {
                 .borrow()
                 .iter()
                 .any(|segment| segment.zeroing_runs.get());
-            let writes = log.tail.borrow().writes_in_flight() > 0 || log.writer_scheduled.get();
-            if !writes
+            if !log.tail.borrow().is_unwritten()
                 && !zeroes
                 && !log.preparing.get()
                 && !log.flush_runs.get()
@@ -174,5 +188,12 @@ impl<I: Io> Log<I> {
         } else {
             Ok(())
         }
+    }
+}
+
+impl<I: Io> Writer for Inner<I> {
+    fn write(self: Rc<Self>) {
+        self.waits_for_turn.set(false);
+        Log(self).write_what_is_ready();
     }
 }

@@ -430,3 +430,65 @@ fn an_idle_log_gives_its_buffers_to_others() {
     });
     run.unwrap();
 }
+
+/// More logs than may write at once: most wait for their turn, also those that are closed, deleted or fail meanwhile.
+#[test]
+fn logs_that_wait_for_their_turn_are_written_closed_and_deleted() {
+    for seed in 0..4 {
+        let simulation = Simulation::new(SimOptions {
+            buffers: 256,
+            buffer_bytes: 64 * 1024,
+            ..SimOptions::seeded(seed)
+        });
+        let io = simulation.boot(HOST);
+        let run = io.run(async {
+            let shared = LogShared::new(Vec::new(), SpareSegments::none());
+            let mut logs = Vec::new();
+            for number in 0..100 {
+                let path = format!("/data/topic-{number}");
+                let shared = Rc::clone(&shared);
+                let log = Log::open(io.clone(), shared, Path::new(&path), durable(), None);
+                logs.push(log.await.unwrap());
+            }
+            simulation.fail_once(
+                FileFault::WriteError,
+                "topic-70/00000000000000000000.log",
+                0,
+            );
+            for round in 0..3 {
+                for log in &logs {
+                    try_append(log, &one(&value(round, 6000))).unwrap();
+                }
+                io.sleep_until(io.now()).await;
+            }
+            let ended = Rc::new(Cell::new(0));
+            for (number, log) in logs.iter().enumerate() {
+                let (log, ended) = (log.clone(), Rc::clone(&ended));
+                io.spawn(async move {
+                    let end = log.log_end();
+                    match number {
+                        70 => {
+                            let failed = log.wait(end, Level::Flushed).await;
+                            assert_eq!(failed, Err(WaitError::Poisoned));
+                            assert!(log.close().await.is_err());
+                        }
+                        number if number % 3 == 0 => log.delete().await.unwrap(),
+                        number if number % 3 == 1 => log.close().await.unwrap(),
+                        _ => log.wait(end, Level::Flushed).await.unwrap(),
+                    }
+                    ended.set(ended.get() + 1);
+                });
+            }
+            while ended.get() < logs.len() {
+                io.sleep_until(io.now().after_ms(1)).await;
+            }
+            for (number, log) in logs.iter().enumerate() {
+                if number != 70 && number % 3 != 0 {
+                    let expected: Vec<_> = (0..3).map(|round| value(round, 6000)).collect();
+                    assert_eq!(values(log).await, expected);
+                }
+            }
+        });
+        run.unwrap();
+    }
+}
