@@ -127,6 +127,30 @@ fn frames_that_fill_a_buffer_exactly_are_all_answered() {
 }
 
 #[test]
+fn frames_at_a_rate_are_all_sent_and_take_as_long_as_the_rate_says() {
+    let sink = Sink::start("dsync");
+    let json = sink.file.with_extension("json");
+    let json_path = json.to_str().unwrap();
+    // The last of 2000 frames is due after 1.999 s.
+    let rate = [
+        "--frames-per-second",
+        "1000",
+        "--bytes",
+        "2000k",
+        "--json",
+        json_path,
+    ];
+    let output = sink.load(&[&["--frame-bytes", "1k", "--connections", "3"], &rate[..]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    std::fs::remove_file(&json).unwrap();
+    assert_eq!(report["requests"], 2000);
+    assert!(report["seconds"].as_f64().unwrap() >= 1.99);
+    assert!(report["generator_late_ms_max"].is_number());
+}
+
+#[test]
 fn frames_lie_in_the_file_as_they_were_sent() {
     let sink = Sink::start("plain");
     let mut stream = sink.connect();

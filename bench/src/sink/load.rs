@@ -1,9 +1,11 @@
 //! `sink-load`: the client of the sink. The same frames again and again, built once, with a window of unanswered ones on every connection.
 
+use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::FutureExt;
 use futures::future::try_join;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
@@ -16,7 +18,10 @@ use super::{
 use crate::clock::now;
 use crate::connection::connect;
 use crate::meter::{Meter, Output};
+use crate::open::schedule::Schedule;
+use crate::report::Report;
 use crate::run::{Limits, Run};
+use crate::timer::Timer;
 use crate::units;
 use crate::window::Window;
 
@@ -40,6 +45,10 @@ pub struct Arguments {
     in_flight: u32,
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
     connections: u32,
+    /// Sends so many frames a second, whatever the sink does, and counts each one's latency from when it was meant to be sent
+    /// [default: as many as are answered]
+    #[arg(long, conflicts_with = "receive", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    frames_per_second: Option<u64>,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -65,14 +74,21 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         let meter = Meter::start(arguments.output.clone())?;
         let run = Run::new(arguments.limits);
-        let ended = supervise(&arguments, streams, &run, &meter).await;
-        let settings = [
+        let late_max = Cell::new(Duration::ZERO);
+        let ended = supervise(&arguments, streams, &run, &meter, &late_max).await;
+        let late_max = arguments.frames_per_second.map(|_| late_max.get());
+        let mut settings = vec![
             ("receive", arguments.receive.to_string()),
             ("frame_bytes", frame_bytes.to_string()),
             ("in_flight", arguments.in_flight.to_string()),
             ("connections", arguments.connections.to_string()),
         ];
-        meter.finish(&run, "sink-load", &settings, ended)
+        if let Some(rate) = arguments.frames_per_second {
+            settings.push(("frames_per_second", rate.to_string()));
+        }
+        let mut report = Report::new(&run, "sink-load", &settings, &meter.costs(), &ended);
+        report.generator_late_ms_max = late_max.map(|late| late.as_secs_f64() * 1e3);
+        Meter::publish(&arguments.output, &report, ended)
     })
 }
 
@@ -81,8 +97,10 @@ async fn supervise(
     streams: Vec<TcpStream>,
     run: &Run,
     meter: &Meter,
+    late_max: &Cell<Duration>,
 ) -> Result<()> {
     let in_flight = arguments.in_flight as usize;
+    let connections = streams.len();
     let streams = streams.into_iter();
     if arguments.receive {
         let loads = streams
@@ -92,21 +110,78 @@ async fn supervise(
     }
     let payload = pattern(arguments.frame_bytes - HEADER_BYTES);
     let frame = [&header(&payload)[..], &payload].concat();
+    let schedule = arguments.frames_per_second.map(|rate| Schedule {
+        records_per_second: rate,
+        records: arguments.limits.records(rate, frame.len()),
+    });
     let loads = streams
-        .map(|stream| load(stream, &frame, in_flight, run))
+        .enumerate()
+        .map(|(first, stream)| {
+            let pace = schedule.map(|schedule| Pace {
+                schedule,
+                first: first as u64,
+                step: connections,
+                late_max,
+            });
+            load(stream, &frame, in_flight, run, pace)
+        })
         .collect();
     meter.supervise(run, loads).await
 }
 
-async fn load(stream: TcpStream, frame: &[u8], in_flight: usize, run: &Run) -> Result<()> {
+async fn load(
+    stream: TcpStream,
+    frame: &[u8],
+    in_flight: usize,
+    run: &Run,
+    pace: Option<Pace<'_>>,
+) -> Result<()> {
     let (reader, writer) = stream.into_split();
     let window = Window::new(in_flight);
-    try_join(
-        send(writer, frame, &window, run),
-        receive(reader, frame.len() as u64, &window, run),
-    )
-    .await
-    .map(drop)
+    let sender = match pace {
+        Some(pace) => send_at_rate(writer, frame, &window, run, pace).left_future(),
+        None => send(writer, frame, &window, run).right_future(),
+    };
+    try_join(sender, receive(reader, frame.len() as u64, &window, run))
+        .await
+        .map(drop)
+}
+
+/// When the frames of one connection are due: the `first` of the schedule and every `step`-th behind it.
+struct Pace<'a> {
+    schedule: Schedule,
+    first: u64,
+    step: usize,
+    /// The longest that this program itself kept a frame waiting.
+    late_max: &'a Cell<Duration>,
+}
+
+async fn send_at_rate(
+    mut writer: OwnedWriteHalf<TcpStream>,
+    frame: &[u8],
+    window: &Window<Instant>,
+    run: &Run,
+    pace: Pace<'_>,
+) -> Result<()> {
+    let timer = Timer::new()?;
+    let mut frame = frame.to_vec();
+    for number in (pace.first..pace.schedule.records).step_by(pace.step) {
+        let due = run.started + Duration::from_nanos(pace.schedule.intended_ns(number));
+        window.room().await;
+        let may_leave = due.max(now());
+        timer.wait(due).await?;
+        let late = now().saturating_duration_since(may_leave);
+        pace.late_max.set(pace.late_max.get().max(late));
+        if !run.claim(frame.len() as u64, due) {
+            break;
+        }
+        window.sent(due);
+        let (sent, returned) = writer.write_all(frame).await;
+        sent.context("the connection broke while sending")?;
+        frame = returned;
+    }
+    window.finish();
+    Ok(())
 }
 
 async fn send(

@@ -18,8 +18,9 @@ use crate::topic;
 
 const READY_MAX: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(100);
-/// Of all segments that are prepared before a run.
+/// Of all segments that are prepared before a run, and of one at most.
 const PREPARED_MIB: u32 = 8192;
+const SEGMENT_MIB_MAX: u32 = 1024;
 const PREPARED_MAX: Duration = Duration::from_secs(90);
 const HTTP_MAX: Duration = Duration::from_secs(5);
 
@@ -39,8 +40,9 @@ impl<'a> Cluster<'a> {
         Self::start_under(lab, shards, Program::new(&lab.broker))
     }
 
-    /// With a segment file for each of so many partitions prepared before every run, as the sink's file is.
-    pub(super) fn start_prepared(lab: &'a Lab, segments: u32) -> Result<Self> {
+    /// With segment files for so many partitions prepared before every run, as the sink's file is.
+    pub(super) fn start_prepared(lab: &'a Lab, partitions: u32) -> Result<Self> {
+        let segments = partitions.max(PREPARED_MIB / SEGMENT_MIB_MAX);
         let each_mib = PREPARED_MIB / segments;
         let program = Program::new(&lab.broker).args(&format!(
             "--spare-segments {segments} --spare-segment-mib {each_mib}"

@@ -140,12 +140,12 @@ impl Lab {
     }
 
     /// Runs `ceiling` and `broker` in turn, so that whatever the host does meanwhile meets both.
-    pub(super) fn interleave<T>(
+    pub(super) fn interleave<B, C>(
         &self,
         name: &str,
-        mut ceiling: impl FnMut(&str) -> Result<T>,
-        mut broker: impl FnMut(&str) -> Result<T>,
-    ) -> Result<Vec<(T, T)>> {
+        mut ceiling: impl FnMut(&str) -> Result<C>,
+        mut broker: impl FnMut(&str) -> Result<B>,
+    ) -> Result<Vec<(B, C)>> {
         let mut pairs = Vec::new();
         for round in 1..=self.rounds {
             progress(&format!("{name}: round {round} of {}", self.rounds));

@@ -95,7 +95,7 @@ const MEASUREMENTS: [Measurement; 12] = [
         run: durable::over_256_partitions,
     },
     Measurement {
-        lines: &[rows::DURABLE_P99],
+        lines: &[rows::DURABLE_P99, rows::DURABLE_P99_SINK],
         run: durable::latency,
     },
     Measurement {

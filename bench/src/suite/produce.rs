@@ -17,6 +17,7 @@ pub(super) const PREPARED_BYTES: &str = "7g";
 /// The same bytes in the same number of unanswered requests on both sides.
 struct Load {
     name: &'static str,
+    partitions: u32,
     sink: &'static str,
     produce: &'static str,
 }
@@ -26,6 +27,7 @@ pub(super) fn at_64k(lab: &Lab) -> Result<Vec<Row>> {
         lab,
         &Load {
             name: "produce-64k",
+            partitions: PARTITIONS,
             sink: "--frame-bytes 64k --connections 4 --in-flight 8",
             produce: "--batch-bytes 64k --connections 4 --in-flight 8",
         },
@@ -47,6 +49,7 @@ pub(super) fn at_1m(lab: &Lab) -> Result<Vec<Row>> {
         lab,
         &Load {
             name: "produce-1m",
+            partitions: PARTITIONS,
             sink: "--frame-bytes 1m --connections 4 --in-flight 5",
             produce: "--batch-bytes 1m --connections 4 --in-flight 5",
         },
@@ -58,11 +61,13 @@ pub(super) fn at_1m(lab: &Lab) -> Result<Vec<Row>> {
 }
 
 /// A batch of one record has 70 bytes beside its value. The sink's frames are what a producer wants to store: 200 bytes and a header of 8.
+/// As many partitions as the sink has logs, so that requests share their writes as its frames do.
 pub(super) fn at_200b(lab: &Lab) -> Result<Vec<Row>> {
     let pairs = compare(
         lab,
         &Load {
             name: "produce-200b",
+            partitions: 4,
             sink: "--frame-bytes 208 --connections 4 --in-flight 64",
             produce: "--record-bytes 200 --batch-bytes 300 --connections 4 --in-flight 64",
         },
@@ -83,10 +88,11 @@ pub(super) fn at_200b(lab: &Lab) -> Result<Vec<Row>> {
 
 fn compare(lab: &Lab, load: &Load) -> Result<Vec<(Outcome, Outcome)>> {
     let sink = lab.sink("plain", "")?;
-    let cluster = Cluster::start_prepared(lab, PARTITIONS)?;
+    let partitions = load.partitions;
+    let cluster = Cluster::start_prepared(lab, partitions)?;
     let limits = format!("--seconds {} --bytes {PREPARED_BYTES}", lab.seconds);
     let words = format!(
-        "--partitions {PARTITIONS} --acks 1 --config write.caching=true {limits} {}",
+        "--partitions {partitions} --acks 1 --config write.caching=true {limits} {}",
         load.produce
     );
     lab.interleave(

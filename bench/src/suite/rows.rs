@@ -61,6 +61,7 @@ pub(super) const PRODUCE_200B: Spec = spec("produce-200b", "requests/s", Target:
 pub(super) const DURABLE_8: Spec = spec("durable-64k-8", "MB/s", Target::AtLeast(0.85));
 pub(super) const DURABLE_256: Spec = spec("durable-64k-256", "MB/s", Target::AtLeast(0.60));
 pub(super) const DURABLE_P99: Spec = spec("durable-p99", "ms", Target::AtMost(2.0));
+pub(super) const DURABLE_P99_SINK: Spec = spec("durable-p99-sink", "ms", Target::Stated);
 pub(super) const FETCH_TAIL: Spec = spec("fetch-tail", "MB/s", Target::AtLeast(0.90));
 pub(super) const FETCH_COLD: Spec = spec("fetch-cold", "MB/s", Target::AtLeast(0.85));
 pub(super) const UNDER_SCAN: Spec = spec("produce-under-scan", "ms", Target::AtMost(1.5));
