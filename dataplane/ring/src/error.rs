@@ -64,13 +64,14 @@ impl RingError {
 }
 
 /// Operations that the reactor cannot do without, by the names an operator can look up.
-const OPERATIONS: [(&str, u8); 18] = [
+const OPERATIONS: [(&str, u8); 19] = [
     ("IORING_OP_ACCEPT", opcode::AcceptMulti::CODE),
     ("IORING_OP_RECV", opcode::RecvMulti::CODE),
     ("IORING_OP_SEND", opcode::Send::CODE),
     ("IORING_OP_SENDMSG", opcode::SendMsg::CODE),
     ("IORING_OP_READ", opcode::Read::CODE),
     ("IORING_OP_WRITE", opcode::Write::CODE),
+    ("IORING_OP_WRITEV", opcode::Writev::CODE),
     ("IORING_OP_READ_FIXED", opcode::ReadFixed::CODE),
     ("IORING_OP_WRITE_FIXED", opcode::WriteFixed::CODE),
     ("IORING_OP_FSYNC", opcode::Fsync::CODE),

@@ -13,6 +13,9 @@ use crate::operation::{Operation, is_passing, perform};
 use crate::reactor::descriptor_of;
 use crate::request::Request;
 
+/// Linux's IOV_MAX.
+const GATHERED_LEASES_MAX: usize = 1024;
+
 /// An open file of one ring. Closes when its last handle is dropped and no operation uses it.
 #[derive(Clone)]
 pub struct File(Rc<OwnedFd>);
@@ -71,6 +74,46 @@ impl Ring {
                 unreachable!("a request comes back as it went");
             };
             lease = returned;
+            done += whole_blocks(result?)?;
+        }
+        Ok(())
+    }
+
+    /// Writes leases of different buffers one behind the other, as one write. Their memory is mapped for the kernel anew, so a single
+    /// lease is better written with [`Ring::write`].
+    pub async fn write_gathered(
+        &self,
+        file: &File,
+        position: u64,
+        leases: Vec<WriteLease>,
+        synced: bool,
+    ) -> io::Result<()> {
+        assert!(
+            leases.len() <= GATHERED_LEASES_MAX,
+            "a gathered write fits one operation"
+        );
+        let bytes: usize = leases.iter().map(WriteLease::len).sum();
+        let mut done = 0;
+        let (mut leases, mut vectors) = (leases, Vec::new());
+        while done < bytes {
+            let request = Request::WriteGathered {
+                file: Rc::clone(&file.0),
+                leases,
+                vectors,
+                done,
+                position,
+                synced,
+            };
+            let (result, request) = perform(&self.0, request).await;
+            let Request::WriteGathered {
+                leases: returned,
+                vectors: returned_vectors,
+                ..
+            } = request
+            else {
+                unreachable!("a request comes back as it went");
+            };
+            (leases, vectors) = (returned, returned_vectors);
             done += whole_blocks(result?)?;
         }
         Ok(())

@@ -92,6 +92,41 @@ fn blocks_are_written_and_read_back_registered_or_not_synced_or_not() {
 }
 
 #[test]
+fn leases_of_several_buffers_are_written_one_behind_the_other() {
+    for synced in [true, false] {
+        let path = directory(&format!("gathered-{synced}")).join("log");
+        let ring = ring(true);
+        ring.block_on(async {
+            let file = ring.open_direct(&path).await.unwrap();
+            let mut buffers = Vec::new();
+            for (number, bytes) in [(1, 4096), (2, 16384), (3, 5000)] {
+                let mut buffer = ring.wait_buffer().await;
+                buffer.append(bytes, |target| target.fill(number));
+                buffers.push(buffer);
+            }
+            let leases = vec![
+                buffers[0].write_lease(0..4096),
+                buffers[1].write_lease(4096..12288),
+                buffers[2].write_lease(0..8192),
+            ];
+            ring.write_gathered(&file, 8192, leases, synced)
+                .await
+                .unwrap();
+            assert!(buffers.iter_mut().all(Buffer::clear), "no lease is left");
+            let buffer = Buffer::allocate(1 << 20).unwrap();
+            let (result, buffer) = ring.read(&file, 0, buffer, 1 << 20).await;
+            assert_eq!(result.unwrap(), 8192 + 4096 + 8192 + 8192);
+            let parts = [(0, 8192), (1, 4096), (2, 8192), (3, 5000), (0, 3192)];
+            let expected: Vec<u8> = parts
+                .iter()
+                .flat_map(|(number, bytes)| vec![*number; *bytes])
+                .collect();
+            assert!(buffer.as_slice() == expected);
+        });
+    }
+}
+
+#[test]
 fn large_buffers_of_their_own_are_written_and_read() {
     let path = directory("large").join("log");
     let ring = ring(true);
@@ -250,6 +285,17 @@ fn a_write_that_ends_short_is_an_error_that_says_why() {
                 "it was a short write"
             );
             assert!(buffer.clear());
+            ring.truncate(&file, 0).await.unwrap();
+            let mut other = ring.wait_buffer().await;
+            let leases = vec![buffer.write_lease(0..4096), other.write_lease(0..8192)];
+            let error = ring.write_gathered(&file, 0, leases, false).await;
+            assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+            assert_eq!(
+                ring.file_bytes(&file).await.unwrap(),
+                8192,
+                "it ended in the middle of the second lease"
+            );
+            assert!(buffer.clear() && other.clear());
         });
     });
 }
@@ -305,6 +351,11 @@ fn dropped_reads_writes_and_opens_are_kept_until_they_complete_and_then_let_go()
                     buffer.append(16384, |bytes| bytes.fill(round));
                     poll_once(ring.write(&file, 0, buffer.write_lease(0..16384), false));
                     assert!(!buffer.clear(), "the kernel still reads it");
+                    drop(buffer);
+                    let mut buffer = ring.wait_buffer().await;
+                    let leases = vec![buffer.write_lease(0..4096), buffer.write_lease(8192..12288)];
+                    poll_once(ring.write_gathered(&file, 0, leases, true));
+                    assert!(!buffer.clear(), "the kernel still reads both");
                     drop(buffer);
                     poll_once(ring.read(&file, 0, ring.wait_buffer().await, 16384));
                     poll_once(ring.open_cached(&path));

@@ -156,6 +156,14 @@ pub trait Io: Clone + 'static {
         lease: WriteLease,
         durability: WriteDurability,
     ) -> impl Future<Output = io::Result<()>>;
+    /// Writes leases of different buffers one behind the other from `at` on, as one write: a durable one is flushed once.
+    fn write_gathered(
+        &self,
+        file: &Self::File,
+        at: FilePosition,
+        leases: Vec<WriteLease>,
+        durability: WriteDurability,
+    ) -> impl Future<Output = io::Result<()>>;
     /// Appends up to `bytes` bytes of the file to `buffer`; fewer at the end of the file. Direct files want aligned arguments.
     fn read(
         &self,

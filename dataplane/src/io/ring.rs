@@ -152,6 +152,17 @@ impl Io for RingIo {
         self.ring.write(file, at.0, lease, synced).await
     }
 
+    async fn write_gathered(
+        &self,
+        file: &File,
+        at: FilePosition,
+        leases: Vec<WriteLease>,
+        durability: WriteDurability,
+    ) -> io::Result<()> {
+        let synced = durability == WriteDurability::Synced;
+        self.ring.write_gathered(file, at.0, leases, synced).await
+    }
+
     async fn read(
         &self,
         file: &File,

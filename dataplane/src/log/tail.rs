@@ -15,10 +15,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 use super::limits::{PIPELINED_WRITE_BYTES_MIN, TERMINATOR_BYTES};
 use super::segment::Segment;
 use super::types::{Offset, block_ceil, block_floor};
-use crate::io::{BLOCK_BYTES, Buffer, FilePosition, Io, Slice, WriteLease};
+use crate::io::{BLOCK_BYTES, Buffer, Io, Slice, WriteLease};
 
 pub(super) struct Tail<I: Io> {
     buffers: VecDeque<TailBuffer<I>>,
@@ -62,12 +64,23 @@ enum PieceState {
     Done,
 }
 
-/// A write to hand to the kernel.
+/// A write to hand to the kernel: pieces that lie one behind the other in the file, each with its lease.
 pub(super) struct Write<I: Io> {
-    pub(super) piece: u64,
+    pub(super) pieces: Range<u64>,
     pub(super) segment: Rc<Segment<I>>,
-    pub(super) at: FilePosition,
-    pub(super) lease: WriteLease,
+    pub(super) blocks: Range<u64>,
+    pub(super) leases: SmallVec<[WriteLease; 1]>,
+}
+
+/// What may be in the next write.
+#[derive(Clone, Copy)]
+pub(super) struct WriteLimits {
+    /// Beside fewer than so many writes of its own a full buffer is written.
+    pub(super) full_max: usize,
+    /// Beside fewer than so many a buffer that may still grow.
+    pub(super) growing_max: usize,
+    /// So many buffers are written at once.
+    pub(super) buffers_max: usize,
 }
 
 pub(super) enum Next<I: Io> {
@@ -166,41 +179,32 @@ impl<I: Io> Tail<I> {
         begun
     }
 
-    /// The next write that may begin, if `prepared` says that its blocks may be written: of a full buffer beside fewer than `full_max`
-    /// others, of one that may still grow beside fewer than `growing_max`.
+    /// The next write that may begin, if `prepared` says that its blocks may be written.
     pub(super) fn next_write(
         &mut self,
-        full_max: usize,
-        growing_max: usize,
+        limits: WriteLimits,
         prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
     ) -> Next<I> {
-        if self.in_flight >= full_max {
+        if self.in_flight >= limits.full_max {
             return Next::Nothing;
         }
         let ready = |index: &usize| {
             self.pieces[*index].state == PieceState::Waiting && !self.overlaps(*index)
         };
         if let Some(index) = (0..self.pieces.len()).find(ready) {
-            return self.submit(index);
+            return self.submit(index..index + 1);
         }
         let Some(number) = self.unsubmitted() else {
             return Next::Nothing;
         };
-        let last = number + 1 == self.first_buffer + self.buffers.len() as u64;
-        if last && self.in_flight >= growing_max {
+        let index = (number - self.first_buffer) as usize;
+        let last = index + 1 == self.buffers.len();
+        if last && self.in_flight >= limits.growing_max {
             return Next::Nothing;
         }
-        let index = (number - self.first_buffer) as usize;
-        let ends_segment = last
-            || !Rc::ptr_eq(
-                &self.buffers[index].segment,
-                &self.buffers[index + 1].segment,
-            );
+        let end = self.end_to_write(index);
         let buffer = &self.buffers[index];
         let (from, to) = (buffer.submitted, buffer.buffer.len());
-        // The newest batch is followed by zeros, so that recovery can never read on into what the file held before.
-        let terminator = if ends_segment { TERMINATOR_BYTES } else { 0 };
-        let end = block_ceil((to + terminator) as u64);
         let start = block_floor(from as u64);
         let shared = self.shared_until(&buffer.segment, buffer.base + start);
         let begin = shared.map_or(from, |until| until.saturating_sub(buffer.base) as usize);
@@ -213,7 +217,7 @@ impl<I: Io> Tail<I> {
         if shared.is_some() && to < enough {
             return Next::Nothing;
         }
-        let blocks = buffer.base + block_floor(begin as u64)..buffer.base + end;
+        let blocks = buffer.base + block_floor(begin as u64)..end;
         if !prepared(&buffer.segment, &blocks) {
             return Next::NoSpace(Rc::clone(&buffer.segment), blocks);
         }
@@ -240,17 +244,69 @@ impl<I: Io> Tail<I> {
             next_offset: Some(next_offset),
         });
         self.buffers[index].submitted = to;
-        self.submit(self.pieces.len() - 1)
+        let first = self.pieces.len() - 1;
+        self.join_following(index, limits, prepared);
+        self.submit(first..self.pieces.len())
     }
 
-    /// A write has completed. Returns one past the last offset that is now in the file, if that moved.
-    pub(super) fn complete(&mut self, piece: u64) -> Option<Offset> {
+    /// Makes pieces of the buffers behind one whose piece was just made, as far as they may be in the same write.
+    fn join_following(
+        &mut self,
+        index: usize,
+        limits: WriteLimits,
+        prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
+    ) {
+        for next in index + 1..self.buffers.len().min(index + limits.buffers_max) {
+            let end = self.end_to_write(next);
+            let may_grow = next + 1 == self.buffers.len();
+            let buffer = &mut self.buffers[next];
+            let last = self.pieces.back().expect("there is one that is joined");
+            let blocks = buffer.base..end;
+            if !Rc::ptr_eq(&buffer.segment, &last.segment)
+                || may_grow && self.in_flight >= limits.growing_max
+                || !prepared(&buffer.segment, &blocks)
+            {
+                return;
+            }
+            assert!(
+                last.blocks.end == blocks.start && buffer.submitted == 0,
+                "a buffer begins where the full one before it ends"
+            );
+            let to = buffer.buffer.len();
+            buffer.submitted = to;
+            self.pieces.push_back(Piece {
+                segment: Rc::clone(&buffer.segment),
+                buffer: self.first_buffer + next as u64,
+                from: 0,
+                to,
+                blocks,
+                state: PieceState::Waiting,
+                next_offset: Some(buffer.next_offset),
+            });
+        }
+    }
+
+    /// Where the blocks end that hold a buffer's bytes. The newest batch is followed by zeros, so that recovery can never read on into
+    /// what the file held before.
+    fn end_to_write(&self, index: usize) -> u64 {
+        let buffer = &self.buffers[index];
+        let goes_on = self
+            .buffers
+            .get(index + 1)
+            .is_some_and(|next| Rc::ptr_eq(&next.segment, &buffer.segment));
+        let terminator = if goes_on { 0 } else { TERMINATOR_BYTES };
+        buffer.base + block_ceil((buffer.buffer.len() + terminator) as u64)
+    }
+
+    /// A write of these pieces has completed. Returns one past the last offset that is now in the file, if that moved.
+    pub(super) fn complete(&mut self, pieces: Range<u64>) -> Option<Offset> {
         self.in_flight -= 1;
         if self.abandoned {
             return None;
         }
-        let index = (piece - self.first_piece) as usize;
-        self.pieces[index].state = PieceState::Done;
+        for piece in pieces {
+            self.pieces[(piece - self.first_piece) as usize].state = PieceState::Done;
+        }
         let mut written = None;
         while self
             .pieces
@@ -417,217 +473,33 @@ impl<I: Io> Tail<I> {
         })
     }
 
-    fn submit(&mut self, index: usize) -> Next<I> {
-        let piece = &mut self.pieces[index];
-        piece.state = PieceState::InFlight;
+    /// Makes one write of pieces that follow each other.
+    fn submit(&mut self, indices: Range<usize>) -> Next<I> {
         self.in_flight += 1;
-        let buffer = &mut self.buffers[(piece.buffer - self.first_buffer) as usize];
-        assert!(
-            piece.to <= buffer.buffer.len() && piece.from <= piece.to,
-            "a piece lies in its buffer"
-        );
-        let range =
-            (piece.blocks.start - buffer.base) as usize..(piece.blocks.end - buffer.base) as usize;
+        let (first, last) = (&self.pieces[indices.start], &self.pieces[indices.end - 1]);
+        let segment = Rc::clone(&first.segment);
+        let blocks = first.blocks.start..last.blocks.end;
+        let pieces = self.first_piece + indices.start as u64..self.first_piece + indices.end as u64;
+        let mut leases = SmallVec::new();
+        for piece in self.pieces.range_mut(indices) {
+            piece.state = PieceState::InFlight;
+            let buffer = &mut self.buffers[(piece.buffer - self.first_buffer) as usize];
+            assert!(
+                piece.to <= buffer.buffer.len() && piece.from <= piece.to,
+                "a piece lies in its buffer"
+            );
+            let range = (piece.blocks.start - buffer.base) as usize
+                ..(piece.blocks.end - buffer.base) as usize;
+            leases.push(buffer.buffer.write_lease(range));
+        }
         Next::Write(Write {
-            piece: self.first_piece + index as u64,
-            segment: Rc::clone(&piece.segment),
-            at: FilePosition(piece.blocks.start),
-            lease: buffer.buffer.write_lease(range),
+            pieces,
+            segment,
+            blocks,
+            leases,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::path::Path;
-
-    use super::super::limits::{BATCH_BYTES_MIN, WRITES_IN_FLIGHT_MAX};
-    use super::*;
-    use crate::io::ring::RingIo;
-
-    const BUFFER_BYTES: usize = 64 * 1024;
-    /// What the file held in another life.
-    const STALE: u8 = 0xee;
-
-    /// A tail beside the file that it is written to and the bytes that were appended.
-    struct World {
-        tail: Tail<RingIo>,
-        segment: Rc<Segment<RingIo>>,
-        file: Vec<u8>,
-        appended: Vec<u8>,
-        /// Ends of the batches, by offset.
-        ends: Vec<usize>,
-        /// Writes in flight with the bytes that the kernel took.
-        in_flight: Vec<(Write<RingIo>, Vec<u8>)>,
-        random: Cell<u64>,
-    }
-
-    impl World {
-        fn new(seed: u64) -> World {
-            World {
-                tail: Tail::new(Vec::new()),
-                segment: Rc::new(Segment::new(Path::new("/nowhere"), Offset(0))),
-                file: vec![STALE; 8 << 20],
-                appended: Vec::new(),
-                ends: Vec::new(),
-                in_flight: Vec::new(),
-                random: Cell::new(seed | 1),
-            }
-        }
-
-        fn random(&self, below: usize) -> usize {
-            let next = self
-                .random
-                .get()
-                .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                .wrapping_add(99);
-            self.random.set(next);
-            (next >> 33) as usize % below
-        }
-
-        fn append(&mut self, bytes: usize) {
-            let batch: Vec<u8> = (0..bytes).map(|at| (at % 200) as u8 + 1).collect();
-            let needed = self
-                .tail
-                .buffers_needed(bytes, BUFFER_BYTES, Some(&self.segment));
-            let mut fresh: Vec<Buffer> = (0..needed)
-                .map(|_| Buffer::allocate(BUFFER_BYTES).unwrap())
-                .collect();
-            let next_offset = Offset(self.ends.len() as i64 + 1);
-            let (head, rest) = batch.split_at(BATCH_BYTES_MIN);
-            self.tail.append(
-                &self.segment,
-                [head, rest].into_iter(),
-                next_offset,
-                &mut fresh,
-            );
-            assert!(fresh.is_empty(), "as many buffers as were asked for");
-            self.appended.extend(&batch);
-            self.ends.push(self.appended.len());
-        }
-
-        fn submit(&mut self) -> bool {
-            let Next::Write(write) =
-                self.tail
-                    .next_write(WRITES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX, |_, _| true)
-            else {
-                return false;
-            };
-            let blocks = write.at.0..write.at.0 + write.lease.len() as u64;
-            for (other, bytes) in &self.in_flight {
-                let apart =
-                    other.at.0 + bytes.len() as u64 <= blocks.start || blocks.end <= other.at.0;
-                assert!(apart, "two writes of one block in flight");
-            }
-            let bytes = write.lease.as_slice().into_owned();
-            self.in_flight.push((write, bytes));
-            true
-        }
-
-        /// Completes one of the writes in flight and checks what is now said to be written.
-        fn complete(&mut self) {
-            let (write, bytes) = self
-                .in_flight
-                .swap_remove(self.random(self.in_flight.len()));
-            let at = write.at.0 as usize;
-            self.file[at..at + bytes.len()].copy_from_slice(&bytes);
-            let Some(written) = self.tail.complete(write.piece) else {
-                return;
-            };
-            if written > Offset(0) {
-                let end = self.ends[written.0 as usize - 1];
-                assert!(
-                    self.file[..end] == self.appended[..end],
-                    "what is said to be written is in the file"
-                );
-            }
-        }
-
-        fn settle(&mut self) {
-            while self.submit() || !self.in_flight.is_empty() {
-                if !self.in_flight.is_empty() {
-                    self.complete();
-                }
-            }
-            let end = self.appended.len();
-            assert!(
-                self.file[..end] == self.appended[..],
-                "everything is in the file"
-            );
-            assert_eq!(
-                self.file[end..end + TERMINATOR_BYTES],
-                [0; TERMINATOR_BYTES],
-                "zeros follow"
-            );
-            assert_eq!(self.tail.unwritten_buffers(), 0);
-        }
-    }
-
-    #[test]
-    fn writes_in_any_order_leave_the_batches_and_zeros_behind_them() {
-        for seed in 0..200 {
-            let mut world = World::new(seed);
-            for _ in 0..60 {
-                match world.random(10) {
-                    0..4 => world.append(BATCH_BYTES_MIN + world.random(3000)),
-                    4 => world.append(BATCH_BYTES_MIN + world.random(300_000)),
-                    5..7 => drop(world.submit()),
-                    7..9 if !world.in_flight.is_empty() => world.complete(),
-                    9 => drop(world.tail.evict_oldest()),
-                    _ => {}
-                }
-            }
-            world.settle();
-        }
-    }
-
-    #[test]
-    fn an_end_near_or_at_a_block_or_buffer_boundary_is_followed_by_zeros() {
-        let area = BUFFER_BYTES - BLOCK_BYTES;
-        for boundary in [
-            BLOCK_BYTES,
-            2 * BLOCK_BYTES,
-            area,
-            area + BLOCK_BYTES,
-            2 * area,
-        ] {
-            for end in boundary - 14..boundary + 3 {
-                let mut world = World::new(1);
-                world.append(end);
-                world.settle();
-                world.append(100);
-                world.settle();
-            }
-        }
-    }
-
-    #[test]
-    fn a_busy_tail_has_several_writes_in_flight_and_a_quiet_one_coalesces() {
-        let mut world = World::new(1);
-        world.append(1000);
-        assert!(world.submit());
-        world.append(1000);
-        world.append(1000);
-        assert!(!world.submit(), "too little to be worth a second write");
-        world.append(200_000);
-        while world.submit() {}
-        assert_eq!(world.tail.in_flight, WRITES_IN_FLIGHT_MAX);
-        world.settle();
-    }
-
-    #[test]
-    fn a_buffer_that_waits_for_its_write_is_not_given_up() {
-        let mut world = World::new(1);
-        world.append(100_000);
-        assert_eq!(world.tail.evict_oldest(), Some(false));
-        world.submit();
-        assert_eq!(world.tail.evict_oldest(), Some(false));
-        world.settle();
-        assert_eq!(world.tail.evict_oldest(), Some(true));
-        assert_eq!(world.tail.evict_oldest(), Some(true));
-        assert_eq!(world.tail.evict_oldest(), None);
-        world.append(5000);
-        world.settle();
-    }
-}
+mod tests;

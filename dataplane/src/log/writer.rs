@@ -4,15 +4,16 @@
 //! write. Each completion looks for the next write. There is no task while there is nothing to do.
 
 use std::io;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use super::limits::WRITES_IN_FLIGHT_MAX;
+use super::limits::{DURABLE_WRITE_BUFFERS_MAX, WRITES_IN_FLIGHT_MAX};
 use super::load::Writer;
 use super::segment::Segment;
-use super::tail::{Next, Write};
+use super::tail::{Next, Write, WriteLimits};
 use super::types::Offset;
 use super::{Inner, Log, LogError};
-use crate::io::{Io, WriteDurability};
+use crate::io::{FilePosition, Io, WriteDurability};
 
 impl<I: Io> Log<I> {
     pub(super) fn schedule_writer(&self) {
@@ -33,17 +34,18 @@ impl<I: Io> Log<I> {
             }
             let growing_max = self.0.shared.load.writes_in_flight_max();
             // A durable write costs a flush, so there even a full buffer is better written with the next one.
-            let full_max = match self.write_durability() {
-                WriteDurability::Synced => growing_max,
-                WriteDurability::Written => WRITES_IN_FLIGHT_MAX,
+            let (full_max, buffers_max) = match self.write_durability() {
+                WriteDurability::Synced => (growing_max, DURABLE_WRITE_BUFFERS_MAX),
+                WriteDurability::Written => (WRITES_IN_FLIGHT_MAX, 1),
             };
-            let next =
-                self.0
-                    .tail
-                    .borrow_mut()
-                    .next_write(full_max, growing_max, |segment, blocks| {
-                        segment.may_write(blocks)
-                    });
+            let limits = WriteLimits {
+                full_max,
+                growing_max,
+                buffers_max,
+            };
+            let mut tail = self.0.tail.borrow_mut();
+            let next = tail.next_write(limits, |segment, blocks| segment.may_write(blocks));
+            drop(tail);
             match next {
                 Next::Write(write) => self.begin_write(write),
                 Next::NoSpace(segment, blocks) => return self.prepare(segment, blocks.end),
@@ -63,30 +65,43 @@ impl<I: Io> Log<I> {
 
     fn begin_write(&self, write: Write<I>) {
         let Write {
-            piece,
+            pieces,
             segment,
-            at,
-            lease,
+            blocks,
+            mut leases,
         } = write;
-        let end = at.0 + lease.len() as u64;
+        let at = FilePosition(blocks.start);
         let durability = self.write_durability();
         let file = segment
             .file
             .borrow()
             .clone()
             .expect("the file was open when the write was chosen");
-        self.prepare_ahead(&segment, end);
-        self.0.shared.load.begin_write(lease.len());
+        self.prepare_ahead(&segment, blocks.end);
+        self.0
+            .shared
+            .load
+            .begin_write((blocks.end - blocks.start) as usize);
         let log = self.clone();
+        if leases.len() > 1 {
+            let leases = leases.into_vec();
+            self.0.io.spawn(async move {
+                let io = &log.0.io;
+                let result = io.write_gathered(&file, at, leases, durability).await;
+                log.end_write(pieces, &segment, durability, result);
+            });
+            return;
+        }
+        let lease = leases.pop().expect("a write has a lease");
         self.0.io.spawn(async move {
             let result = log.0.io.write(&file, at, lease, durability).await;
-            log.end_write(piece, &segment, durability, result);
+            log.end_write(pieces, &segment, durability, result);
         });
     }
 
     fn end_write(
         &self,
-        piece: u64,
+        pieces: Range<u64>,
         segment: &Rc<Segment<I>>,
         durability: WriteDurability,
         result: io::Result<()>,
@@ -98,7 +113,7 @@ impl<I: Io> Log<I> {
         if durability == WriteDurability::Written {
             self.note_dirty(segment);
         }
-        let written = self.0.tail.borrow_mut().complete(piece);
+        let written = self.0.tail.borrow_mut().complete(pieces);
         if let Some(written) = written {
             self.note_written(written);
         }

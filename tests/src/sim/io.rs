@@ -387,6 +387,24 @@ impl Io for SimIo {
         result
     }
 
+    async fn write_gathered(
+        &self,
+        file: &SimFile,
+        at: FilePosition,
+        leases: Vec<WriteLease>,
+        durability: WriteDurability,
+    ) -> io::Result<()> {
+        let bytes: Vec<u8> = leases
+            .iter()
+            .flat_map(|lease| lease.as_slice().into_owned())
+            .collect();
+        let result = self
+            .operate_done(Operation::Write(file.0.clone(), at.0, bytes, durability))
+            .await;
+        drop(leases);
+        result
+    }
+
     async fn read(
         &self,
         file: &SimFile,
