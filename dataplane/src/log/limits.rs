@@ -24,9 +24,9 @@ pub const SHARD_WRITES_IN_FLIGHT: usize = 8;
 /// four batches each stored 2.8 GB/s with 32 and 2.2 with any number, 1.9 and 1.9 with one batch each.
 pub const SHARD_WRITES_IN_FLIGHT_MAX: usize = 32;
 
-/// Buffers that one durable write takes at most. Each write costs a flush, and on some file systems a write of the file's metadata, so
-/// what waits is better written at once; a write that is not durable takes one buffer, because more would have to be mapped anew.
-pub const DURABLE_WRITE_BUFFERS_MAX: usize = 4;
+/// Buffers that one write takes at most. A device takes only so many writes a second, and a durable one costs a flush and on some file
+/// systems a write of the inode too, so what waits is better written at once, although several buffers have to be mapped anew.
+pub const WRITE_BUFFERS_MAX: usize = 4;
 
 /// A second write is begun beside one in flight only for this many bytes of whole blocks: smaller ones are better coalesced.
 pub const PIPELINED_WRITE_BYTES_MIN: usize = 64 * 1024;

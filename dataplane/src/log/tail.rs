@@ -75,10 +75,8 @@ pub(super) struct Write<I: Io> {
 /// What may be in the next write.
 #[derive(Clone, Copy)]
 pub(super) struct WriteLimits {
-    /// Beside fewer than so many writes of its own a full buffer is written.
-    pub(super) full_max: usize,
-    /// Beside fewer than so many a buffer that may still grow.
-    pub(super) growing_max: usize,
+    /// It begins beside fewer than so many writes of the same log.
+    pub(super) in_flight_max: usize,
     /// So many buffers are written at once.
     pub(super) buffers_max: usize,
 }
@@ -185,7 +183,7 @@ impl<I: Io> Tail<I> {
         limits: WriteLimits,
         prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
     ) -> Next<I> {
-        if self.in_flight >= limits.full_max {
+        if self.in_flight >= limits.in_flight_max {
             return Next::Nothing;
         }
         let ready = |index: &usize| {
@@ -199,9 +197,6 @@ impl<I: Io> Tail<I> {
         };
         let index = (number - self.first_buffer) as usize;
         let last = index + 1 == self.buffers.len();
-        if last && self.in_flight >= limits.growing_max {
-            return Next::Nothing;
-        }
         let end = self.end_to_write(index);
         let buffer = &self.buffers[index];
         let (from, to) = (buffer.submitted, buffer.buffer.len());
@@ -245,7 +240,7 @@ impl<I: Io> Tail<I> {
         });
         self.buffers[index].submitted = to;
         let first = self.pieces.len() - 1;
-        self.join_following(index, limits, prepared);
+        self.join_following(index, limits.buffers_max, prepared);
         self.submit(first..self.pieces.len())
     }
 
@@ -253,19 +248,15 @@ impl<I: Io> Tail<I> {
     fn join_following(
         &mut self,
         index: usize,
-        limits: WriteLimits,
+        buffers_max: usize,
         prepared: impl Fn(&Segment<I>, &Range<u64>) -> bool,
     ) {
-        for next in index + 1..self.buffers.len().min(index + limits.buffers_max) {
+        for next in index + 1..self.buffers.len().min(index + buffers_max) {
             let end = self.end_to_write(next);
-            let may_grow = next + 1 == self.buffers.len();
             let buffer = &mut self.buffers[next];
             let last = self.pieces.back().expect("there is one that is joined");
             let blocks = buffer.base..end;
-            if !Rc::ptr_eq(&buffer.segment, &last.segment)
-                || may_grow && self.in_flight >= limits.growing_max
-                || !prepared(&buffer.segment, &blocks)
-            {
+            if !Rc::ptr_eq(&buffer.segment, &last.segment) || !prepared(&buffer.segment, &blocks) {
                 return;
             }
             assert!(

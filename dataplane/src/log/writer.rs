@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use super::limits::{DURABLE_WRITE_BUFFERS_MAX, WRITES_IN_FLIGHT_MAX};
+use super::limits::WRITE_BUFFERS_MAX;
 use super::load::Writer;
 use super::segment::Segment;
 use super::tail::{Next, Write, WriteLimits};
@@ -32,16 +32,9 @@ impl<I: Io> Log<I> {
             if !self.0.shared.load.has_turn() {
                 return self.wait_for_turn();
             }
-            let growing_max = self.0.shared.load.writes_in_flight_max();
-            // A durable write costs a flush, so there even a full buffer is better written with the next one.
-            let (full_max, buffers_max) = match self.write_durability() {
-                WriteDurability::Synced => (growing_max, DURABLE_WRITE_BUFFERS_MAX),
-                WriteDurability::Written => (WRITES_IN_FLIGHT_MAX, 1),
-            };
             let limits = WriteLimits {
-                full_max,
-                growing_max,
-                buffers_max,
+                in_flight_max: self.0.shared.load.writes_in_flight_max(),
+                buffers_max: WRITE_BUFFERS_MAX,
             };
             let mut tail = self.0.tail.borrow_mut();
             let next = tail.next_write(limits, |segment, blocks| segment.may_write(blocks));

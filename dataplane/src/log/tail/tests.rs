@@ -36,8 +36,7 @@ impl World {
             in_flight: Vec::new(),
             random: Cell::new(seed | 1),
             limits: WriteLimits {
-                full_max: WRITES_IN_FLIGHT_MAX,
-                growing_max: WRITES_IN_FLIGHT_MAX,
+                in_flight_max: WRITES_IN_FLIGHT_MAX,
                 buffers_max: 1,
             },
         }
@@ -142,7 +141,7 @@ fn writes_in_any_order_leave_the_batches_and_zeros_behind_them() {
                 0..4 => world.append(BATCH_BYTES_MIN + world.random(3000)),
                 4 => world.append(BATCH_BYTES_MIN + world.random(300_000)),
                 5..7 => {
-                    world.limits.growing_max = 1 + world.random(WRITES_IN_FLIGHT_MAX);
+                    world.limits.in_flight_max = 1 + world.random(WRITES_IN_FLIGHT_MAX);
                     world.limits.buffers_max = 1 + world.random(4);
                     world.submit();
                 }
