@@ -62,8 +62,8 @@ impl WriteLoad {
         }
     }
 
-    /// Beside how many writes of its own a log begins another. Alone it needs several to keep the disk busy; beside
-    /// others it needs one, and larger ones cost less.
+    /// Beside how many writes of its own a log begins another. Alone it needs several to keep the disk busy; beside others it needs one,
+    /// and larger ones cost less.
     pub(super) fn writes_in_flight_max(&self) -> usize {
         if self.in_flight.get() < SHARD_WRITES_IN_FLIGHT {
             WRITES_IN_FLIGHT_MAX
