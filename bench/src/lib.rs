@@ -12,6 +12,7 @@
 //!    stamp  filler  codec  keys  idempotence what records and batches are made of
 //!    meter  run  report  process             what is counted, shown and written
 //!    window  connection  versions            which requests are in flight; frames; which versions both sides speak
+//!    one_record                              a single record, for smoke and failover
 //! offsets  groups                            commits of many groups, and what is asked of their coordinators
 //! failover                                   the time that a killed process is missed
 //! compare                                    this program itself as a child, against two targets in turns
@@ -40,6 +41,7 @@ pub mod lanes;
 pub mod limits;
 pub mod meter;
 pub mod offsets;
+pub mod one_record;
 pub mod open;
 pub mod page;
 pub mod process;

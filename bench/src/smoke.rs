@@ -5,20 +5,14 @@ use std::io::{Write, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use wire::messages::produce::{
-    PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
-};
-use wire::{ApiKey, Array, BatchBuilder, Reader, Records, Writer};
 
 use crate::bounds;
-use crate::clock;
 use crate::connection::Connection;
 use crate::fetch::{FetchLimits, Fetched, Fetcher};
-use crate::topic::{self, Topic};
+use crate::one_record;
+use crate::topic;
 
 const PARTITION: i32 = 0;
-const ACKS_ALL: i16 = -1;
-const TIMEOUT_MS: i32 = 10_000;
 const FETCH_BYTES_MAX: usize = 1 << 20;
 const FETCHES_MAX: usize = 20;
 const FETCH_PAUSE: Duration = Duration::from_millis(50);
@@ -60,7 +54,7 @@ async fn exchange(connection: &mut Connection, topic: &str) -> Result<()> {
     let mut leader = Connection::open(&leader.address).await?;
     bounds::wait_led(&mut leader, &topic.name, &[PARTITION]).await?;
     let value = topic.name.as_bytes();
-    produce(&mut leader, &topic, value).await?;
+    one_record::produce(&mut leader, &topic, PARTITION, value).await?;
     let limits = FetchLimits {
         partition_bytes: FETCH_BYTES_MAX,
         bytes: FETCH_BYTES_MAX,
@@ -74,46 +68,6 @@ async fn exchange(connection: &mut Connection, topic: &str) -> Result<()> {
         monoio::time::sleep(FETCH_PAUSE).await;
     }
     bail!("the record did not come back")
-}
-
-async fn produce(connection: &mut Connection, topic: &Topic, value: &[u8]) -> Result<()> {
-    let version = topic.version(&connection.versions, ApiKey::Produce)?;
-    let now_ms = clock::wall_clock_ms();
-    let batch = BatchBuilder::new(now_ms)
-        .record(now_ms, None, Some(value), &[])
-        .build();
-    let partitions = [PartitionProduceData {
-        index: PARTITION,
-        records: Some(Records::from_slice(&batch)),
-    }];
-    let topics = [TopicProduceData {
-        name: &topic.name,
-        topic_id: topic.id,
-        partition_data: Array::from(&partitions),
-    }];
-    let request = ProduceRequest {
-        acks: ACKS_ALL,
-        timeout_ms: TIMEOUT_MS,
-        topic_data: Array::from(&topics),
-        ..ProduceRequest::default()
-    };
-    let decode = |answer: &mut Reader<'_>| {
-        let response = ProduceResponse::decode(answer, version)?;
-        let mut partitions = response
-            .responses
-            .iter()
-            .flat_map(|topic| topic.partition_responses.iter());
-        topic::check(
-            partitions
-                .next()
-                .context("an answer without a partition")?
-                .error_code,
-        )
-    };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
-    connection
-        .call(ApiKey::Produce, version, encode, decode)
-        .await
 }
 
 /// The value of the first record, if it can be read already.

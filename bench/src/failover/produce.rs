@@ -5,20 +5,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use wire::messages::produce::{
-    PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
-};
-use wire::{ApiKey, Array, BatchBuilder, Reader, Records, Writer};
 
 use super::timeline::Timeline;
 use super::{ask_any, read_back};
-use crate::clock;
 use crate::connection::Connection;
+use crate::one_record;
 use crate::stamp::Stamp;
 use crate::topic::{self, Topic};
-
-const ACKS_ALL: i16 = -1;
-const TIMEOUT_MS: i32 = 10_000;
 
 pub(super) struct Producer {
     pub(super) timeline: Timeline,
@@ -65,7 +58,8 @@ impl Producer {
             Some(leader) => leader,
             None => self.connect().await?,
         };
-        let offset = send(&mut leader, &self.topic, self.partition, stamp).await?;
+        let value = stamp.to_bytes();
+        let offset = one_record::produce(&mut leader, &self.topic, self.partition, &value).await?;
         let mut state = self.state.borrow_mut();
         state.acknowledged.push((offset, stamp));
         // Only a connection that has just worked is used again.
@@ -98,40 +92,4 @@ impl Producer {
     pub(super) fn acknowledged(&self) -> usize {
         self.state.borrow().acknowledged.len()
     }
-}
-
-/// Writes one record and returns its offset.
-async fn send(leader: &mut Connection, topic: &Topic, partition: i32, stamp: Stamp) -> Result<i64> {
-    let version = topic.version(&leader.versions, ApiKey::Produce)?;
-    let now_ms = clock::wall_clock_ms();
-    let batch = BatchBuilder::new(now_ms)
-        .record(now_ms, None, Some(&stamp.to_bytes()), &[])
-        .build();
-    let partitions = [PartitionProduceData {
-        index: partition,
-        records: Some(Records::from_slice(&batch)),
-    }];
-    let topics = [TopicProduceData {
-        name: &topic.name,
-        topic_id: topic.id,
-        partition_data: Array::from(&partitions),
-    }];
-    let request = ProduceRequest {
-        acks: ACKS_ALL,
-        timeout_ms: TIMEOUT_MS,
-        topic_data: Array::from(&topics),
-        ..ProduceRequest::default()
-    };
-    let decode = |answer: &mut Reader<'_>| {
-        let response = ProduceResponse::decode(answer, version)?;
-        let mut partitions = response
-            .responses
-            .iter()
-            .flat_map(|topic| topic.partition_responses.iter());
-        let partition = partitions.next().context("an answer without a partition")?;
-        topic::check(partition.error_code)?;
-        Ok(partition.base_offset)
-    };
-    let encode = |writer: &mut Writer<'_>| request.encode(writer, version);
-    leader.call(ApiKey::Produce, version, encode, decode).await
 }
