@@ -12,7 +12,7 @@ use futures::future::{Either, select, try_join_all};
 use monoio::time::sleep;
 
 use crate::clock::now;
-use crate::process::{Memory, memory, processor_seconds};
+use crate::process::{CoreTime, Memory, memory, processor_seconds};
 use crate::report::{self, Report};
 use crate::run::Run;
 
@@ -39,6 +39,7 @@ pub struct Meter {
     output: Output,
     server: Option<Usage>,
     client_seconds: f64,
+    client_cores: Option<CoreTime>,
 }
 
 struct Usage {
@@ -53,6 +54,8 @@ pub struct Costs {
     pub server_processor_seconds: Option<f64>,
     pub server_memory_bytes_max: Option<u64>,
     pub client_processor_seconds: f64,
+    /// The share of the cores this program may run on that anyone used, the kernel included.
+    pub client_cores_busy: Option<f64>,
 }
 
 impl Meter {
@@ -64,6 +67,7 @@ impl Meter {
             server: output.pid.map(usage).transpose()?,
             output,
             client_seconds: own_processor_seconds(),
+            client_cores: CoreTime::now(),
         })
     }
 
@@ -73,6 +77,9 @@ impl Meter {
             server_processor_seconds: server.and_then(Usage::processor_seconds),
             server_memory_bytes_max: server.map(Usage::memory_bytes_max),
             client_processor_seconds: own_processor_seconds() - self.client_seconds,
+            client_cores_busy: self
+                .client_cores
+                .and_then(|before| CoreTime::now()?.busy_since(&before)),
         }
     }
 

@@ -1,6 +1,9 @@
-//! What a process has used, from `/proc`: processor time and memory, of this process and of the one under test.
+//! What a process has used, from `/proc`: processor time and memory, of this process and of the one under test; and how much of the
+//! cores that this process may run on was used by anyone, the kernel included.
 
 use std::fs;
+
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// Linux counts processor time in `/proc` in hundredths of a second on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -29,6 +32,28 @@ pub fn thread_processor_seconds() -> Option<f64> {
     Some(nanos / 1e9)
 }
 
+/// Time of some cores since the system started, in ticks: all of it, and what anyone used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoreTime {
+    used: u64,
+    all: u64,
+}
+
+impl CoreTime {
+    /// Of the cores that this thread may run on.
+    pub fn now() -> Option<Self> {
+        let cores = sched_getaffinity(None).ok()?;
+        let may_run_on = |core: usize| core < CpuSet::MAX_CPU && cores.is_set(core);
+        parse_core_time(&fs::read_to_string("/proc/stat").ok()?, may_run_on)
+    }
+
+    /// The share of the time between two moments that was used.
+    pub fn busy_since(&self, earlier: &CoreTime) -> Option<f64> {
+        let all = self.all.checked_sub(earlier.all).filter(|all| *all > 0)?;
+        Some(self.used.checked_sub(earlier.used)? as f64 / all as f64)
+    }
+}
+
 /// The memory of a process, or `None` if there is no such process.
 pub fn memory(pid: u32) -> Option<Memory> {
     parse_memory(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
@@ -44,6 +69,29 @@ fn parse_processor_seconds(stat: &str) -> Option<f64> {
         .parse()
         .ok()?;
     Some((user + system) / TICKS_PER_SECOND)
+}
+
+/// Lines such as `cpu1 user nice system idle iowait irq softirq steal guest guest_nice`, of which guests are in user and nice too.
+fn parse_core_time(stat: &str, wanted: impl Fn(usize) -> bool) -> Option<CoreTime> {
+    const TIMES: usize = 8;
+    const UNUSED: [usize; 2] = [3, 4];
+    let mut sum = CoreTime { used: 0, all: 0 };
+    for line in stat.lines() {
+        let mut fields = line.split_whitespace();
+        let core = fields.next().and_then(|name| name.strip_prefix("cpu"));
+        let Some(Ok(core)) = core.map(str::parse) else {
+            continue;
+        };
+        if !wanted(core) {
+            continue;
+        }
+        for (place, field) in fields.take(TIMES).enumerate() {
+            let ticks: u64 = field.parse().ok()?;
+            sum.all += ticks;
+            sum.used += if UNUSED.contains(&place) { 0 } else { ticks };
+        }
+    }
+    (sum.all > 0).then_some(sum)
 }
 
 fn parse_memory(status: &str) -> Option<Memory> {
@@ -73,6 +121,20 @@ mod tests {
         let start = thread_processor_seconds().unwrap();
         let sum: u64 = (0..10_000_000u64).map(std::hint::black_box).sum();
         assert!(sum > 0 && thread_processor_seconds().unwrap() > start);
+    }
+
+    #[test]
+    fn a_core_is_busy_with_whatever_is_not_idle_nor_waiting() {
+        let stat = |cpu1: &str| {
+            format!("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\ncpu1 {cpu1}\nintr 7\n")
+        };
+        let time = |cpu1| parse_core_time(&stat(cpu1), |core| core == 1).unwrap();
+        let before = time("100 0 50 1000 10 0 5 0 0 0");
+        let after = time("110 0 70 1040 20 5 15 0 0 0");
+        assert_eq!(after.busy_since(&before), Some(45.0 / 95.0));
+        assert_eq!(after.busy_since(&after), None, "no time has passed");
+        assert_eq!(parse_core_time(&stat("1 1 1 1"), |core| core == 7), None);
+        assert!(CoreTime::now().is_some());
     }
 
     #[test]

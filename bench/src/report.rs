@@ -33,6 +33,8 @@ pub struct Report {
     pub server_cpu_seconds_per_gigabyte: Option<f64>,
     pub server_memory_bytes_max: Option<u64>,
     pub client_cpu_seconds_per_gigabyte: Option<f64>,
+    /// The share of the cores this program may run on that anyone used: near 1 the machine was the limit, whatever used it.
+    pub client_cores_busy: Option<f64>,
     /// Where the latency is that until a consumer has a record, also that until its producer has the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack_latency_ms: Option<Latency>,
@@ -81,6 +83,7 @@ impl Report {
             server_cpu_seconds_per_gigabyte: costs.server_processor_seconds.and_then(per_gigabyte),
             server_memory_bytes_max: costs.server_memory_bytes_max,
             client_cpu_seconds_per_gigabyte: per_gigabyte(costs.client_processor_seconds),
+            client_cores_busy: costs.client_cores_busy,
             ack_latency_ms: None,
             ack_latency_curve_ms: None,
             generator_late_ms_max: None,
@@ -182,6 +185,7 @@ mod tests {
         server_processor_seconds: None,
         server_memory_bytes_max: None,
         client_processor_seconds: 1.0,
+        client_cores_busy: None,
     };
 
     #[test]

@@ -95,11 +95,14 @@ pub(super) fn cold(lab: &Lab) -> Result<Vec<Row>> {
 }
 
 fn cold_sample(broker: &Outcome, disk: f64, loopback: &Outcome) -> Sample {
+    let bound = generator_note(broker, loopback).map_or(String::new(), |note| format!("; {note}"));
     let loopback = loopback.megabytes_per_second;
     Sample {
         value: broker.megabytes_per_second,
         against: disk.min(loopback),
-        note: Some(format!("disk {disk:.0}, loopback {loopback:.0} MB/s")),
+        note: Some(format!(
+            "disk {disk:.0}, loopback {loopback:.0} MB/s{bound}"
+        )),
     }
 }
 

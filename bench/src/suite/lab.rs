@@ -51,6 +51,7 @@ pub(super) struct Outcome {
     pub(super) latency_ms: Latency,
     pub(super) server_cpu_seconds_per_gigabyte: Option<f64>,
     client_cpu_seconds_per_gigabyte: Option<f64>,
+    client_cores_busy: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -71,11 +72,21 @@ impl Outcome {
     }
 }
 
-/// Says so where a generator was the limit and not the server.
+/// Says so where a generator was the limit and not the server: it kept its core busy, or shared a full one with the kernel, whose workers
+/// for the server's files run there.
 pub(super) fn generator_note(broker: &Outcome, ceiling: &Outcome) -> Option<String> {
     let bound = |what: &str, outcome: &Outcome| {
         let busy = outcome.generator_busy();
-        (busy >= SATURATED).then(|| format!("{what} generator-bound ({busy:.2} of its core)"))
+        let core_busy = outcome.client_cores_busy.unwrap_or(0.0);
+        if busy >= SATURATED {
+            Some(format!("{what} generator-bound ({busy:.2} of its core)"))
+        } else if core_busy >= SATURATED {
+            Some(format!(
+                "{what} bound by the generator's core ({core_busy:.2} busy, {busy:.2} the generator's own)"
+            ))
+        } else {
+            None
+        }
     };
     let notes: Vec<String> = [bound("broker", broker), bound("ceiling", ceiling)]
         .into_iter()
@@ -269,6 +280,13 @@ mod tests {
         assert_eq!(generator_note(&outcome(0.5), &outcome(0.5)), None);
         let note = generator_note(&outcome(0.5), &outcome(1.96)).unwrap();
         assert_eq!(note, "ceiling generator-bound (0.98 of its core)");
+        let mut crowded = outcome(0.5);
+        crowded.client_cores_busy = Some(0.99);
+        let note = generator_note(&crowded, &outcome(0.5)).unwrap();
+        assert_eq!(
+            note,
+            "broker bound by the generator's core (0.99 busy, 0.25 the generator's own)"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Crashes at any moment: what was answered is there, what is there is whole, and the log goes on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use dataplane::log::Level;
 use millrace_tests::sim::CrashKind;
@@ -79,6 +79,54 @@ fn what_was_answered_as_flushed_survives_the_loss_of_power() {
     for seed in seeds() {
         crash_and_recover(seed, durable(), CrashKind::PowerLost, Level::Flushed);
         crash_and_recover(seed, cached(), CrashKind::PowerLost, Level::Flushed);
+    }
+}
+
+/// Batches that fill several buffers before the writer runs, so that they go in one write, and a crash at every operation from the first
+/// on. Returns whether the host lived to the end.
+fn write_several_buffers(operations: u64, config: LogConfig, kind: CrashKind) -> bool {
+    let simulation = simulation(operations);
+    let answered = Rc::new(Cell::new(0));
+    let values: Vec<_> = (0..6).map(|number| value(number, 40_000)).collect();
+    let io = simulation.boot(HOST);
+    simulation.crash_after(HOST, operations, kind);
+    let run = io.run(async {
+        let log = open(&io, config).await;
+        for half in values.chunks(3) {
+            for value in half {
+                try_append(&log, &one(value)).unwrap();
+            }
+            log.wait(log.log_end(), Level::Flushed).await.unwrap();
+            answered.set(log.log_end().0 as usize);
+        }
+    });
+    let lived = run.is_ok();
+    if lived {
+        simulation.crash(HOST, kind);
+    }
+    let io = simulation.boot(HOST);
+    let log = io.run(open(&io, config)).unwrap();
+    let found: Vec<_> = io
+        .run(read_from(&log, Offset(0), 1 << 20))
+        .unwrap()
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
+    assert!(found.len() >= answered.get(), "{operations}, {kind:?}");
+    assert!(found == values[..found.len()], "{operations}, {kind:?}");
+    lived
+}
+
+#[test]
+fn a_write_over_several_buffers_may_be_torn_anywhere() {
+    for config in [durable(), cached()] {
+        for kind in [CrashKind::ProcessKilled, CrashKind::PowerLost] {
+            let mut operations = 1;
+            while !write_several_buffers(operations, config, kind) {
+                operations += 1;
+            }
+            assert!(operations > 4, "the host crashed in the middle");
+        }
     }
 }
 
