@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::Ring;
-use crate::memory::{BLOCK_BYTES, Buffer, WriteLease};
+use crate::leases::WriteLeases;
+use crate::memory::{BLOCK_BYTES, Buffer};
 use crate::operation::{Operation, is_passing, perform};
 use crate::reactor::descriptor_of;
 use crate::request::Request;
-
-/// Linux's IOV_MAX.
-const GATHERED_LEASES_MAX: usize = 1024;
 
 /// An open file of one ring. Closes when its last handle is dropped and no operation uses it.
 #[derive(Clone)]
@@ -47,73 +45,33 @@ impl Ring {
         self.open(path, libc::O_RDONLY).await
     }
 
-    /// Writes the whole lease. `synced`: with its completion it is on stable storage.
+    /// Writes a lease, or several one behind the other, whole. `synced`: with its completion all is on stable storage.
     pub async fn write(
         &self,
         file: &File,
         position: u64,
-        lease: WriteLease,
+        leases: impl Into<WriteLeases>,
         synced: bool,
     ) -> io::Result<()> {
-        let bytes = lease.len();
+        let mut leases = leases.into();
+        let bytes = leases.bytes();
         let mut done = 0;
-        let mut lease = lease;
         while done < bytes {
             let request = Request::Write {
                 file: Rc::clone(&file.0),
-                lease,
+                leases,
                 done,
                 position,
                 synced,
             };
             let (result, request) = perform(&self.0, request).await;
             let Request::Write {
-                lease: returned, ..
+                leases: returned, ..
             } = request
             else {
                 unreachable!("a request comes back as it went");
             };
-            lease = returned;
-            done += whole_blocks(result?)?;
-        }
-        Ok(())
-    }
-
-    /// Writes leases of different buffers one behind the other, as one write. Their memory is mapped for the kernel anew, so a single
-    /// lease is better written with [`Ring::write`].
-    pub async fn write_gathered(
-        &self,
-        file: &File,
-        position: u64,
-        leases: Vec<WriteLease>,
-        synced: bool,
-    ) -> io::Result<()> {
-        assert!(
-            leases.len() <= GATHERED_LEASES_MAX,
-            "a gathered write fits one operation"
-        );
-        let bytes: usize = leases.iter().map(WriteLease::len).sum();
-        let mut done = 0;
-        let (mut leases, mut vectors) = (leases, Vec::new());
-        while done < bytes {
-            let request = Request::WriteGathered {
-                file: Rc::clone(&file.0),
-                leases,
-                vectors,
-                done,
-                position,
-                synced,
-            };
-            let (result, request) = perform(&self.0, request).await;
-            let Request::WriteGathered {
-                leases: returned,
-                vectors: returned_vectors,
-                ..
-            } = request
-            else {
-                unreachable!("a request comes back as it went");
-            };
-            (leases, vectors) = (returned, returned_vectors);
+            leases = returned;
             done += whole_blocks(result?)?;
         }
         Ok(())

@@ -8,7 +8,7 @@
 //!     |
 //!   reactor.rs -- the turn: tasks (executor.rs), sleeps (timer.rs), other threads (wake.rs), receive_buffers.rs
 //!     |
-//!   operation.rs -- what is in flight, and who waits for it     request.rs, outgoing.rs -- what the kernel is told
+//!   operation.rs -- what is in flight, and who waits for it     request.rs, leases.rs, outgoing.rs -- what the kernel is told
 //! ```
 
 pub mod allocations;
@@ -17,6 +17,7 @@ mod error;
 mod executor;
 mod file;
 pub mod host;
+mod leases;
 mod listener;
 pub mod memory;
 mod operation;
@@ -38,6 +39,7 @@ use std::task::Poll;
 
 pub use error::RingError;
 pub use file::File;
+pub use leases::WriteLeases;
 pub use listener::Listener;
 pub use outgoing::Outgoing;
 pub use socket::Socket;

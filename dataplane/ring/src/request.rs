@@ -10,7 +10,8 @@ use std::rc::Rc;
 
 use io_uring::{opcode, squeue, types};
 
-use crate::memory::{Buffer, WriteLease};
+use crate::leases::WriteLeases;
+use crate::memory::Buffer;
 use crate::outgoing::Outgoing;
 use crate::registered::Registered;
 
@@ -32,16 +33,7 @@ pub(crate) enum Request {
     /// From `done` on.
     Write {
         file: Rc<OwnedFd>,
-        lease: WriteLease,
-        done: usize,
-        position: u64,
-        synced: bool,
-    },
-    /// All leases one behind the other, from `done` on.
-    WriteGathered {
-        file: Rc<OwnedFd>,
-        leases: Vec<WriteLease>,
-        vectors: Vec<libc::iovec>,
+        leases: WriteLeases,
         done: usize,
         position: u64,
         synced: bool,
@@ -125,43 +117,14 @@ impl Request {
             }
             Request::Write {
                 file,
-                lease,
-                done,
-                position,
-                synced,
-            } => {
-                assert!(*done <= lease.len(), "a write stays inside its lease");
-                let (file, bytes) = (
-                    descriptor(file),
-                    (lease.len() - *done).min(TRANSFER_BYTES_MAX),
-                );
-                let address = lease.address().wrapping_add(*done);
-                let position = *position + *done as u64;
-                let flags = write_flags(*synced);
-                match Registered::index(registered, address, bytes) {
-                    Some(index) => opcode::WriteFixed::new(file, address, bytes as u32, index)
-                        .offset(position)
-                        .rw_flags(flags)
-                        .build(),
-                    None => opcode::Write::new(file, address, bytes as u32)
-                        .offset(position)
-                        .rw_flags(flags)
-                        .build(),
-                }
-            }
-            Request::WriteGathered {
-                file,
                 leases,
-                vectors,
                 done,
                 position,
                 synced,
             } => {
-                gather(leases, *done, vectors);
-                opcode::Writev::new(descriptor(file), vectors.as_ptr(), vectors.len() as u32)
-                    .offset(*position + *done as u64)
-                    .rw_flags(write_flags(*synced))
-                    .build()
+                let flags = if *synced { libc::RWF_DSYNC } else { 0 };
+                let position = *position + *done as u64;
+                leases.entry(descriptor(file), *done, position, flags, registered)
             }
             Request::WriteBytes { file, bytes, done } => {
                 let rest = &bytes[*done..];
@@ -234,51 +197,6 @@ impl Request {
     }
 }
 
-fn write_flags(synced: bool) -> i32 {
-    if synced { libc::RWF_DSYNC } else { 0 }
-}
-
-/// The bytes of all leases but the first `done`.
-fn gather(leases: &[WriteLease], done: usize, vectors: &mut Vec<libc::iovec>) {
-    vectors.clear();
-    let mut skip = done;
-    for lease in leases {
-        let skipped = skip.min(lease.len());
-        skip -= skipped;
-        if skipped < lease.len() {
-            vectors.push(libc::iovec {
-                iov_base: lease.address().wrapping_add(skipped).cast_mut().cast(),
-                iov_len: lease.len() - skipped,
-            });
-        }
-    }
-}
-
 fn descriptor(descriptor: &Rc<OwnedFd>) -> types::Fd {
     types::Fd(descriptor.as_raw_fd())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::BLOCK_BYTES;
-
-    #[test]
-    fn what_is_left_of_a_gathered_write_begins_where_the_last_one_ended() {
-        let mut buffers = [1, 2, 3].map(|_| Buffer::allocate(4 * BLOCK_BYTES).unwrap());
-        let leases = [1, 2, 3]
-            .map(|blocks| buffers[blocks - 1].write_lease(BLOCK_BYTES..(blocks + 1) * BLOCK_BYTES));
-        let mut vectors = Vec::new();
-        let mut left = |done_blocks: usize| {
-            gather(&leases, done_blocks * BLOCK_BYTES, &mut vectors);
-            let blocks = |vector: &libc::iovec| vector.iov_len / BLOCK_BYTES;
-            let first = vectors[0].iov_base.cast_const().cast::<u8>();
-            (vectors.iter().map(blocks).collect::<Vec<_>>(), first)
-        };
-        assert_eq!(left(0), (vec![1, 2, 3], leases[0].address()));
-        assert_eq!(left(1), (vec![2, 3], leases[1].address()));
-        let second_block = leases[1].address().wrapping_add(BLOCK_BYTES);
-        assert_eq!(left(2), (vec![1, 3], second_block));
-        assert_eq!(left(3), (vec![3], leases[2].address()));
-    }
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::task::{Context, Waker};
 
 use ring::memory::{BLOCK_BYTES, Buffer};
-use ring::{Ring, RingConfig, RingError};
+use ring::{Ring, RingConfig, RingError, WriteLeases};
 
 fn ring(register_memory: bool) -> Ring {
     let config = RingConfig {
@@ -104,14 +104,10 @@ fn leases_of_several_buffers_are_written_one_behind_the_other() {
                 buffer.append(bytes, |target| target.fill(number));
                 buffers.push(buffer);
             }
-            let leases = vec![
-                buffers[0].write_lease(0..4096),
-                buffers[1].write_lease(4096..12288),
-                buffers[2].write_lease(0..8192),
-            ];
-            ring.write_gathered(&file, 8192, leases, synced)
-                .await
-                .unwrap();
+            let leases = WriteLeases::from(buffers[0].write_lease(0..4096))
+                .followed_by(buffers[1].write_lease(4096..12288))
+                .followed_by(buffers[2].write_lease(0..8192));
+            ring.write(&file, 8192, leases, synced).await.unwrap();
             assert!(buffers.iter_mut().all(Buffer::clear), "no lease is left");
             let buffer = Buffer::allocate(1 << 20).unwrap();
             let (result, buffer) = ring.read(&file, 0, buffer, 1 << 20).await;
@@ -287,8 +283,9 @@ fn a_write_that_ends_short_is_an_error_that_says_why() {
             assert!(buffer.clear());
             ring.truncate(&file, 0).await.unwrap();
             let mut other = ring.wait_buffer().await;
-            let leases = vec![buffer.write_lease(0..4096), other.write_lease(0..8192)];
-            let error = ring.write_gathered(&file, 0, leases, false).await;
+            let leases = WriteLeases::from(buffer.write_lease(0..4096))
+                .followed_by(other.write_lease(0..8192));
+            let error = ring.write(&file, 0, leases, false).await;
             assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EFBIG));
             assert_eq!(
                 ring.file_bytes(&file).await.unwrap(),
@@ -353,8 +350,9 @@ fn dropped_reads_writes_and_opens_are_kept_until_they_complete_and_then_let_go()
                     assert!(!buffer.clear(), "the kernel still reads it");
                     drop(buffer);
                     let mut buffer = ring.wait_buffer().await;
-                    let leases = vec![buffer.write_lease(0..4096), buffer.write_lease(8192..12288)];
-                    poll_once(ring.write_gathered(&file, 0, leases, true));
+                    let leases = WriteLeases::from(buffer.write_lease(0..4096))
+                        .followed_by(buffer.write_lease(8192..12288));
+                    poll_once(ring.write(&file, 0, leases, true));
                     assert!(!buffer.clear(), "the kernel still reads both");
                     drop(buffer);
                     poll_once(ring.read(&file, 0, ring.wait_buffer().await, 16384));

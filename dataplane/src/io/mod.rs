@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use ::ring::WriteLeases;
 pub use ::ring::memory::{Buffer, Slice, WriteLease};
 
 /// Nanoseconds since an arbitrary start; never goes back.
@@ -148,20 +149,13 @@ pub trait Io: Clone + 'static {
     // Files.
 
     fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
-    /// Writes the whole lease at `at`. A write that ends short is an error.
+    /// Writes a lease, or several one behind the other, whole at `at`: one write, which is flushed once if it is durable. One that ends
+    /// short is an error.
     fn write(
         &self,
         file: &Self::File,
         at: FilePosition,
-        lease: WriteLease,
-        durability: WriteDurability,
-    ) -> impl Future<Output = io::Result<()>>;
-    /// Writes leases of different buffers one behind the other from `at` on, as one write: a durable one is flushed once.
-    fn write_gathered(
-        &self,
-        file: &Self::File,
-        at: FilePosition,
-        leases: Vec<WriteLease>,
+        leases: impl Into<WriteLeases>,
         durability: WriteDurability,
     ) -> impl Future<Output = io::Result<()>>;
     /// Appends up to `bytes` bytes of the file to `buffer`; fewer at the end of the file. Direct files want aligned arguments.

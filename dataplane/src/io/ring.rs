@@ -14,7 +14,7 @@ use ::ring::{File, Listener, Ring, Socket};
 
 use super::{
     Buffer, FilePosition, Gather, GatherPart, Instant, Io, OpenMode, Slice, WriteDurability,
-    WriteLease,
+    WriteLeases,
 };
 
 /// The world as a shard's ring gives it. Clones are handles to the same ring.
@@ -145,22 +145,11 @@ impl Io for RingIo {
         &self,
         file: &File,
         at: FilePosition,
-        lease: WriteLease,
+        leases: impl Into<WriteLeases>,
         durability: WriteDurability,
     ) -> io::Result<()> {
         let synced = durability == WriteDurability::Synced;
-        self.ring.write(file, at.0, lease, synced).await
-    }
-
-    async fn write_gathered(
-        &self,
-        file: &File,
-        at: FilePosition,
-        leases: Vec<WriteLease>,
-        durability: WriteDurability,
-    ) -> io::Result<()> {
-        let synced = durability == WriteDurability::Synced;
-        self.ring.write_gathered(file, at.0, leases, synced).await
+        self.ring.write(file, at.0, leases, synced).await
     }
 
     async fn read(

@@ -15,12 +15,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use smallvec::SmallVec;
-
 use super::limits::{PIPELINED_WRITE_BYTES_MIN, TERMINATOR_BYTES};
 use super::segment::Segment;
 use super::types::{Offset, block_ceil, block_floor};
-use crate::io::{BLOCK_BYTES, Buffer, Io, Slice, WriteLease};
+use crate::io::{BLOCK_BYTES, Buffer, Io, Slice, WriteLeases};
 
 pub(super) struct Tail<I: Io> {
     buffers: VecDeque<TailBuffer<I>>,
@@ -69,7 +67,7 @@ pub(super) struct Write<I: Io> {
     pub(super) pieces: Range<u64>,
     pub(super) segment: Rc<Segment<I>>,
     pub(super) blocks: Range<u64>,
-    pub(super) leases: SmallVec<[WriteLease; 1]>,
+    pub(super) leases: WriteLeases,
 }
 
 /// What may be in the next write.
@@ -471,18 +469,20 @@ impl<I: Io> Tail<I> {
         let segment = Rc::clone(&first.segment);
         let blocks = first.blocks.start..last.blocks.end;
         let pieces = self.first_piece + indices.start as u64..self.first_piece + indices.end as u64;
-        let mut leases = SmallVec::new();
-        for piece in self.pieces.range_mut(indices) {
+        let buffers = &mut self.buffers;
+        let mut leases = self.pieces.range_mut(indices).map(|piece| {
             piece.state = PieceState::InFlight;
-            let buffer = &mut self.buffers[(piece.buffer - self.first_buffer) as usize];
+            let buffer = &mut buffers[(piece.buffer - self.first_buffer) as usize];
             assert!(
                 piece.to <= buffer.buffer.len() && piece.from <= piece.to,
                 "a piece lies in its buffer"
             );
             let range = (piece.blocks.start - buffer.base) as usize
                 ..(piece.blocks.end - buffer.base) as usize;
-            leases.push(buffer.buffer.write_lease(range));
-        }
+            buffer.buffer.write_lease(range)
+        });
+        let first = leases.next().expect("a write has a piece");
+        let leases = leases.fold(WriteLeases::from(first), WriteLeases::followed_by);
         Next::Write(Write {
             pieces,
             segment,

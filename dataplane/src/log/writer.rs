@@ -61,7 +61,7 @@ impl<I: Io> Log<I> {
             pieces,
             segment,
             blocks,
-            mut leases,
+            leases,
         } = write;
         let at = FilePosition(blocks.start);
         let durability = self.write_durability();
@@ -76,18 +76,8 @@ impl<I: Io> Log<I> {
             .load
             .begin_write((blocks.end - blocks.start) as usize);
         let log = self.clone();
-        if leases.len() > 1 {
-            let leases = leases.into_vec();
-            self.0.io.spawn(async move {
-                let io = &log.0.io;
-                let result = io.write_gathered(&file, at, leases, durability).await;
-                log.end_write(pieces, &segment, durability, result);
-            });
-            return;
-        }
-        let lease = leases.pop().expect("a write has a lease");
         self.0.io.spawn(async move {
-            let result = log.0.io.write(&file, at, lease, durability).await;
+            let result = log.0.io.write(&file, at, leases, durability).await;
             log.end_write(pieces, &segment, durability, result);
         });
     }

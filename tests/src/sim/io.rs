@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use dataplane::io::{
     Buffer, FilePosition, Gather, GatherPart, Instant, Io, OpenMode, Slice, WriteDurability,
-    WriteLease,
+    WriteLeases,
 };
 use ring::memory::Pool;
 
@@ -376,25 +376,12 @@ impl Io for SimIo {
         &self,
         file: &SimFile,
         at: FilePosition,
-        lease: WriteLease,
+        leases: impl Into<WriteLeases>,
         durability: WriteDurability,
     ) -> io::Result<()> {
-        let bytes = lease.as_slice().into_owned();
-        let result = self
-            .operate_done(Operation::Write(file.0.clone(), at.0, bytes, durability))
-            .await;
-        drop(lease);
-        result
-    }
-
-    async fn write_gathered(
-        &self,
-        file: &SimFile,
-        at: FilePosition,
-        leases: Vec<WriteLease>,
-        durability: WriteDurability,
-    ) -> io::Result<()> {
+        let leases = leases.into();
         let bytes: Vec<u8> = leases
+            .as_slice()
             .iter()
             .flat_map(|lease| lease.as_slice().into_owned())
             .collect();

@@ -77,13 +77,13 @@ impl World {
         let Next::Write(write) = self.tail.next_write(self.limits, |_, _| true) else {
             return false;
         };
-        assert!(write.leases.len() <= self.limits.buffers_max);
+        assert!(write.leases.as_slice().len() <= self.limits.buffers_max);
         for (other, _) in &self.in_flight {
             let apart =
                 other.blocks.end <= write.blocks.start || write.blocks.end <= other.blocks.start;
             assert!(apart, "two writes of one block in flight");
         }
-        let leases = write.leases.iter();
+        let leases = write.leases.as_slice().iter();
         let bytes: Vec<u8> = leases
             .flat_map(|lease| lease.as_slice().into_owned())
             .collect();
@@ -199,7 +199,7 @@ fn what_waits_in_several_buffers_goes_in_one_write() {
     let buffers: Vec<usize> = world
         .in_flight
         .iter()
-        .map(|(write, _)| write.leases.len())
+        .map(|(write, _)| write.leases.as_slice().len())
         .collect();
     assert_eq!(buffers, [1, 3, 2]);
     world.settle();
