@@ -10,8 +10,9 @@ use crate::raft::snapshot::SnapshotStore;
 use crate::raft::wire::Hello;
 use crate::raft::{Proposal, Raft, TypeConfig, group_name};
 use anyhow::Context;
+use control_api::client::ControlClient;
 use control_api::codec::{self, Encode};
-use control_api::message::{ControlError, RaftGroupStatus, Response};
+use control_api::message::{ControlError, RaftGroupStatus, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ForwardToLeader, RaftError};
 use openraft::{BasicNode, Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
@@ -23,6 +24,8 @@ use tokio::time::timeout;
 
 /// A leader that no majority has answered for so long may have been replaced.
 const QUORUM_SILENCE_MAX: Duration = Duration::from_millis(1_000);
+/// How long a quorum may take to answer a node that wants to know whether it is there.
+const QUORUM_PROBE_TIME_MAX: Duration = Duration::from_millis(500);
 /// How long sending a snapshot may take.
 const SNAPSHOT_TIME_MAX_MS: u64 = 60_000;
 
@@ -82,6 +85,16 @@ impl<M: Machine> Group<M> {
             Ok(Err(error)) => Err(refusal(error.forward_to_leader())),
             Err(_) => Err(ControlError::Unavailable),
         }
+    }
+
+    /// Whether a majority answered the group's leader just now; this node asks it where it does not lead itself.
+    pub async fn has_quorum(&self, leader: &ControlClient) -> bool {
+        if self.led_term().is_some() {
+            let barrier = timeout(QUORUM_PROBE_TIME_MAX, self.read_barrier());
+            return matches!(barrier.await, Ok(Ok(())));
+        }
+        let read = Request::Barrier { group: self.id };
+        leader.call(read, QUORUM_PROBE_TIME_MAX).await.is_ok()
     }
 
     /// The term that this node leads, once it has applied all that earlier leaders committed and as long as a majority
@@ -208,6 +221,8 @@ fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
         // A node whose disk was replaced comes back empty; without this its return would stop the leader.
         allow_log_reversion: Some(true),
         install_snapshot_timeout: SNAPSHOT_TIME_MAX_MS,
+        // A node that led before it was restarted knows nothing of what happened since, so it asks for votes like any other.
+        enable_leader_restore: Some(false),
         ..openraft::Config::default()
     }
 }

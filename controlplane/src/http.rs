@@ -40,22 +40,25 @@ async fn healthz(State(node): State<Arc<Node>>) -> impl IntoResponse {
     }
 }
 
-/// Requests that need a majority can be answered here or at the leader that is named here.
+/// Requests that need a majority can be answered here or at the leader that is known here: one of each group has just been.
 async fn readyz(State(node): State<Arc<Node>>) -> impl IntoResponse {
-    let leaders = [
-        node.meta.metrics().current_leader,
-        node.offsets.metrics().current_leader,
-    ];
+    let (meta, offsets) = tokio::join!(
+        node.meta.has_quorum(&node.client),
+        node.offsets.has_quorum(&node.client)
+    );
     let formed = node
         .meta
         .shared
         .read(|state| !state.image().cluster_id.is_empty());
-    match leaders {
-        [Some(_), Some(_)] if formed => (StatusCode::OK, "ready\n"),
-        [Some(_), Some(_)] => (
+    match (meta && offsets, formed) {
+        (true, true) => (StatusCode::OK, "ready\n"),
+        (true, false) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the cluster is being formed\n",
         ),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n"),
+        (false, _) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no majority of controllers answers\n",
+        ),
     }
 }

@@ -5,6 +5,7 @@ use crate::command::{
 };
 use crate::node::Node;
 use crate::supervise::accepted;
+use control_api::frame::{META_GROUP, OFFSETS_GROUP};
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, ControlError, NodeStatus, OffsetCommit, OffsetSelection,
     Request, Response,
@@ -55,6 +56,14 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
         Request::MetadataIndex => {
             let read = node.meta.read_barrier().await;
             read.map(|()| Response::MetadataIndex(*node.meta.shared.applied().borrow()))
+        }
+        Request::Barrier { group } => {
+            let read = match group {
+                META_GROUP => node.meta.read_barrier().await,
+                OFFSETS_GROUP => node.offsets.read_barrier().await,
+                _ => Err(ControlError::InvalidRequest(format!("no group {group}"))),
+            };
+            read.map(|()| Response::Done(vec![Ok(())]))
         }
         Request::WatchMetadata { .. } => Err(ControlError::InvalidRequest(
             "a metadata stream takes a connection of its own".to_owned(),

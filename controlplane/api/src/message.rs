@@ -55,6 +55,8 @@ pub enum Request {
     Status,
     /// Answered by `Response::MetadataIndex`: an image at that index or later has everything acknowledged so far.
     MetadataIndex,
+    /// Answered by `Response::Done` once a majority of the group has confirmed its leader.
+    Barrier { group: u8 },
 }
 
 impl Request {
@@ -64,6 +66,7 @@ impl Request {
             Request::CommitOffsets { .. }
             | Request::FetchOffsets { .. }
             | Request::DeleteOffsets { .. } => OFFSETS_GROUP,
+            Request::Barrier { group } => *group,
             Request::RegisterBroker(_)
             | Request::Heartbeat(_)
             | Request::WatchMetadata { .. }

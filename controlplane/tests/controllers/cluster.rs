@@ -181,6 +181,39 @@ async fn without_a_majority_the_answer_is_unavailable_and_comes_in_time() {
     assert_eq!(status.node, leader);
 }
 
+/// It used to go on as the leader of its last term, and to say that it was ready.
+#[tokio::test]
+async fn a_leader_that_is_restarted_alone_claims_nothing() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    for node in 1..=3 {
+        cluster.kill(node);
+    }
+    cluster.start_node(leader);
+    for _ in 0..20 {
+        let page = eventually("an answer", async || cluster.page(leader, "/readyz").await).await;
+        assert!(page.starts_with("HTTP/1.1 503"), "{page}");
+        for group in ["meta", "offsets"] {
+            let name = format!("millrace_raft_leader{{group=\"{group}\"}}");
+            assert_eq!(cluster.metric(leader, &name).await, Some(0), "{group}");
+        }
+    }
+    // With the others it is, and alone again it is not.
+    let other = leader % 3 + 1;
+    cluster.start_node(other);
+    readiness(&cluster, leader, "HTTP/1.1 200").await;
+    cluster.kill(other);
+    readiness(&cluster, leader, "HTTP/1.1 503").await;
+}
+
+async fn readiness(cluster: &Cluster, node: u64, wanted: &str) {
+    eventually("readiness to follow the quorum", async || {
+        let page = cluster.page(node, "/readyz").await?;
+        page.starts_with(wanted).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_silent_broker_is_fenced_and_everybody_hears_of_it() {
     let cluster = Cluster::start(3, &["--session-ms", "500"]).await;
