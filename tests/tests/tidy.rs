@@ -264,7 +264,8 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         let kind = entry.file_type().expect("an entry has a type");
         if kind.is_dir() && !SKIPPED.contains(&&*name) {
             walk(&entry.path(), found);
-        } else if kind.is_file() {
+        } else if kind.is_file() && !SKIPPED.contains(&&*name) {
+            // In a linked worktree `.git` is a file.
             found.push(entry.path());
         }
     }
