@@ -15,7 +15,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Repeated> {
         ..RingConfig::default()
     })?;
     ring.block_on(async {
-        let file = ring.open_direct(job.path).await?;
+        let file = ring.create_direct(job.path).await?;
         let repeats = Repeats::new(job.duration);
         try_join_all((0..job.depth).map(|_| repeat(&ring, &file, job, &repeats))).await?;
         Ok(repeats.finish())

@@ -44,7 +44,7 @@ async fn serve(ring: &Ring, plan: &Plan) -> Result<()> {
         let region = match &plan.file {
             Some(path) => Some(Region {
                 file: ring
-                    .open_direct(path)
+                    .create_direct(path)
                     .await
                     .with_context(|| format!("cannot open {}", path.display()))?,
                 start: number * plan.region_bytes,

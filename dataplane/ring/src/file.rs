@@ -19,9 +19,14 @@ use crate::request::Request;
 pub struct File(Rc<OwnedFd>);
 
 impl Ring {
-    /// For unbuffered reads and writes of whole blocks; made if absent. On a file system without unbuffered mode the page cache is used
-    /// after all.
+    /// For unbuffered reads and writes of whole blocks of a file that is there. On a file system without unbuffered mode the page cache
+    /// is used after all.
     pub async fn open_direct(&self, path: &Path) -> io::Result<File> {
+        self.open_unbuffered(path, libc::O_RDWR).await
+    }
+
+    /// As [`Ring::open_direct`]; made if absent.
+    pub async fn create_direct(&self, path: &Path) -> io::Result<File> {
         self.open_unbuffered(path, libc::O_RDWR | libc::O_CREAT)
             .await
     }

@@ -70,7 +70,7 @@ fn blocks_are_written_and_read_back_registered_or_not_synced_or_not() {
                 assert!(!ring.memory_is_registered());
             }
             ring.block_on(async {
-                let file = ring.open_direct(&path).await.unwrap();
+                let file = ring.create_direct(&path).await.unwrap();
                 let mut buffer = ring.wait_buffer().await;
                 buffer.append(10_000, |bytes| bytes.fill(1));
                 ring.write(&file, 4096, buffer.write_lease(0..3 * BLOCK_BYTES), synced)
@@ -97,7 +97,7 @@ fn leases_of_several_buffers_are_written_one_behind_the_other() {
         let path = directory(&format!("gathered-{synced}")).join("log");
         let ring = ring(true);
         ring.block_on(async {
-            let file = ring.open_direct(&path).await.unwrap();
+            let file = ring.create_direct(&path).await.unwrap();
             let mut buffers = Vec::new();
             for (number, bytes) in [(1, 4096), (2, 16384), (3, 5000)] {
                 let mut buffer = ring.wait_buffer().await;
@@ -127,7 +127,7 @@ fn large_buffers_of_their_own_are_written_and_read() {
     let path = directory("large").join("log");
     let ring = ring(true);
     ring.block_on(async {
-        let file = ring.open_direct(&path).await.unwrap();
+        let file = ring.create_direct(&path).await.unwrap();
         let mut buffer = Buffer::allocate(3 << 20).unwrap();
         buffer.append(3 << 20, |bytes| {
             bytes
@@ -155,7 +155,7 @@ fn a_file_is_allocated_truncated_and_read_through_the_cache() {
     let path = directory("sizes").join("segment");
     let ring = ring(true);
     ring.block_on(async {
-        let file = ring.open_direct(&path).await.unwrap();
+        let file = ring.create_direct(&path).await.unwrap();
         ring.allocate(&file, 0, 1 << 20).await.unwrap();
         assert_eq!(ring.file_bytes(&file).await.unwrap(), 1 << 20);
         ring.truncate(&file, 5000).await.unwrap();
@@ -181,8 +181,8 @@ fn names_are_made_listed_renamed_and_removed() {
         let deep = root.join("a/b/c");
         ring.create_directories(&deep).await.unwrap();
         ring.create_directories(&deep).await.unwrap();
-        ring.open_direct(&deep.join("two")).await.unwrap();
-        ring.open_direct(&deep.join("one")).await.unwrap();
+        ring.create_direct(&deep.join("two")).await.unwrap();
+        ring.create_direct(&deep.join("one")).await.unwrap();
         assert_eq!(ring.list(&deep).unwrap(), ["one", "two"]);
         ring.rename(&deep.join("one"), &deep.join("three"))
             .await
@@ -249,7 +249,7 @@ fn a_small_file_is_replaced_as_one_step_and_read_up_to_a_limit() {
 fn a_full_device_is_an_error() {
     let ring = ring(true);
     ring.block_on(async {
-        let file = ring.open_direct(Path::new("/dev/full")).await.unwrap();
+        let file = ring.create_direct(Path::new("/dev/full")).await.unwrap();
         let mut buffer = ring.wait_buffer().await;
         let error = ring
             .write(&file, 0, buffer.write_lease(0..4096), false)
@@ -268,7 +268,7 @@ fn a_write_that_ends_short_is_an_error_that_says_why() {
         limit(libc::RLIMIT_FSIZE, 8192);
         let ring = ring(true);
         ring.block_on(async {
-            let file = ring.open_direct(&path).await.unwrap();
+            let file = ring.create_direct(&path).await.unwrap();
             let mut buffer = ring.wait_buffer().await;
             let error = ring
                 .write(&file, 0, buffer.write_lease(0..16384), false)
@@ -314,7 +314,7 @@ fn under_a_small_memlock_limit_memory_stays_unregistered_and_writes_work() {
             assert!(!ring.memory_is_registered());
             assert!(!ring::host::probe(16 << 20).unwrap().memory_is_registered);
             ring.block_on(async {
-                let file = ring.open_direct(&path).await.unwrap();
+                let file = ring.create_direct(&path).await.unwrap();
                 let mut buffer = ring.wait_buffer().await;
                 ring.write(&file, 0, buffer.write_lease(0..4096), true)
                     .await
@@ -341,7 +341,7 @@ fn dropped_reads_writes_and_opens_are_kept_until_they_complete_and_then_let_go()
             let ring = ring(true);
             let open_descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
             ring.block_on(async {
-                let file = ring.open_direct(&path).await.unwrap();
+                let file = ring.create_direct(&path).await.unwrap();
                 let before = open_descriptors();
                 for round in 0..50 {
                     let mut buffer = ring.wait_buffer().await;
@@ -372,7 +372,7 @@ fn a_ring_that_is_dropped_in_the_middle_waits_for_its_operations() {
     let ring = ring(true);
     let pool = ring.pool().clone();
     ring.block_on(async {
-        let file = ring.open_direct(&path).await.unwrap();
+        let file = ring.create_direct(&path).await.unwrap();
         for _ in 0..4 {
             let mut buffer = ring.wait_buffer().await;
             poll_once(ring.write(&file, 0, buffer.write_lease(0..16384), false));

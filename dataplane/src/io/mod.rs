@@ -39,8 +39,10 @@ pub struct FilePosition(pub u64);
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// Unbuffered reads and writes (O_DIRECT): positions, lengths and addresses are multiples of `BLOCK_BYTES`. Created if absent.
+    /// Unbuffered reads and writes (O_DIRECT) of an existing file: positions, lengths and addresses are multiples of `BLOCK_BYTES`.
     Direct,
+    /// As `Direct`, of a file that is made if absent.
+    DirectCreate,
     /// Unbuffered reads of an existing file; never writes. Arguments as for `Direct`.
     ReadDirect,
     /// Reads through the page cache with the kernel's readahead; never writes.

@@ -136,6 +136,7 @@ impl Io for RingIo {
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<File> {
         match mode {
             OpenMode::Direct => self.ring.open_direct(path).await,
+            OpenMode::DirectCreate => self.ring.create_direct(path).await,
             OpenMode::ReadDirect => self.ring.open_direct_to_read(path).await,
             OpenMode::ReadCached => self.ring.open_cached(path).await,
         }

@@ -176,7 +176,8 @@ impl<I: Io> Log<I> {
         // State and index are taken together, before the flush that makes them true on disk.
         let checkpoint = self.snapshot(&active, clean);
         let grown = active.bytes.get() - active.index_stored_bytes.get();
-        let index = (clean && grown > 0 || grown >= INDEX_WRITE_BYTES)
+        let worth_storing = INDEX_WRITE_BYTES.min(self.config().segment_bytes / 2);
+        let index = (clean && grown > 0 || grown >= worth_storing)
             .then(|| {
                 active
                     .index

@@ -352,7 +352,7 @@ impl<'a, I: Io> Recovery<'a, I> {
             if *file_bytes == segment.bytes.get() && !grown {
                 continue;
             }
-            let file = self.io.open(segment.path(), OpenMode::Direct).await?;
+            let file = self.io.open(segment.path(), OpenMode::DirectCreate).await?;
             if *file_bytes != segment.bytes.get() {
                 self.io.truncate(&file, segment.bytes.get()).await?;
             }

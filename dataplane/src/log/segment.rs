@@ -129,7 +129,7 @@ impl<I: Io> Segment<I> {
         if let Some(file) = self.file.borrow().as_ref() {
             return Ok(file.clone());
         }
-        let file = io.open(&self.path, OpenMode::Direct).await?;
+        let file = io.open(&self.path, OpenMode::DirectCreate).await?;
         self.file.replace(Some(file.clone()));
         Ok(file)
     }

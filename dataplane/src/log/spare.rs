@@ -201,7 +201,7 @@ async fn prepare_next<I: Io>(io: &I, shared: &LogShared) -> io::Result<()> {
 /// Writes zeros over the whole file. It gets the name of one that may be taken only once they are on stable storage.
 async fn prepare<I: Io>(io: &I, shared: &LogShared, raw: &Path) -> io::Result<PathBuf> {
     let file_bytes = shared.spares.bytes;
-    let file = io.open(raw, OpenMode::Direct).await?;
+    let file = io.open(raw, OpenMode::DirectCreate).await?;
     // Its old name must be gone for good before its old bytes are.
     io.sync_directory(&shared.spares.directory).await?;
     io.truncate(&file, file_bytes).await?;

@@ -13,11 +13,12 @@ use dataplane::io::{BLOCK_BYTES, OpenMode, WriteDurability};
 use super::faults::FileFault;
 use super::file::{SECTOR_BYTES, SimFileData, Unsynced, tear};
 use super::names::{FileNumber, Names};
-use super::operation::{OpenFile, Operation, Outcome};
+use super::operation::{Descriptor, OpenFile, Operation, Outcome};
 use super::random::Random;
 
 const EIO: i32 = 5;
 const EBADF: i32 = 9;
+const EMFILE: i32 = 24;
 
 /// What a disk has been asked to do so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,6 @@ pub struct DiskCounters {
     /// Writes begun while another one to the same block was in flight: their order is anyone's guess.
     pub overlapping_writes: u64,
     pub syncs: u64,
-    pub files_replaced: u64,
 }
 
 pub(super) struct Disk {
@@ -39,13 +39,14 @@ pub(super) struct Disk {
     /// Counts finished operations, so that a sync knows what it covers.
     stamp: u64,
     capacity_bytes: u64,
+    descriptors_max: usize,
     pub(super) counters: DiskCounters,
 }
 
 #[derive(Default)]
 struct DiskFile {
     data: SimFileData,
-    /// Each open handle holds a clone.
+    /// Each descriptor holds a clone.
     open: Rc<()>,
 }
 
@@ -63,12 +64,23 @@ impl Disk {
             next_operation: 0,
             stamp: 1,
             capacity_bytes,
+            descriptors_max: usize::MAX,
             counters: DiskCounters::default(),
         }
     }
 
     pub(super) fn set_capacity(&mut self, bytes: u64) {
         self.capacity_bytes = bytes;
+    }
+
+    pub(super) fn set_descriptors(&mut self, descriptors_max: usize) {
+        self.descriptors_max = descriptors_max;
+    }
+
+    /// Files that are open, each as often as it was opened.
+    pub(super) fn descriptors(&self) -> usize {
+        let files = self.files.values();
+        files.map(|file| Rc::strong_count(&file.open) - 1).sum()
     }
 
     pub(super) fn begin(&mut self, operation: Operation) -> u64 {
@@ -103,6 +115,13 @@ impl Disk {
         self.stamp += 1;
         match (fault, operation) {
             (None, operation) => self.apply(operation, begun_at, random),
+            (Some(FileFault::Refused(shortage)), _) => Err(shortage.error()),
+            // What came before the block that found no room is there.
+            (Some(FileFault::NoSpace), Operation::Write(file, at, bytes, _)) => {
+                let kept = random.index(bytes.len() / BLOCK_BYTES) * BLOCK_BYTES;
+                self.write(&file, at, &bytes[..kept], false)?;
+                Err(ErrorKind::StorageFull.into())
+            }
             (Some(FileFault::NoSpace), _) => Err(ErrorKind::StorageFull.into()),
             (Some(fault), Operation::Write(file, at, bytes, _)) => {
                 let whole_sectors = bytes.len() / SECTOR_BYTES;
@@ -134,9 +153,9 @@ impl Disk {
                     // An error here is one that nobody is left to hear.
                     let _ = self.write(&file, at, &torn, false);
                 }
-                (1, Operation::ReplaceFile(path, bytes)) => {
+                (1, Operation::WriteBuffered(file, bytes)) => {
                     let kept = random.index(bytes.len() + 1);
-                    let _ = self.leave_temporary(&path, &bytes[..kept]);
+                    let _ = self.write_buffered(&file, &bytes[..kept]);
                 }
                 (_, Operation::Write(file, at, bytes, _)) => {
                     let _ = self.write(&file, at, &bytes, false);
@@ -174,8 +193,14 @@ impl Disk {
         if let Some(parent) = path.parent() {
             self.names.create_directories(parent)?;
         }
-        self.replace_file(path, bytes)?;
+        self.reserve(bytes.len() as u64)?;
+        let number = self.names.add_file(path)?;
+        let mut file = DiskFile::default();
+        file.data.write(self.stamp, 0, bytes, false);
+        file.data.settle_all();
+        self.files.insert(number, file);
         self.names.sync_all();
+        self.collect_unreachable();
         Ok(())
     }
 
@@ -195,7 +220,6 @@ impl Disk {
                 }
             }
             Operation::Sync(_) => self.counters.syncs += 1,
-            Operation::ReplaceFile(..) => self.counters.files_replaced += 1,
             _ => {}
         }
     }
@@ -229,11 +253,15 @@ impl Disk {
                 return Ok(Outcome::Length(self.file(file.number)?.len()));
             }
             Operation::CreateDirectories(path) => self.names.create_directories(&path)?,
-            Operation::List(path) => return self.names.list(&path).map(Outcome::Names),
+            Operation::List(path) => {
+                self.need_descriptor()?;
+                return self.names.list(&path).map(Outcome::Names);
+            }
             Operation::Rename(from, to) => self.names.rename(&from, &to)?,
             Operation::RemoveFile(path) => self.names.remove_file(&path)?,
             Operation::RemoveDirectory(path) => self.names.remove_directory(&path)?,
             Operation::ReadFile(path, bytes_max) => {
+                self.need_descriptor()?;
                 let number = self.names.lookup(&path)?;
                 let file = self.file(number)?;
                 if file.len() > bytes_max as u64 {
@@ -241,8 +269,10 @@ impl Disk {
                 }
                 return Ok(Outcome::Bytes(file.read(0, bytes_max)));
             }
-            Operation::ReplaceFile(path, bytes) => self.replace_file(&path, &bytes)?,
+            Operation::OpenEmpty(path) => return self.open_empty(&path).map(Outcome::File),
+            Operation::WriteBuffered(file, bytes) => self.write_buffered(&file, &bytes)?,
             Operation::SyncDirectory(path) => {
+                self.need_descriptor()?;
                 self.names.sync_directory(&path)?;
                 self.collect_unreachable();
             }
@@ -253,8 +283,9 @@ impl Disk {
     // Contents.
 
     fn open(&mut self, path: &Path, mode: OpenMode) -> io::Result<OpenFile> {
+        self.need_descriptor()?;
         let number = match (self.names.lookup(path), mode) {
-            (Err(error), OpenMode::Direct) if error.kind() == ErrorKind::NotFound => {
+            (Err(error), OpenMode::DirectCreate) if error.kind() == ErrorKind::NotFound => {
                 let number = self.names.add_file(path)?;
                 self.files.insert(number, DiskFile::default());
                 number
@@ -266,8 +297,24 @@ impl Disk {
             number,
             path: Rc::from(path.to_string_lossy()),
             mode,
-            _open: Rc::clone(&file.open),
+            _open: Rc::new(Descriptor {
+                _file: Rc::clone(&file.open),
+            }),
         })
+    }
+
+    fn open_empty(&mut self, path: &Path) -> io::Result<OpenFile> {
+        let file = self.open(path, OpenMode::DirectCreate)?;
+        let stamp = self.stamp;
+        self.file(file.number)?.truncate(stamp, 0);
+        Ok(file)
+    }
+
+    fn need_descriptor(&self) -> io::Result<()> {
+        if self.descriptors() >= self.descriptors_max {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        Ok(())
     }
 
     /// A read that meets a write in flight sees any mixture of old and new sectors.
@@ -302,7 +349,7 @@ impl Disk {
     }
 
     fn write(&mut self, file: &OpenFile, at: u64, bytes: &[u8], durable: bool) -> io::Result<()> {
-        if file.mode != OpenMode::Direct {
+        if !matches!(file.mode, OpenMode::Direct | OpenMode::DirectCreate) {
             return Err(io::Error::from_raw_os_error(EBADF));
         }
         if !is_aligned(at) {
@@ -314,6 +361,13 @@ impl Disk {
         self.reserve_up_to(file.number, at + bytes.len() as u64)?;
         let stamp = self.stamp;
         self.file(file.number)?.write(stamp, at, bytes, durable);
+        Ok(())
+    }
+
+    fn write_buffered(&mut self, file: &OpenFile, bytes: &[u8]) -> io::Result<()> {
+        self.reserve_up_to(file.number, bytes.len() as u64)?;
+        let stamp = self.stamp;
+        self.file(file.number)?.write(stamp, 0, bytes, false);
         Ok(())
     }
 
@@ -339,41 +393,21 @@ impl Disk {
         self.reserve(needed * BLOCK_BYTES as u64)
     }
 
-    /// Whether the disk has room for so much more.
+    /// Whether the disk has room for so much more. A file without a name takes none once nobody has it open.
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        let files = self.files.values();
-        let used: u64 = files.map(|file| file.data.blocks_used()).sum();
-        let wanted = (used * BLOCK_BYTES as u64).saturating_add(bytes);
-        if bytes > 0 && wanted > self.capacity_bytes {
+        if bytes == 0 || self.capacity_bytes == u64::MAX {
+            return Ok(());
+        }
+        let named = self.names.visible();
+        let there = |(number, file): &(&FileNumber, &DiskFile)| {
+            named.contains(number) || Rc::strong_count(&file.open) > 1
+        };
+        let files = self.files.iter().filter(there);
+        let used: u64 = files.map(|(_, file)| file.data.blocks_used()).sum();
+        if (used * BLOCK_BYTES as u64).saturating_add(bytes) > self.capacity_bytes {
             return Err(ErrorKind::StorageFull.into());
         }
         Ok(())
-    }
-
-    fn replace_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let parent = path.parent().ok_or(ErrorKind::InvalidInput)?.to_owned();
-        let number = self.add_file(path, bytes)?;
-        self.file(number)?.settle_all();
-        self.names.sync_directory(&parent)?;
-        self.collect_unreachable();
-        Ok(())
-    }
-
-    /// What a replacement that was cut off before its rename leaves behind.
-    fn leave_temporary(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".tmp");
-        self.add_file(Path::new(&name), bytes).map(|_| ())
-    }
-
-    /// A new file of this content.
-    fn add_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<FileNumber> {
-        self.reserve(bytes.len() as u64)?;
-        let number = self.names.add_file(path)?;
-        let mut file = DiskFile::default();
-        file.data.write(self.stamp, 0, bytes, false);
-        self.files.insert(number, file);
-        Ok(number)
     }
 
     /// Forgets files that no name, no change of names and no handle leads to.

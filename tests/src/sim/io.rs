@@ -466,8 +466,21 @@ impl Io for SimIo {
     }
 
     async fn replace_file(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
-        self.operate_done(Operation::ReplaceFile(path.to_owned(), bytes))
-            .await
+        // Step by step, as on a real disk: who replaces a file that somebody else is replacing meets his traces.
+        let mut temporary = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_owned();
+        temporary.push(".tmp");
+        let temporary = path.with_file_name(temporary);
+        let opened = self.operate(Operation::OpenEmpty(temporary.clone()));
+        let Outcome::File(file) = opened.await? else {
+            unreachable!("an open ends in a file")
+        };
+        self.operate_done(Operation::WriteBuffered(file.clone(), bytes))
+            .await?;
+        self.operate_done(Operation::Sync(file.clone())).await?;
+        drop(file);
+        self.rename(&temporary, path).await?;
+        let parent = path.parent().ok_or(ErrorKind::InvalidInput)?;
+        self.sync_directory(parent).await
     }
 
     async fn sync_directory(&self, path: &Path) -> io::Result<()> {

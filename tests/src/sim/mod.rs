@@ -38,7 +38,7 @@ use disk::Disk;
 use world::{Incarnation, Shared, World};
 
 pub use disk::DiskCounters;
-pub use faults::{FaultPlan, FileFault};
+pub use faults::{FaultPlan, FileFault, Shortage};
 pub use io::{SimFile, SimHandoff, SimIo, SimListener, SimSocket};
 pub use trace::TraceEvent;
 
@@ -161,6 +161,16 @@ impl Simulation {
 
     pub fn set_disk_bytes(&self, host: &str, bytes: u64) {
         self.with_disk(host, |disk| disk.set_capacity(bytes));
+    }
+
+    /// How many files a host's process may have open at once.
+    pub fn set_descriptors(&self, host: &str, descriptors_max: usize) {
+        self.with_disk(host, |disk| disk.set_descriptors(descriptors_max));
+    }
+
+    /// Files that a host's process has open.
+    pub fn descriptors(&self, host: &str) -> usize {
+        self.with_disk(host, |disk| disk.descriptors())
     }
 
     pub fn move_wall_clock(&self, ms: i64) {

@@ -185,6 +185,20 @@ impl Names {
         reached
     }
 
+    /// Everything that a path leads to now.
+    pub(super) fn visible(&self) -> BTreeSet<FileNumber> {
+        let mut reached = BTreeSet::new();
+        let mut open = vec![ROOT];
+        while let Some(number) = open.pop() {
+            if reached.insert(number)
+                && let Some(directory) = self.directories.get(&number)
+            {
+                open.extend(directory.entries.values());
+            }
+        }
+        reached
+    }
+
     /// Paths of all files, sorted.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();

@@ -25,7 +25,10 @@ pub(super) enum Operation {
     RemoveFile(PathBuf),
     RemoveDirectory(PathBuf),
     ReadFile(PathBuf, usize),
-    ReplaceFile(PathBuf, Vec<u8>),
+    /// Opens a file for buffered writing, made if absent and cut to nothing.
+    OpenEmpty(PathBuf),
+    /// From the start of the file, through the page cache.
+    WriteBuffered(OpenFile, Vec<u8>),
     SyncDirectory(PathBuf),
 }
 
@@ -36,7 +39,13 @@ pub(super) struct OpenFile {
     /// By which it was opened.
     pub(super) path: Rc<str>,
     pub(super) mode: OpenMode,
-    pub(super) _open: Rc<()>,
+    pub(super) _open: Rc<Descriptor>,
+}
+
+/// One descriptor; clones of an [`OpenFile`] share it.
+#[derive(Debug)]
+pub(super) struct Descriptor {
+    pub(super) _file: Rc<()>,
 }
 
 impl Operation {
@@ -45,18 +54,19 @@ impl Operation {
         match self {
             Operation::Read(file, ..)
             | Operation::Write(file, ..)
+            | Operation::WriteBuffered(file, _)
             | Operation::Sync(file)
             | Operation::Allocate(file, ..)
             | Operation::Truncate(file, _)
             | Operation::FileBytes(file) => Cow::Borrowed(&*file.path),
             Operation::Open(path, _)
+            | Operation::OpenEmpty(path)
             | Operation::CreateDirectories(path)
             | Operation::List(path)
             | Operation::Rename(path, _)
             | Operation::RemoveFile(path)
             | Operation::RemoveDirectory(path)
             | Operation::ReadFile(path, _)
-            | Operation::ReplaceFile(path, _)
             | Operation::SyncDirectory(path) => path.to_string_lossy(),
         }
     }
@@ -77,7 +87,8 @@ impl Operation {
             Operation::RemoveFile(_) => ("remove_file", [0, 0]),
             Operation::RemoveDirectory(_) => ("remove_directory", [0, 0]),
             Operation::ReadFile(..) => ("read_file", [0, 0]),
-            Operation::ReplaceFile(_, bytes) => ("replace_file", [0, hash_bytes(bytes)]),
+            Operation::OpenEmpty(_) => ("open_empty", [0, 0]),
+            Operation::WriteBuffered(_, bytes) => ("write_buffered", [0, hash_bytes(bytes)]),
             Operation::SyncDirectory(_) => ("sync_directory", [0, 0]),
         }
     }
@@ -85,9 +96,7 @@ impl Operation {
     /// Nanoseconds that it usually takes: an NVMe disk's order of magnitude.
     pub(super) fn usual_nanos(&self) -> u64 {
         match self {
-            Operation::Sync(_) | Operation::ReplaceFile(..) | Operation::SyncDirectory(_) => {
-                1_000_000
-            }
+            Operation::Sync(_) | Operation::SyncDirectory(_) => 1_000_000,
             Operation::Write(.., WriteDurability::Synced) => 400_000,
             Operation::Write(..) | Operation::Read(..) => 80_000,
             _ => 20_000,

@@ -12,7 +12,9 @@ use dataplane::io::{
     WriteLease,
 };
 
-use super::{CrashKind, FaultPlan, FileFault, SimFile, SimIo, SimOptions, Simulation, Stopped};
+use super::{
+    CrashKind, FaultPlan, FileFault, Shortage, SimFile, SimIo, SimOptions, Simulation, Stopped,
+};
 
 const SEEDS: std::ops::Range<u64> = 0..64;
 
@@ -35,7 +37,10 @@ async fn write(io: &SimIo, file: &SimFile, block: u64, value: u8, durability: Wr
 
 /// A file whose name and (empty) content are durable.
 async fn durable_file(io: &SimIo, path: &str) -> SimFile {
-    let file = io.open(Path::new(path), OpenMode::Direct).await.unwrap();
+    let file = io
+        .open(Path::new(path), OpenMode::DirectCreate)
+        .await
+        .unwrap();
     io.sync(&file).await.unwrap();
     io.sync_directory(Path::new("/")).await.unwrap();
     file
@@ -166,7 +171,10 @@ fn a_kill_keeps_completed_writes_and_may_tear_those_in_flight() {
         let simulation = Simulation::seeded(seed);
         let io = simulation.boot("broker");
         io.run(async {
-            let file = io.open(Path::new("/log"), OpenMode::Direct).await.unwrap();
+            let file = io
+                .open(Path::new("/log"), OpenMode::DirectCreate)
+                .await
+                .unwrap();
             write(&io, &file, 0, 1, WriteDurability::Written).await;
             write(&io, &file, 1, 1, WriteDurability::Written).await;
             let late = io.clone();
@@ -310,13 +318,13 @@ fn names_are_sure_only_after_a_directory_sync() {
         io.run(async {
             io.create_directories(Path::new("/data")).await.unwrap();
             io.sync_directory(Path::new("/")).await.unwrap();
-            io.open(Path::new("/data/sure"), OpenMode::Direct)
+            io.open(Path::new("/data/sure"), OpenMode::DirectCreate)
                 .await
                 .unwrap();
             io.sync_directory(Path::new("/data")).await.unwrap();
             let checkpoint = Path::new("/data/checkpoint");
             io.replace_file(checkpoint, b"one".to_vec()).await.unwrap();
-            io.open(Path::new("/data/perhaps"), OpenMode::Direct)
+            io.open(Path::new("/data/perhaps"), OpenMode::DirectCreate)
                 .await
                 .unwrap();
             io.rename(Path::new("/data/sure"), Path::new("/data/renamed"))
@@ -342,7 +350,7 @@ fn names_are_sure_only_after_a_directory_sync() {
 fn a_replaced_file_is_the_old_one_or_the_new_one() {
     let mut seen = BTreeSet::new();
     for seed in SEEDS {
-        for operations in 1..4 {
+        for operations in 1..=5 {
             let simulation = Simulation::seeded(seed);
             let io = simulation.boot("broker");
             let path = Path::new("/checkpoint");
@@ -350,20 +358,92 @@ fn a_replaced_file_is_the_old_one_or_the_new_one() {
                 .unwrap()
                 .unwrap();
             simulation.crash_after("broker", operations, CrashKind::PowerLost);
-            let replacing = io.clone();
-            io.spawn(async move {
-                let _ = replacing.replace_file(path, b"newer".to_vec()).await;
-            });
             let crashed = io.run(async {
-                loop {
-                    let _ = io.list(Path::new("/")).await;
-                }
+                let _ = io.replace_file(path, b"newer".to_vec()).await;
+                std::future::pending().await
             });
             assert_eq!(crashed, Err::<(), _>(Stopped::Crashed));
             seen.insert(simulation.file_bytes("broker", path).unwrap());
         }
     }
     assert_eq!(seen, BTreeSet::from([b"old".to_vec(), b"newer".to_vec()]));
+}
+
+/// What one writer has made, the other cuts to nothing, writes over or gives its name: two at once are a fault, and it shows.
+#[test]
+fn two_replacements_of_one_file_at_once_meet_each_other() {
+    let mut met = 0;
+    for seed in SEEDS {
+        let simulation = Simulation::seeded(seed);
+        let io = simulation.boot("broker");
+        let failed = Rc::new(Cell::new(0));
+        let left = Rc::new(Cell::new(2));
+        for value in 1..=2u8 {
+            let (writing, failed, left) = (io.clone(), Rc::clone(&failed), Rc::clone(&left));
+            io.spawn(async move {
+                let bytes = vec![value; 9000 * usize::from(value)];
+                let result = writing.replace_file(Path::new("/index"), bytes).await;
+                failed.set(failed.get() + u32::from(result.is_err()));
+                left.set(left.get() - 1);
+            });
+        }
+        io.run(async {
+            while left.get() > 0 {
+                io.sleep_until(io.now().after_ms(1)).await;
+            }
+        })
+        .unwrap();
+        let bytes = simulation.file_bytes("broker", "/index").unwrap();
+        let whole = bytes.iter().all(|byte| *byte == bytes[0])
+            && bytes.len() == 9000 * usize::from(bytes[0]);
+        met += u32::from(failed.get() > 0 || !whole);
+    }
+    assert!(met > 0, "no seed had both at work at once");
+}
+
+#[test]
+fn a_process_without_descriptors_and_a_full_disk_refuse_before_anything_happened() {
+    let simulation = Simulation::seeded(12);
+    let io = simulation.boot("broker");
+    io.run(async {
+        let open = async |path: &str, mode| io.open(Path::new(path), mode).await;
+        let first = open("/one", OpenMode::DirectCreate).await.unwrap();
+        let again = first.clone();
+        simulation.set_descriptors("broker", 2);
+        let second = open("/one", OpenMode::Direct).await.unwrap();
+        assert_eq!(simulation.descriptors("broker"), 2, "a clone is no other");
+        let refused = open("/two", OpenMode::DirectCreate).await.err().unwrap();
+        assert_eq!(refused.raw_os_error(), Some(24));
+        assert!(io.sync_directory(Path::new("/")).await.is_err());
+        assert!(io.replace_file(Path::new("/three"), vec![1]).await.is_err());
+        drop((first, again));
+        open("/two", OpenMode::DirectCreate).await.unwrap();
+        drop(second);
+        let missing = open("/four", OpenMode::Direct).await.err().unwrap();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        for shortage in Shortage::ALL {
+            simulation.fail_once(FileFault::Refused(shortage), "/five", 0);
+            assert!(open("/five", OpenMode::DirectCreate).await.is_err());
+            assert_eq!(simulation.paths("broker").len(), 2, "{shortage:?}");
+        }
+        // Room comes back with the last name and the last handle.
+        let file = open("/two", OpenMode::Direct).await.unwrap();
+        simulation.set_disk_bytes("broker", 4 * BLOCK_BYTES as u64);
+        io.allocate(&file, FilePosition(0), 3 * BLOCK_BYTES as u64)
+            .await
+            .unwrap();
+        let one = open("/one", OpenMode::Direct).await.unwrap();
+        let full = io.allocate(&one, FilePosition(0), 2 * BLOCK_BYTES as u64);
+        assert_eq!(full.await.unwrap_err().kind(), ErrorKind::StorageFull);
+        io.remove_file(Path::new("/two")).await.unwrap();
+        let full = io.allocate(&one, FilePosition(0), 2 * BLOCK_BYTES as u64);
+        assert_eq!(full.await.unwrap_err().kind(), ErrorKind::StorageFull);
+        drop(file);
+        io.allocate(&one, FilePosition(0), 2 * BLOCK_BYTES as u64)
+            .await
+            .unwrap();
+    })
+    .unwrap();
 }
 
 #[test]
@@ -570,7 +650,10 @@ fn faults_come_by_chance_and_on_demand() {
     });
     let io = simulation.boot("broker");
     io.run(async {
-        let file = io.open(Path::new("/log"), OpenMode::Direct).await.unwrap();
+        let file = io
+            .open(Path::new("/log"), OpenMode::DirectCreate)
+            .await
+            .unwrap();
         let mut failed = 0;
         for _ in 0..200 {
             let at = FilePosition(0);
@@ -601,7 +684,10 @@ fn overlapping_writes_are_counted() {
     let simulation = Simulation::seeded(10);
     let io = simulation.boot("broker");
     io.run(async {
-        let file = io.open(Path::new("/log"), OpenMode::Direct).await.unwrap();
+        let file = io
+            .open(Path::new("/log"), OpenMode::DirectCreate)
+            .await
+            .unwrap();
         for value in 0..2 {
             let (io, file) = (io.clone(), file.clone());
             io.clone()
