@@ -37,8 +37,6 @@ pub struct PendingRequest<I: Io> {
     /// When it was handled, as far as its reader could.
     pub begun: Instant,
     pub pending: Pending<I>,
-    /// Bytes of log memory that the answer keeps from being used again.
-    pub pinned_bytes: usize,
 }
 
 impl<I: Io> PendingRequest<I> {
@@ -318,7 +316,6 @@ async fn send_answers<I: Io>(
     mut first: PendingRequest<I>,
     message: &mut Gather,
 ) -> Result<(), SendError> {
-    message.clear();
     let mut answered = AnsweredRequests::default();
     answered.add(&first);
     first.settle().await;
@@ -331,9 +328,10 @@ async fn send_answers<I: Io>(
     sending_since.set(Some(begun));
     let (result, returned) = shard.io.send(socket, std::mem::take(message)).await;
     *message = returned;
+    // An idle connection keeps nothing of its last answer's memory.
+    message.clear();
     sending_since.set(None);
     outbox.sent(answered.bytes);
-    shard.unpin(answered.pinned_bytes);
     answered.observe(shard, begun);
     Ok(result?)
 }
@@ -346,7 +344,6 @@ struct AnsweredRequests {
     requests: [Option<AnsweredRequest>; ANSWERS_PER_SEND_MAX],
     count: usize,
     bytes: usize,
-    pinned_bytes: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -363,7 +360,6 @@ impl Default for AnsweredRequests {
             requests: [None; ANSWERS_PER_SEND_MAX],
             count: 0,
             bytes: 0,
-            pinned_bytes: 0,
         }
     }
 }
@@ -384,7 +380,6 @@ impl AnsweredRequests {
             hopped,
         });
         self.count += 1;
-        self.pinned_bytes += request.pinned_bytes;
     }
 
     /// The answers were ready at `send_begun` and have been sent now.

@@ -46,14 +46,13 @@ pub async fn begin<I: Io>(
     frame.copy_to(&mut bytes);
     frames.recycle(frame);
     frames.release_buffers();
-    let (api, answer, pinned_bytes) = Box::pin(handle(shard.clone(), bytes)).await?;
+    let (api, answer) = Box::pin(handle(shard.clone(), bytes)).await?;
     let begun = observe_begun(shard, api, started);
     outbox.push(PendingRequest {
         api,
         received: started.received,
         begun,
         pending: Pending::Answered(answer),
-        pinned_bytes,
     });
     Ok(begun)
 }
@@ -91,7 +90,6 @@ async fn begin_produce<I: Io>(
             received: started.received,
             begun,
             pending: Pending::Produce(produce),
-            pinned_bytes: 0,
         });
     }
     Ok(Some(begun))
@@ -152,18 +150,18 @@ fn answer_to(api: ApiKey, header: &RequestHeader<'_>) -> Result<AnswerTo, Reques
     })
 }
 
-/// Handles any request but Produce; returns its API, the answer and the bytes of log memory it pins.
+/// Handles any request but Produce; returns its API and the answer.
 async fn handle<I: Io>(
     shard: Rc<Shard<I>>,
     frame: Vec<u8>,
-) -> Result<(ApiKey, Gather, usize), RequestError> {
+) -> Result<(ApiKey, Gather), RequestError> {
     let mut reader = Reader::new(&frame);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     let mut answer = Gather::default();
     if api == ApiKey::ApiVersions && !api.supports(header.api_version) {
         handlers::api_versions::unsupported(header.correlation_id, &mut answer)?;
-        return Ok((api, answer, 0));
+        return Ok((api, answer));
     }
     let to = answer_to(api, &header)?;
     let version = to.version;
@@ -175,11 +173,7 @@ async fn handle<I: Io>(
         }};
     }
     match api {
-        ApiKey::Fetch => {
-            let request = fetch::FetchRequest::decode(&mut reader, version)?;
-            let pinned = handlers::fetch::handle(&shard, to, &request, &mut answer).await?;
-            return Ok((api, answer, pinned));
-        }
+        ApiKey::Fetch => answer!(fetch::FetchRequest),
         ApiKey::ApiVersions => answer!(api_versions::ApiVersionsRequest),
         ApiKey::Metadata => answer!(metadata::MetadataRequest),
         ApiKey::ListOffsets => answer!(list_offsets::ListOffsetsRequest),
@@ -210,7 +204,7 @@ async fn handle<I: Io>(
         | ApiKey::DeleteGroups
         | ApiKey::OffsetDelete => return Err(RequestError::UnknownApi(header.api_key)),
     }
-    Ok((api, answer, 0))
+    Ok((api, answer))
 }
 
 /// Appends a response to `answer`; the form that every handler uses.

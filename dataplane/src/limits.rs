@@ -65,6 +65,13 @@ pub const CALLS_MAX: usize = 4 * 1024;
 /// Bytes that one fetch response carries, whatever the client asks, as Kafka's `fetch.max.bytes`.
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 
+/// Once answers pin all the log memory that they may, records are copied: so many bytes for one answer, and for all of a shard.
+pub const COPIED_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+pub const COPIED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A fetch for whose records there is no memory looks again after this long.
+pub const MEMORY_WAIT_MS: u64 = 5;
+
 /// The longest that a fetch is parked, whatever the client asks.
 pub const FETCH_WAIT_MS_MAX: u64 = 60_000;
 
@@ -92,6 +99,10 @@ const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(
     FETCH_BYTES_MAX < i32::MAX as usize,
     "a response's length is an i32"
+);
+const _: () = assert!(
+    crate::log::limits::BATCH_BYTES_MAX <= COPIED_BYTES_MAX,
+    "a batch of any size can be answered"
 );
 const _: () = assert!(
     CALLS_MAX < INBOX_MESSAGES_MAX,

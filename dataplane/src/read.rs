@@ -1,8 +1,10 @@
 //! Reading from partitions of one shard, for fetches that came to it or to another one.
 
+use crate::answer_memory::KeptRecords;
 use crate::errors;
 use crate::event::Event;
-use crate::io::{Io, Slice};
+use crate::io::Io;
+use crate::log::limits::READ_BYTES_MAX;
 use crate::log::{Bound, Offset};
 use crate::partition::{EpochEnd, Partition};
 use crate::partition_request::{self, PartitionKey};
@@ -38,8 +40,11 @@ pub struct ReadOutcome {
     pub high_watermark: i64,
     pub log_start: i64,
     pub diverging: Option<EpochEnd>,
-    pub slices: Vec<Slice>,
-    pub bytes: usize,
+    pub records: KeptRecords,
+    /// There is more below the high watermark, which a limit has kept out of this answer.
+    pub cut: bool,
+    /// Nothing was read because answers keep all the memory that they may.
+    pub starved: bool,
 }
 
 impl ReadOutcome {
@@ -49,9 +54,18 @@ impl ReadOutcome {
             high_watermark: -1,
             log_start: -1,
             diverging: None,
-            slices: Vec::new(),
-            bytes: 0,
+            records: KeptRecords::default(),
+            cut: false,
+            starved: false,
         }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.records.bytes
+    }
+
+    pub fn failed(&self) -> bool {
+        self.error != ErrorCode::None || self.diverging.is_some()
     }
 }
 
@@ -71,54 +85,69 @@ pub async fn read_partitions<I: Io>(
     reads: &[PartitionRead],
     mut limit: ReadLimit,
 ) -> Vec<ReadOutcome> {
+    limit.bytes_max = limit.bytes_max.min(shard.answer_memory.share());
     let mut outcomes = Vec::with_capacity(reads.len());
     for read in reads {
-        let outcome = match partition_request::local(shard, read.key) {
-            Ok(partition) => read_one(&partition, read, limit)
-                .await
-                .unwrap_or_else(ReadOutcome::refused),
-            Err(error) => ReadOutcome::refused(error),
-        };
-        limit = limit.after(outcome.bytes);
+        let outcome = read_one(shard, read, limit)
+            .await
+            .unwrap_or_else(ReadOutcome::refused);
+        limit = limit.after(outcome.bytes());
         outcomes.push(outcome);
     }
     outcomes
 }
 
 async fn read_one<I: Io>(
-    partition: &Partition<I>,
+    shard: &Shard<I>,
     read: &PartitionRead,
     limit: ReadLimit,
 ) -> Result<ReadOutcome, ErrorCode> {
+    let partition = partition_request::local(shard, read.key)?;
     errors::check_leader_epoch(read.current_leader_epoch, partition.leader_epoch())?;
+    let high_watermark = partition.high_watermark();
     let mut outcome = ReadOutcome {
         error: ErrorCode::None,
-        high_watermark: partition.high_watermark().0,
+        high_watermark: high_watermark.0,
         log_start: partition.log_start().0,
-        diverging: divergence(partition, read),
-        slices: Vec::new(),
-        bytes: 0,
+        diverging: divergence(&partition, read),
+        records: KeptRecords::default(),
+        cut: Offset(read.offset) < high_watermark,
+        starved: false,
     };
-    let bytes_max = read.bytes_max.min(limit.bytes_max);
+    let bytes_max = read.bytes_max.min(limit.bytes_max).min(READ_BYTES_MAX);
     if outcome.diverging.is_some() || (bytes_max == 0 && !limit.at_least_one) {
         return Ok(outcome);
     }
+    let permit = match outcome.cut {
+        true => shard.answer_memory.permit(bytes_max),
+        false => None,
+    };
+    outcome.starved = outcome.cut && permit.is_none();
     let found = partition
         .read(
             Offset(read.offset),
-            bytes_max,
-            limit.at_least_one,
+            permit.as_ref().map_or(0, |permit| permit.bytes_max),
+            limit.at_least_one && permit.is_some(),
             Bound::HighWatermark,
         )
         .await;
     let found = found.map_err(|error| {
+        // The partition may have left meanwhile.
+        if let Err(gone) = partition_request::local(shard, read.key) {
+            return gone;
+        }
         if let crate::log::ReadError::Damaged(_) | crate::log::ReadError::Io(_) = &error {
             tracing::error!(partition = %partition.identity(), %error, "a read failed");
         }
         errors::read_error_code(&error)
     })?;
-    outcome.bytes = found.bytes;
-    outcome.slices = found.slices;
+    if let Some(permit) = permit {
+        match shard.answer_memory.keep(permit, found.slices, found.bytes) {
+            Some(records) => outcome.records = records,
+            None => outcome.starved = true,
+        }
+        outcome.cut = outcome.starved || found.next_offset < high_watermark;
+    }
     Ok(outcome)
 }
 
@@ -131,32 +160,25 @@ fn divergence<I: Io>(partition: &Partition<I>, read: &PartitionRead) -> Option<E
     (end.end_offset < read.offset || end.leader_epoch < read.last_fetched_epoch).then_some(end)
 }
 
-/// Waits until one of the partitions has a high watermark beyond the offset given, or the time is over.
+/// Waits until one of the partitions has a high watermark beyond the offset given or can no longer be read here, or the time is over.
 pub async fn wait_for_data<I: Io>(
     shard: &Shard<I>,
     positions: &[(PartitionKey, Offset)],
     wait_ms_max: u64,
 ) {
     let deadline = shard.io.now().after_ms(wait_ms_max);
-    let arrived = Rc::new(Event::default());
-    let watched: Vec<_> = positions
-        .iter()
-        .filter_map(|(key, offset)| Some((partition_request::local(shard, *key).ok()?, *offset)))
-        .map(|(partition, offset)| {
-            let registration = partition.watch(offset, &arrived);
-            (partition, offset, registration)
-        })
-        .collect();
-    loop {
-        let seen = arrived.generation();
-        if watched
-            .iter()
-            .any(|(partition, offset, _)| partition.high_watermark() > *offset)
-        {
+    let changed = Rc::new(Event::default());
+    let seen = changed.generation();
+    let mut waiters = Vec::with_capacity(positions.len());
+    for (key, offset) in positions {
+        // What left since it was read is told by the next read.
+        let Ok(partition) = partition_request::local(shard, *key) else {
             return;
-        }
-        if !select::first(arrived.changed_since(seen), shard.io.sleep_until(deadline)).await {
+        };
+        waiters.push(partition.watch(*offset, &changed));
+        if partition.high_watermark() > *offset {
             return;
         }
     }
+    select::first(changed.changed_since(seen), shard.io.sleep_until(deadline)).await;
 }

@@ -104,4 +104,5 @@ pub fn append_gather(to: &mut Gather, mut from: Gather) {
             GatherPart::Shared(slice) => to.parts.push(GatherPart::Shared(slice)),
         }
     }
+    to.charges.append(&mut from.charges);
 }

@@ -3,6 +3,7 @@
 //! [`Shard::run`] serves the inbox until it is told to stop. Everything else that runs here is a task it spawned: one reader and
 //! one writer per connection, one writer per partition with something to write, and the housekeeping of `upkeep.rs`.
 
+use crate::answer_memory::AnswerMemory;
 use crate::calls::{Call, Calls};
 use crate::connection;
 use crate::event::Event;
@@ -67,9 +68,7 @@ pub struct Shard<I: Io> {
     pub(crate) stopping: Cell<bool>,
     pub(crate) blocked_appends: BlockedAppends<I>,
     pub(crate) producer_ids: RefCell<ProducerIdBlock>,
-    /// Bytes of log memory that answers on their way to clients keep from being used again.
-    pinned_bytes: Cell<usize>,
-    pinned_bytes_max: usize,
+    pub answer_memory: AnswerMemory,
     calls: Rc<Calls<Reply>>,
     peers: Vec<Sender<Message<I>>>,
     control: Sender<ControlMessage>,
@@ -95,8 +94,7 @@ impl<I: Io> Shard<I> {
             stopping: Cell::new(false),
             blocked_appends: BlockedAppends::default(),
             producer_ids: RefCell::default(),
-            pinned_bytes: Cell::new(0),
-            pinned_bytes_max: parts.tail_buffers * parts.io.buffer_bytes() / 2,
+            answer_memory: AnswerMemory::new(parts.tail_buffers * parts.io.buffer_bytes() / 2),
             calls: Rc::default(),
             peers: parts.peers,
             control: parts.control,
@@ -175,19 +173,6 @@ impl<I: Io> Shard<I> {
                 return false;
             }
         }
-    }
-
-    /// Whether an answer may keep `bytes` more of the log's memory until a client has taken it.
-    pub(crate) fn may_pin(&self, bytes: usize) -> bool {
-        self.pinned_bytes.get() + bytes <= self.pinned_bytes_max
-    }
-
-    pub(crate) fn pin(&self, bytes: usize) {
-        self.pinned_bytes.set(self.pinned_bytes.get() + bytes);
-    }
-
-    pub(crate) fn unpin(&self, bytes: usize) {
-        self.pinned_bytes.set(self.pinned_bytes.get() - bytes);
     }
 
     /// Asks the control plane.

@@ -51,6 +51,7 @@ impl World {
         let message = Gather {
             inline: bytes.to_vec(),
             parts: vec![GatherPart::Inline(0..bytes.len())],
+            ..Gather::default()
         };
         let (io, client) = (self.io.clone(), client.clone());
         self.io.spawn(async move {

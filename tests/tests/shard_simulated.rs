@@ -9,6 +9,8 @@
 mod broker;
 #[path = "shard_simulated/client.rs"]
 mod client;
+#[path = "shard_simulated/fetching.rs"]
+mod fetching;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -8,9 +8,10 @@
 
 use crate::dispatch::RequestError;
 use crate::fetch_sessions::{FetchTarget, FetchTopicName, SessionRequest, SessionUse};
-use crate::io::{Buffer, Gather, Io, Slice};
-use crate::limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX};
+use crate::io::{Gather, Io, Slice};
+use crate::limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX, MEMORY_WAIT_MS};
 use crate::log::Offset;
+use crate::log::limits::READ_BYTES_MAX;
 use crate::mesh::ShardId;
 use crate::message::Reply;
 use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
@@ -26,16 +27,13 @@ use std::task::Poll;
 use wire::messages::fetch::*;
 use wire::{Array, ErrorCode, Records, Uuid};
 
-/// What an answer carries when clients that do not read hold too much of the log's memory already: it is copied, so keep it small.
-const COPIED_BYTES_MAX: usize = 1024 * 1024;
-
-/// Answers a fetch; returns the bytes of log memory that the answer pins until it is sent.
+/// Answers a fetch.
 pub(crate) async fn handle<I: Io>(
     shard: &Rc<Shard<I>>,
     to: AnswerTo,
     request: &FetchRequest<'_>,
     answer: &mut Gather,
-) -> Result<usize, RequestError> {
+) -> Result<(), RequestError> {
     let begun = shard
         .sessions
         .borrow_mut()
@@ -50,10 +48,10 @@ pub(crate) async fn handle<I: Io>(
             respond::append(answer, to, [], |writer, version| {
                 response.encode(writer, version)
             })?;
-            return Ok(0);
+            return Ok(());
         }
     };
-    let (outcomes, pinned_bytes) = fetch(shard, request, &targets).await;
+    let outcomes = fetch(shard, request, &targets).await;
     encode(
         shard,
         to,
@@ -62,9 +60,7 @@ pub(crate) async fn handle<I: Io>(
         &targets,
         outcomes,
         answer,
-    )?;
-    shard.pin(pinned_bytes);
-    Ok(pinned_bytes)
+    )
 }
 
 fn session_request(version: i16, request: &FetchRequest<'_>) -> SessionRequest {
@@ -109,57 +105,49 @@ async fn fetch<I: Io>(
     shard: &Rc<Shard<I>>,
     request: &FetchRequest<'_>,
     targets: &[FetchTarget],
-) -> (Vec<ReadOutcome>, usize) {
+) -> Vec<ReadOutcome> {
     let wait_ms = u64::try_from(request.max_wait_ms)
         .unwrap_or(0)
         .min(FETCH_WAIT_MS_MAX);
     let deadline = shard.io.now().after_ms(wait_ms);
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
-    let mut bytes_max = usize::try_from(request.max_bytes)
+    let bytes_max = usize::try_from(request.max_bytes)
         .unwrap_or(0)
         .min(FETCH_BYTES_MAX);
     loop {
-        let copy = !shard.may_pin(bytes_max);
-        if copy {
-            bytes_max = bytes_max.min(COPIED_BYTES_MAX);
-        }
-        let mut outcomes = read_targets(shard, targets, bytes_max).await;
-        let bytes: usize = outcomes.iter().map(|outcome| outcome.bytes).sum();
-        let failed = outcomes
-            .iter()
-            .any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
+        let outcomes = read_targets(shard, targets, bytes_max).await;
+        let bytes: usize = outcomes.iter().map(ReadOutcome::bytes).sum();
         let now = shard.io.now();
-        if bytes >= bytes_min
-            || failed
+        if bytes >= bytes_min.min(carried_max(targets, &outcomes, bytes_max))
+            || outcomes.iter().any(ReadOutcome::failed)
             || targets.is_empty()
             || now >= deadline
             || shard.stopping.get()
         {
-            if !copy {
-                return (outcomes, bytes);
-            }
-            outcomes.iter_mut().for_each(copy_records);
-            return (outcomes, 0);
+            return outcomes;
         }
         let left_ms = (deadline.nanos_since(now) / 1_000_000).max(1);
-        wait_for_data(shard, targets, &outcomes, left_ms).await;
+        if outcomes.iter().any(|outcome| outcome.starved) {
+            let pause_ms = left_ms.min(MEMORY_WAIT_MS);
+            shard.io.sleep_until(now.after_ms(pause_ms)).await;
+        } else {
+            wait_for_data(shard, targets, &outcomes, left_ms).await;
+        }
     }
 }
 
-/// Moves an outcome's records out of the log's memory; without memory for that the partition is answered empty.
-fn copy_records(outcome: &mut ReadOutcome) {
-    if outcome.bytes == 0 {
-        return;
-    }
-    let copied = Buffer::allocate(outcome.bytes).map(|mut copy| {
-        outcome
-            .slices
-            .iter()
-            .for_each(|slice| copy.extend_from_slice(slice));
-        copy.slice(0..outcome.bytes)
+/// What an answer can come to carry however long it waits: of a partition that has more than it gave nothing beyond that, of any other
+/// as much as the client takes.
+fn carried_max(targets: &[FetchTarget], outcomes: &[ReadOutcome], bytes_max: usize) -> usize {
+    let each = targets.iter().zip(outcomes).map(|(target, outcome)| {
+        let most = match outcome.cut && !outcome.starved {
+            true => 0,
+            false => usize::try_from(target.bytes_max).unwrap_or(0),
+        };
+        most.min(READ_BYTES_MAX).max(outcome.bytes())
     });
-    outcome.bytes = copied.as_ref().map_or(0, |slice| slice.len());
-    outcome.slices = copied.into_iter().collect();
+    // Whoever asks for nothing is still given a batch.
+    each.sum::<usize>().clamp(1, bytes_max.max(1))
 }
 
 /// Where a target's partition is on this broker.
@@ -224,7 +212,7 @@ async fn read_targets<I: Io>(
     for (place, indices, reads) in by_shard {
         let read = read_on(shard, place, reads, limit).await;
         for (index, outcome) in indices.into_iter().zip(read) {
-            limit = limit.after(outcome.bytes);
+            limit = limit.after(outcome.bytes());
             outcomes[index] = Some(outcome);
         }
     }
@@ -261,8 +249,9 @@ async fn wait_for_data<I: Io>(
     let mut here = Vec::new();
     let mut elsewhere: Vec<(ShardId, Vec<(PartitionKey, Offset)>)> = Vec::new();
     for (target, outcome) in targets.iter().zip(seen) {
+        // What left since it was read is told by the next read.
         let Ok((key, place)) = locate(shard, target) else {
-            continue;
+            return;
         };
         let position = (key, Offset(outcome.high_watermark));
         if place == shard.id {
@@ -316,8 +305,9 @@ fn encode<I: Io>(
         if !is_answered(shard, session, target, &outcome) {
             continue;
         }
-        count_bytes_out(shard, target, outcome.bytes);
-        records.append(&mut outcome.slices);
+        count_bytes_out(shard, target, outcome.bytes());
+        records.append(&mut outcome.records.slices);
+        answer.charges.extend(outcome.records.charge.take());
         partitions.push(partition_data(isolation_level, target.partition, &outcome));
         match topics.last_mut() {
             Some((topic, count)) if *topic == &target.topic => *count += 1,
@@ -357,13 +347,12 @@ fn is_answered<I: Io>(
     target: &FetchTarget,
     outcome: &ReadOutcome,
 ) -> bool {
-    let failed = outcome.error != ErrorCode::None || outcome.diverging.is_some();
     let mut sessions = shard.sessions.borrow_mut();
     let news = sessions.is_news(
         session.id(),
         target,
-        outcome.bytes > 0,
-        failed,
+        outcome.bytes() > 0,
+        outcome.failed(),
         outcome.high_watermark,
         outcome.log_start,
     );
@@ -406,7 +395,7 @@ fn partition_data(
         log_start_offset: outcome.log_start,
         diverging_epoch,
         aborted_transactions: (isolation_level == 1).then(Array::default),
-        records: Some(Records::external(outcome.bytes)),
+        records: Some(Records::external(outcome.bytes())),
         ..Default::default()
     }
 }

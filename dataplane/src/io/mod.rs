@@ -7,12 +7,15 @@
 //! borrowed one could be freed under the kernel's hands). Received bytes and log bytes are [`Slice`]s: reference-counted views of
 //! memory that no one changes any more.
 
+pub mod budget;
 pub mod ring;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+
+pub use budget::{Charge, MemoryBudget};
 
 pub use ::ring::WriteLeases;
 pub use ::ring::memory::{Buffer, Slice, WriteLease};
@@ -63,6 +66,8 @@ pub enum WriteDurability {
 pub struct Gather {
     pub inline: Vec<u8>,
     pub parts: Vec<GatherPart>,
+    /// For the memory that the parts keep from being used again.
+    pub charges: Vec<Charge>,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +81,7 @@ impl Gather {
     pub fn clear(&mut self) {
         self.inline.clear();
         self.parts.clear();
+        self.charges.clear();
     }
 
     pub fn bytes(&self) -> usize {

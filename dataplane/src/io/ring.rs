@@ -248,6 +248,7 @@ mod tests {
                 GatherPart::Shared(buffer.slice(0..7)),
                 GatherPart::Inline(4..11),
             ],
+            ..Gather::default()
         };
         let bytes = message.bytes();
         io.ring.clone().block_on(async {

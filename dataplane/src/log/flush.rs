@@ -31,8 +31,7 @@ impl<I: Io> Log<I> {
 
     /// Takes no more, flushes, and marks the log as closed in order.
     pub async fn close(&self) -> Result<(), LogError> {
-        self.0.closed.set(true);
-        self.0.changed.notify();
+        self.stop_taking();
         let flushed = self.flush().await;
         self.quiet().await;
         flushed?;
@@ -49,8 +48,7 @@ impl<I: Io> Log<I> {
 
     /// Takes no more and removes every file of the partition.
     pub async fn delete(&self) -> Result<(), LogError> {
-        self.0.closed.set(true);
-        self.0.changed.notify();
+        self.stop_taking();
         self.quiet().await;
         let _pass = self.0.checkpointing.enter().await;
         self.0.deleted.set(true);
@@ -69,6 +67,13 @@ impl<I: Io> Log<I> {
         Ok(ignore_missing(
             io.remove_directory(&self.0.directory).await,
         )?)
+    }
+
+    /// Appends end with an error from here on, and parked fetches look again.
+    fn stop_taking(&self) {
+        self.0.closed.set(true);
+        self.0.changed.notify();
+        self.0.progress.wake_fetches();
     }
 
     pub(super) fn write_durability(&self) -> WriteDurability {

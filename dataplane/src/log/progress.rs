@@ -158,6 +158,10 @@ impl Progress {
             .borrow_mut()
             .drain(..)
             .for_each(|(_, _, waker)| waker.wake());
+        self.wake_fetches();
+    }
+
+    pub(super) fn wake_fetches(&self) {
         self.fetches
             .borrow()
             .iter()

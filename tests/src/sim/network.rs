@@ -230,8 +230,17 @@ impl Network {
         (bytes, more)
     }
 
-    /// This side is done with both directions; what it sent before still arrives.
+    /// This side is done with both directions; what it sent before still arrives, unless it leaves something unread: then, as with TCP, the
+    /// connection is reset.
     pub(super) fn close(&mut self, end: End) {
+        let Some(connection) = self.connections.get_mut(&end.connection) else {
+            return;
+        };
+        let incoming = &connection.incoming[end.side];
+        let unread = !incoming.wire.is_empty() || !incoming.arrived.is_empty();
+        if unread && !connection.closed[end.side] {
+            self.reset(end.connection);
+        }
         let Some(connection) = self.connections.get_mut(&end.connection) else {
             return;
         };

@@ -99,6 +99,7 @@ impl ControlPlane {
     fn answer(&mut self, request: Request) -> Result<Response, ControlError> {
         let command = match request {
             Request::CreateTopics { topics, .. } => MetaCommand::CreateTopics(topics),
+            Request::DeleteTopics { topics } => MetaCommand::DeleteTopics(topics),
             Request::AllocateProducerIds { broker, epoch } => {
                 MetaCommand::AllocateProducerIds(RegisteredBroker { id: broker, epoch })
             }
@@ -108,8 +109,17 @@ impl ControlPlane {
     }
 }
 
+/// The shards of one life of a broker, once they have been started.
+pub(super) type RunningShards = Rc<RefCell<Vec<Rc<Shard<SimIo>>>>>;
+
 /// Starts all tasks of a broker with so many shards.
-pub(super) fn start_broker(io: &SimIo, shards: usize, control: &Rc<RefCell<ControlPlane>>) {
+pub(super) fn start_broker(
+    io: &SimIo,
+    shards: usize,
+    control: &Rc<RefCell<ControlPlane>>,
+) -> RunningShards {
+    let running = RunningShards::default();
+    let started = Rc::clone(&running);
     control.borrow_mut().register_broker();
     let (peers, inboxes): (Vec<Sender<Message<SimIo>>>, Vec<_>) =
         (0..shards).map(|_| inbox()).unzip();
@@ -147,10 +157,12 @@ pub(super) fn start_broker(io: &SimIo, shards: usize, control: &Rc<RefCell<Contr
             if let Some(listener) = listener.take() {
                 shard_io.spawn(Rc::clone(&shard).accept(listener));
             }
+            started.borrow_mut().push(Rc::clone(&shard));
             shard_io.spawn(async move { shard.run(inbox).await });
         }
         serve_control(main, control, peers, from_shards).await;
     });
+    running
 }
 
 /// The control link: hands out metadata and answers calls, each after a while.

@@ -149,26 +149,52 @@ impl Client {
     }
 
     /// The answer to a request, without its length; `None` when the connection was lost, so that nobody knows what became of it.
-    async fn exchange(&mut self, request: AnyRequest<'_>, version: i16) -> Option<Vec<u8>> {
+    pub(super) async fn exchange(
+        &mut self,
+        request: AnyRequest<'_>,
+        version: i16,
+    ) -> Option<Vec<u8>> {
         let answer = self.try_exchange(request, version).await;
         if answer.is_none() {
-            self.socket = None;
-            self.received.clear();
+            self.leave();
         }
         answer
     }
 
     async fn try_exchange(&mut self, request: AnyRequest<'_>, version: i16) -> Option<Vec<u8>> {
-        let socket = match self.socket.clone() {
-            Some(socket) => socket,
-            None => {
-                let socket = self.io.connect(address()).await.ok()?;
-                self.socket.insert(socket).clone()
-            }
-        };
+        let socket = self.connected().await?;
+        self.send(&socket, request, version).await?;
+        self.answer(&socket).await
+    }
+
+    /// Sends a request whose answer nobody waits for; `None` when the connection was lost.
+    pub(super) async fn send_only(&mut self, request: AnyRequest<'_>, version: i16) -> Option<()> {
+        let socket = self.connected().await?;
+        self.send(&socket, request, version).await
+    }
+
+    /// Drops the connection with whatever it has not read.
+    pub(super) fn leave(&mut self) {
+        self.socket = None;
+        self.received.clear();
+    }
+
+    async fn connected(&mut self) -> Option<SimSocket> {
+        if self.socket.is_none() {
+            self.socket = Some(self.io.connect(address()).await.ok()?);
+        }
+        self.socket.clone()
+    }
+
+    async fn send(
+        &mut self,
+        socket: &SimSocket,
+        request: AnyRequest<'_>,
+        version: i16,
+    ) -> Option<()> {
         self.correlation += 1;
-        let mut bytes = Vec::new();
-        let mut writer = Writer::new(&mut bytes);
+        let mut message = Gather::default();
+        let mut writer = Writer::new(&mut message.inline);
         let frame = writer.start_frame();
         let header = RequestHeader {
             api_key: request.api() as i16,
@@ -179,14 +205,15 @@ impl Client {
         header.encode(&mut writer).unwrap();
         request.encode(&mut writer, version).unwrap();
         writer.end_frame(frame).unwrap();
-        let message = Gather {
-            parts: vec![GatherPart::Inline(0..bytes.len())],
-            inline: bytes,
-        };
-        self.io.send(&socket, message).await.0.ok()?;
-        let length = self.take(&socket, 4).await?;
+        let bytes = message.inline.len();
+        message.parts.push(GatherPart::Inline(0..bytes));
+        self.io.send(socket, message).await.0.ok()
+    }
+
+    async fn answer(&mut self, socket: &SimSocket) -> Option<Vec<u8>> {
+        let length = self.take(socket, 4).await?;
         let length = i32::from_be_bytes(length.try_into().unwrap());
-        let answer = self.take(&socket, length as usize).await?;
+        let answer = self.take(socket, length as usize).await?;
         assert_eq!(answer[..4], self.correlation.to_be_bytes());
         Some(answer)
     }
@@ -207,7 +234,7 @@ impl Client {
     }
 }
 
-fn answer_reader(answer: &[u8], api: ApiKey, version: i16) -> Reader<'_> {
+pub(super) fn answer_reader(answer: &[u8], api: ApiKey, version: i16) -> Reader<'_> {
     let mut reader = Reader::new(answer);
     ResponseHeader::decode(&mut reader, api, version).unwrap();
     reader

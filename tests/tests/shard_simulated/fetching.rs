@@ -1,0 +1,346 @@
+//! Fetches against real shards: what answers may keep in memory and for how long, and when a parked fetch is answered.
+
+use std::rc::Rc;
+
+use control_api::ids::TopicId;
+use dataplane::io::Io;
+use dataplane::mesh::ShardId;
+use dataplane::routes::shard_of;
+use millrace_tests::sim::{SimIo, Simulation};
+use wire::messages::AnyRequest;
+use wire::messages::delete_topics::DeleteTopicsRequest;
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
+use wire::{ApiKey, Array, ErrorCode, Uuid};
+
+use super::broker::{ControlPlane, RunningShards, start_broker};
+use super::client::{Client, answer_reader};
+use super::{PARTITIONS, TOPIC};
+
+const BY_NAME: i16 = 12;
+const BY_ID: i16 = 13;
+const TOPIC_ID: TopicId = TopicId([7; 16]);
+
+/// What every client library asks for unless it is told otherwise.
+const FETCH_MAX_BYTES: i32 = 52_428_800;
+const MAX_PARTITION_FETCH_BYTES: i32 = 1_048_576;
+
+const RECORD_BYTES: usize = 100_000;
+
+/// What may be pinned with the 32 buffers that a simulated shard has.
+const PINNED_BYTES_MAX: usize = 16 * 256 * 1024;
+
+struct Broker {
+    _simulation: Simulation,
+    io: SimIo,
+    shards: RunningShards,
+}
+
+/// What a fetch asks for; the rest is as client libraries have it.
+#[derive(Clone, Copy)]
+struct Ask {
+    version: i16,
+    partitions: i32,
+    partition_bytes: i32,
+    offset: i64,
+    bytes_min: i32,
+    wait_ms: i32,
+}
+
+impl Default for Ask {
+    fn default() -> Ask {
+        Ask {
+            version: BY_NAME,
+            partitions: PARTITIONS,
+            partition_bytes: MAX_PARTITION_FETCH_BYTES,
+            offset: 0,
+            bytes_min: 1,
+            wait_ms: 500,
+        }
+    }
+}
+
+/// What came back, of all partitions.
+struct Answer {
+    bytes: usize,
+    errors: Vec<ErrorCode>,
+    after_ms: u64,
+}
+
+impl Broker {
+    /// One life of a broker on which every partition has `records` records, and what runs beside it.
+    fn with_records(seed: u64, shards: usize, records: usize) -> Broker {
+        let simulation = Simulation::seeded(seed);
+        let mut control = ControlPlane::new();
+        control.create_topic(TOPIC, PARTITIONS);
+        let io = simulation.boot("broker");
+        let shards = start_broker(&io, shards, &Rc::new(control.into()));
+        let clients = simulation.boot("clients");
+        let broker = Broker {
+            _simulation: simulation,
+            io: clients,
+            shards,
+        };
+        broker.run(async |io| {
+            let mut client = Client::new(io);
+            for partition in 0..PARTITIONS {
+                for _ in 0..records {
+                    client
+                        .produce(TOPIC, partition, &[b'v'; RECORD_BYTES])
+                        .await;
+                }
+            }
+        });
+        broker
+    }
+
+    fn run<T>(&self, test: impl AsyncFnOnce(SimIo) -> T) -> T {
+        self.io.run(test(self.io.clone())).unwrap()
+    }
+
+    fn pinned_bytes(&self, shard: ShardId) -> usize {
+        self.shards.borrow()[shard.0].answer_memory.pinned_bytes()
+    }
+
+    fn all_pinned_bytes(&self) -> usize {
+        let shards = self.shards.borrow().len();
+        (0..shards)
+            .map(|shard| self.pinned_bytes(ShardId(shard)))
+            .sum()
+    }
+}
+
+/// Calls `take` with a fetch of the first partitions.
+async fn with_request<T>(ask: Ask, take: impl AsyncFnOnce(AnyRequest<'_>) -> T) -> T {
+    let partitions: Vec<FetchPartition> = (0..ask.partitions)
+        .map(|partition| FetchPartition {
+            partition,
+            fetch_offset: ask.offset,
+            partition_max_bytes: ask.partition_bytes,
+            ..Default::default()
+        })
+        .collect();
+    let topics = [FetchTopic {
+        topic: TOPIC,
+        topic_id: Uuid(TOPIC_ID.0),
+        partitions: Array::from(&partitions[..]),
+    }];
+    let request = FetchRequest {
+        max_wait_ms: ask.wait_ms,
+        min_bytes: ask.bytes_min,
+        max_bytes: FETCH_MAX_BYTES,
+        topics: Array::from(&topics),
+        ..Default::default()
+    };
+    take(AnyRequest::Fetch(request)).await
+}
+
+/// Fetches and reads the answer.
+async fn fetch(io: &SimIo, client: &mut Client, ask: Ask) -> Answer {
+    let begun = io.now();
+    let bytes = with_request(ask, async |request| {
+        client.exchange(request, ask.version).await
+    });
+    let bytes = bytes.await.unwrap();
+    let after_ms = io.now().nanos_since(begun) / 1_000_000;
+    let mut reader = answer_reader(&bytes, ApiKey::Fetch, ask.version);
+    let response = FetchResponse::decode(&mut reader, ask.version).unwrap();
+    let mut answer = Answer {
+        bytes: 0,
+        errors: Vec::new(),
+        after_ms,
+    };
+    for topic in response.responses.iter() {
+        for partition in topic.partitions.iter() {
+            answer.bytes += partition.records.map_or(0, |records| records.len());
+            answer
+                .errors
+                .push(ErrorCode::from_i16(partition.error_code).unwrap());
+        }
+    }
+    answer
+}
+
+/// Fetches and reads nothing of the answer.
+async fn fetch_and_stall(io: &SimIo, client: &mut Client, ask: Ask) {
+    with_request(ask, async |request| {
+        client.send_only(request, ask.version).await
+    })
+    .await
+    .unwrap();
+    pause(io, 100).await;
+}
+
+async fn pause(io: &SimIo, ms: u64) {
+    io.sleep_until(io.now().after_ms(ms)).await;
+}
+
+#[test]
+fn what_queued_answers_pin_is_given_back_when_the_client_goes() {
+    for (seed, shards) in [(1, 1), (2, 2), (3, 2)] {
+        let broker = Broker::with_records(seed, shards, 20);
+        broker.run(async |io| {
+            for _ in 0..4 {
+                let mut client = Client::new(io.clone());
+                for _ in 0..3 {
+                    fetch_and_stall(&io, &mut client, Ask::default()).await;
+                }
+                assert!(broker.all_pinned_bytes() > 0);
+                client.leave();
+                pause(&io, 500).await;
+                assert_eq!(broker.all_pinned_bytes(), 0, "seed {seed}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_connection_that_took_its_answer_keeps_nothing_of_it() {
+    let broker = Broker::with_records(4, 2, 20);
+    broker.run(async |io| {
+        let mut client = Client::new(io.clone());
+        let answer = fetch(&io, &mut client, Ask::default()).await;
+        assert!(answer.bytes > 0);
+        pause(&io, 100).await;
+        assert_eq!(broker.all_pinned_bytes(), 0);
+    });
+}
+
+#[test]
+fn a_pin_belongs_to_the_shard_whose_memory_it_pins() {
+    let holder = shard_of(TOPIC_ID, 0, 2);
+    let broker = Broker::with_records(5, 2, 20);
+    broker.run(async |io| {
+        // Connections take turns over the shards, so one of two hops.
+        let mut clients = [Client::new(io.clone()), Client::new(io.clone())];
+        let ask = Ask {
+            partitions: 1,
+            ..Ask::default()
+        };
+        for client in &mut clients {
+            fetch_and_stall(&io, client, ask).await;
+        }
+        assert!(broker.pinned_bytes(holder) > 2 * 800_000);
+        assert_eq!(broker.pinned_bytes(ShardId(1 - holder.0)), 0);
+    });
+}
+
+#[test]
+fn an_answer_carries_what_client_defaults_ask_for() {
+    for shards in [1, 2] {
+        let broker = Broker::with_records(6, shards, 20);
+        broker.run(async |io| {
+            let answer = fetch(&io, &mut Client::new(io.clone()), Ask::default()).await;
+            // Half of what may be pinned, of each shard; 1 MiB is what is copied once nothing may be pinned.
+            assert!(answer.bytes > 1_500_000 * shards, "{} bytes", answer.bytes);
+        });
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_pin_no_more_than_the_bound_and_others_go_on() {
+    for (seed, shards) in [(7, 1), (8, 2)] {
+        let broker = Broker::with_records(seed, shards, 20);
+        broker.run(async |io| {
+            let mut stalled: Vec<Client> = (0..40).map(|_| Client::new(io.clone())).collect();
+            for client in &mut stalled {
+                fetch_and_stall(&io, client, Ask::default()).await;
+                let pinned = broker.all_pinned_bytes();
+                assert!(
+                    pinned <= shards * PINNED_BYTES_MAX,
+                    "{pinned} bytes are pinned"
+                );
+            }
+            let answer = fetch(&io, &mut Client::new(io.clone()), Ask::default()).await;
+            assert!(answer.bytes >= RECORD_BYTES, "{} bytes", answer.bytes);
+            assert!(answer.after_ms < 400, "{} ms", answer.after_ms);
+            let mut producer = Client::new(io.clone());
+            producer.produce(TOPIC, 0, &[b'v'; RECORD_BYTES]).await;
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_can_carry_no_more_does_not_wait_for_more() {
+    let partition_bytes = 350_000;
+    for shards in [1, 2] {
+        let broker = Broker::with_records(9, shards, 20);
+        broker.run(async |io| {
+            let mut client = Client::new(io.clone());
+            for partitions in [1, PARTITIONS] {
+                let ask = Ask {
+                    partitions,
+                    partition_bytes,
+                    bytes_min: FETCH_MAX_BYTES,
+                    wait_ms: 30_000,
+                    ..Ask::default()
+                };
+                let answer = fetch(&io, &mut client, ask).await;
+                assert!(
+                    answer.bytes > 300_000 * partitions as usize,
+                    "{} bytes",
+                    answer.bytes
+                );
+                assert!(answer.after_ms < 1000, "{} ms", answer.after_ms);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_fetch_waits_for_as_much_as_it_can_carry() {
+    let broker = Broker::with_records(10, 2, 1);
+    broker.run(async |io| {
+        let mut client = Client::new(io.clone());
+        let ask = Ask {
+            partitions: 1,
+            bytes_min: 2 * RECORD_BYTES as i32,
+            wait_ms: 300,
+            ..Ask::default()
+        };
+        let answer = fetch(&io, &mut client, ask).await;
+        assert!((RECORD_BYTES..2 * RECORD_BYTES).contains(&answer.bytes));
+        assert!(answer.after_ms >= 300, "{} ms", answer.after_ms);
+    });
+}
+
+#[test]
+fn a_fetch_parked_on_a_topic_that_is_deleted_is_answered_at_once() {
+    for (version, error) in [
+        (BY_NAME, ErrorCode::UnknownTopicOrPartition),
+        (BY_ID, ErrorCode::UnknownTopicId),
+    ] {
+        for shards in [1, 2] {
+            let broker = Broker::with_records(11, shards, 1);
+            broker.run(async |io| {
+                let deleter = io.clone();
+                io.spawn(async move {
+                    pause(&deleter, 1000).await;
+                    let names = [TOPIC];
+                    let request = DeleteTopicsRequest {
+                        topic_names: Array::from(&names),
+                        timeout_ms: 5000,
+                        ..Default::default()
+                    };
+                    let mut client = Client::new(deleter);
+                    client.exchange(AnyRequest::DeleteTopics(request), 5).await;
+                });
+                let ask = Ask {
+                    version,
+                    offset: 1,
+                    wait_ms: 30_000,
+                    ..Ask::default()
+                };
+                let answer = fetch(&io, &mut Client::new(io.clone()), ask).await;
+                assert_eq!(
+                    answer.errors, [error; PARTITIONS as usize],
+                    "version {version}"
+                );
+                assert!(
+                    (1000..2000).contains(&answer.after_ms),
+                    "{} ms",
+                    answer.after_ms
+                );
+            });
+        }
+    }
+}
