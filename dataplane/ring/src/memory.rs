@@ -9,7 +9,7 @@
 //!   |<------ Slice, WriteLease ------>|<------ Buffer::append ------>|
 //!   0                                len                         capacity
 //! ```
-//! The one [`Buffer`] moves `len` forward; bytes below it change only after [`Buffer::clear`], which refuses while any other handle
+//! The one [`Buffer`] moves `len` forward; bytes below it change only after [`Buffer::truncate`], which refuses while any other handle
 //! lives. So a slice and an append never touch the same byte. All memory comes zeroed from mmap, so all of it is initialised.
 
 use std::borrow::Cow;
@@ -189,7 +189,8 @@ impl Buffer {
     }
 
     /// Leases whole blocks to a file write. The lease may run past `len`: the bytes between are zeroed now, and a later append may
-    /// change them while the kernel reads, which affects only bytes that the owner of the lease does not count on.
+    /// change them while the kernel reads. Where that matters, and it does to whatever keeps a checksum or a copy of a block, append the
+    /// zeros first: then the lease [is frozen](WriteLease::is_frozen).
     pub fn write_lease(&mut self, range: Range<usize>) -> WriteLease {
         assert!(
             range.start.is_multiple_of(BLOCK_BYTES),
@@ -217,10 +218,16 @@ impl Buffer {
 
     /// Back to empty, unless a slice or lease still lives.
     pub fn clear(&mut self) -> bool {
+        self.truncate(0)
+    }
+
+    /// Back to `len` bytes, unless a slice or lease still lives.
+    pub fn truncate(&mut self, len: usize) -> bool {
+        assert!(len <= self.len, "what was not appended cannot be kept");
         // Acquire: the other threads' last reads come before our next writes.
         let alone = self.memory.handles.load(Ordering::Acquire) == 1;
         if alone {
-            self.len = 0;
+            self.len = len;
         }
         alone
     }
@@ -364,10 +371,15 @@ impl WriteLease {
         self.bytes == 0
     }
 
+    /// Whether no append can change what the kernel reads.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.len() == self.bytes
+    }
+
     /// What the file will hold, for implementations that copy: the frozen bytes, then zeros up to `len()`. Borrowed unless the lease
     /// ran past the end of what was appended (the padding itself may be appended to meanwhile, so it cannot be lent).
     pub fn as_slice(&self) -> Cow<'_, [u8]> {
-        if self.frozen.len() == self.bytes {
+        if self.is_frozen() {
             return Cow::Borrowed(&self.frozen);
         }
         let mut bytes = self.frozen.to_vec();

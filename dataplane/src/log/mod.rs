@@ -417,10 +417,10 @@ impl<I: Io> Inner<I> {
             // Eviction may take our own active buffer, so the need is counted anew each time.
             let active = self.active();
             let target = (!rolls).then_some(&active);
-            let needed = self
-                .tail
-                .borrow()
-                .buffers_needed(bytes, self.io.buffer_bytes(), target);
+            let needed =
+                self.tail
+                    .borrow_mut()
+                    .buffers_needed(bytes, self.io.buffer_bytes(), target);
             if self.spare.borrow().len() >= needed {
                 return true;
             }

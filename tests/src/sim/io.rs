@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use dataplane::io::{
     Buffer, FilePosition, Gather, GatherPart, Instant, Io, OpenMode, Slice, WriteDurability,
-    WriteLeases,
+    WriteLease, WriteLeases,
 };
 use ring::memory::Pool;
 
@@ -380,15 +380,22 @@ impl Io for SimIo {
         durability: WriteDurability,
     ) -> io::Result<()> {
         let leases = leases.into();
-        let bytes: Vec<u8> = leases
-            .as_slice()
-            .iter()
-            .flat_map(|lease| lease.as_slice().into_owned())
-            .collect();
+        let memory = || {
+            let leases = leases.as_slice().iter();
+            let bytes = leases.flat_map(|lease| lease.as_slice().into_owned());
+            bytes.collect::<Vec<u8>>()
+        };
+        let bytes = memory();
+        let hash = trace::hash_bytes(&bytes);
         let result = self
             .operate_done(Operation::Write(file.0.clone(), at.0, bytes, durability))
             .await;
-        drop(leases);
+        // A file system that keeps checksums read these bytes twice.
+        let frozen = leases.as_slice().iter().all(WriteLease::is_frozen);
+        assert!(
+            frozen && trace::hash_bytes(&memory()) == hash,
+            "memory may not change under a write in flight"
+        );
         result
     }
 

@@ -63,8 +63,9 @@ fn random_use_matches_a_model() {
                 8 if !buffers.is_empty() => {
                     let pick = dice.below(buffers.len());
                     let (buffer, model) = &mut buffers[pick];
-                    if buffer.clear() {
-                        model.clear();
+                    let kept = dice.below(model.len() + 1);
+                    if buffer.truncate(kept) {
+                        model.truncate(kept);
                     } else if dice.below(3) == 0 {
                         drop(buffers.swap_remove(pick));
                     }
@@ -99,8 +100,16 @@ fn clear_refuses_while_a_slice_or_lease_lives() {
     assert_eq!(&slice[..], b"bc");
     drop(slice);
     let lease = buffer.write_lease(0..BLOCK_BYTES);
+    assert!(!lease.is_frozen(), "it runs past what was appended");
     assert!(!buffer.clear());
     drop(lease);
+    buffer.append(BLOCK_BYTES - 3, |zeros| zeros.fill(0));
+    let lease = buffer.write_lease(0..BLOCK_BYTES);
+    assert!(lease.is_frozen());
+    assert!(!buffer.truncate(3));
+    drop(lease);
+    assert!(buffer.truncate(3));
+    assert_eq!(buffer.as_slice(), b"abc");
     assert!(buffer.clear());
     assert_eq!(buffer.len(), 0);
     assert_eq!(buffer.capacity(), BLOCK_BYTES);

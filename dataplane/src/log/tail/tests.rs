@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::super::limits::{BATCH_BYTES_MIN, WRITES_IN_FLIGHT_MAX};
 use super::*;
+use crate::io::WriteLease;
 use crate::io::ring::RingIo;
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -83,10 +84,7 @@ impl World {
                 other.blocks.end <= write.blocks.start || write.blocks.end <= other.blocks.start;
             assert!(apart, "two writes of one block in flight");
         }
-        let leases = write.leases.as_slice().iter();
-        let bytes: Vec<u8> = leases
-            .flat_map(|lease| lease.as_slice().into_owned())
-            .collect();
+        let bytes = memory_of(&write);
         let blocks_bytes = (write.blocks.end - write.blocks.start) as usize;
         assert_eq!(bytes.len(), blocks_bytes, "the leases are the blocks");
         self.in_flight.push((write, bytes));
@@ -98,9 +96,15 @@ impl World {
         let (write, bytes) = self
             .in_flight
             .swap_remove(self.random(self.in_flight.len()));
+        assert!(
+            memory_of(&write) == bytes,
+            "memory changed under a write in flight"
+        );
         let at = write.blocks.start as usize;
         self.file[at..at + bytes.len()].copy_from_slice(&bytes);
-        let Some(written) = self.tail.complete(write.pieces) else {
+        let pieces = write.pieces.clone();
+        drop(write);
+        let Some(written) = self.tail.complete(pieces) else {
             return;
         };
         if written > Offset(0) {
@@ -130,6 +134,19 @@ impl World {
         );
         assert_eq!(self.tail.unwritten_buffers(), 0);
     }
+}
+
+/// What the kernel reads of a write.
+fn memory_of(write: &Write<RingIo>) -> Vec<u8> {
+    let leases = write.leases.as_slice().iter();
+    let of = |lease: &WriteLease| {
+        assert!(
+            lease.is_frozen(),
+            "no append may change what is being written"
+        );
+        lease.as_slice().into_owned()
+    };
+    leases.flat_map(of).collect()
 }
 
 #[test]
