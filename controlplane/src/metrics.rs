@@ -6,6 +6,7 @@ use crate::group::{Group, follower_lag};
 use crate::node::Node;
 use crate::raft::group_name;
 use crate::raft::machine::Machine;
+use control_api::process::ProcessCollector;
 use openraft::ServerState;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::time::Instant;
@@ -46,6 +47,7 @@ struct ClusterGauges {
 impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::new(env!("CARGO_PKG_VERSION"))?))?;
         let by_group = |name: &str, help: &str| {
             let gauge = IntGaugeVec::new(Opts::new(name, help), &["group"])?;
             registry.register(Box::new(gauge.clone()))?;

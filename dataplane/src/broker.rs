@@ -271,6 +271,7 @@ async fn report_ring(ring: Ring, io: RingIo, metrics: Metrics, shard: ShardId) {
     let ring_enters = metrics.ring_enters.with_label_values(&[&label]);
     let allocations = metrics.shard_allocations.with_label_values(&[&label]);
     let mut before = ring.counters();
+    let (mut enters_shown, mut allocations_shown) = (0, 0);
     loop {
         io.sleep_until(io.now().after_ms(1000)).await;
         let now = ring.counters();
@@ -278,8 +279,11 @@ async fn report_ring(ring: Ring, io: RingIo, metrics: Metrics, shard: ShardId) {
         let parked = now.parked_nanos.saturating_sub(before.parked_nanos);
         let busy = 1.0 - parked as f64 / total as f64;
         shard_busy.set(busy.clamp(0.0, 1.0));
-        ring_enters.set(now.enters as i64);
-        allocations.set(ring::allocations::of_this_thread() as i64);
+        ring_enters.inc_by(now.enters - enters_shown);
+        enters_shown = now.enters;
+        let allocated = ring::allocations::of_this_thread();
+        allocations.inc_by(allocated - allocations_shown);
+        allocations_shown = allocated;
         before = now;
     }
 }

@@ -3,6 +3,7 @@
 //! Names follow what Kafka dashboards already query where such a name exists; our own start with `millrace_`.
 
 use crate::partition_metrics::PartitionFamilies;
+use control_api::process::ProcessCollector;
 use prometheus::core::{AtomicU64, GenericLocalCounter};
 use prometheus::local::LocalHistogram;
 use prometheus::{
@@ -56,8 +57,8 @@ pub struct Metrics {
     pub partitions: PartitionFamilies,
     pub connections: IntGaugeVec,
     pub shard_busy: GaugeVec,
-    pub ring_enters: IntGaugeVec,
-    pub shard_allocations: IntGaugeVec,
+    pub ring_enters: IntCounterVec,
+    pub shard_allocations: IntCounterVec,
     pub spare_segments: IntGaugeVec,
     pub poisoned_partitions: IntGaugeVec,
 }
@@ -70,6 +71,7 @@ const LATENCY_SECONDS: &[f64] = &[
 impl Metrics {
     pub fn new() -> prometheus::Result<Metrics> {
         let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::new(env!("CARGO_PKG_VERSION"))?))?;
         let counters =
             |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
                 let family = IntCounterVec::new(Opts::new(name, help), labels)?;
@@ -129,7 +131,7 @@ impl Metrics {
                 "Open client connections.",
                 &["shard"],
             )?,
-            ring_enters: gauges(
+            ring_enters: counters(
                 "millrace_ring_enters_total",
                 "io_uring_enter calls since the start.",
                 &["shard"],
@@ -139,7 +141,7 @@ impl Metrics {
                 "Segment files that are prepared and wait for their use.",
                 &["shard"],
             )?,
-            shard_allocations: gauges(
+            shard_allocations: counters(
                 "millrace_shard_allocations_total",
                 "Memory allocations of a shard's thread since the start. A produce request on the steady path needs none.",
                 &["shard"],

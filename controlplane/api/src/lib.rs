@@ -1,4 +1,5 @@
-//! What the two planes say to each other: ids, the metadata image and its events, requests and answers.
+//! What the two planes say to each other: ids, the metadata image and its events, requests and answers; and what the processes of both
+//! show of themselves.
 //!
 //! The data plane depends on this crate alone, never on the controller. Everything here is archived with rkyv and read with
 //! checked access.
@@ -9,4 +10,5 @@ pub mod frame;
 pub mod ids;
 pub mod image;
 pub mod message;
+pub mod process;
 pub mod topic_config;
