@@ -5,10 +5,14 @@
 
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
+use std::io;
 use std::rc::{Rc, Weak};
 
 use super::gate::Gate;
-use crate::io::{Buffer, Io, WriteLease};
+use crate::io::{BLOCK_BYTES, Buffer, Io, WriteLease};
+
+/// What zeros take that are not in a pooled buffer.
+const OWN_ZEROS_BYTES: usize = 4 * BLOCK_BYTES;
 
 /// A log as the cache knows it.
 pub(super) trait TailOwner {
@@ -68,6 +72,17 @@ impl TailCache {
         if self.gathering.is_held() {
             self.evict();
         }
+    }
+
+    /// As many zeros of `bytes` as can be had now, for who cannot wait for a pooled buffer.
+    pub(super) fn some_zeros<I: Io>(&self, io: &I, bytes: usize) -> io::Result<WriteLease> {
+        if let Some(zeros) = self.zeros(io, bytes.min(io.buffer_bytes())) {
+            return Ok(zeros);
+        }
+        let bytes = bytes.min(OWN_ZEROS_BYTES);
+        let mut zeros = Buffer::allocate(bytes).ok_or(io::ErrorKind::OutOfMemory)?;
+        zeros.append(bytes, |fresh| fresh.fill(0));
+        Ok(zeros.write_lease(0..bytes))
     }
 
     /// Zeros to write over new space, in a pooled buffer that is kept; `None` while none is free.

@@ -90,12 +90,38 @@ impl<I: Io> Log<I> {
             let extent = segment.next_extent.get();
             let left = self.segment_bytes_max().saturating_sub(at);
             let bytes = extent.min(left).max(block_ceil(until - at));
-            io.allocate(&file, FilePosition(at), bytes).await?;
-            segment.allocated.set(at + bytes);
+            match io.allocate(&file, FilePosition(at), bytes).await {
+                Ok(()) => segment.allocated.set(at + bytes),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.extend_by_zeros(segment, &file, at + bytes).await?;
+                }
+                Err(error) => return Err(error),
+            }
             segment.next_extent.set((extent * 2).min(EXTENT_BYTES_MAX));
         }
         self.zero_ahead(segment);
         Ok(())
+    }
+
+    /// Makes space by writing it, where the file system cannot reserve any (ext3, and others without `fallocate`).
+    async fn extend_by_zeros(
+        &self,
+        segment: &Rc<Segment<I>>,
+        file: &I::File,
+        until: u64,
+    ) -> io::Result<()> {
+        let (io, tails) = (&self.0.io, &self.0.shared.tails);
+        while segment.allocated.get() < until {
+            let at = segment.allocated.get();
+            let zeros = tails.some_zeros(io, (until - at) as usize)?;
+            let end = at + zeros.len() as u64;
+            io.write(file, FilePosition(at), zeros, WriteDurability::Written)
+                .await?;
+            segment.zeroed.set(end);
+            segment.allocated.set(end);
+            self.write_what_is_ready();
+        }
+        io.sync(file).await
     }
 
     /// Makes the segment's file: one that is prepared already, else an empty one.

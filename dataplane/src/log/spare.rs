@@ -205,7 +205,11 @@ async fn prepare<I: Io>(io: &I, shared: &LogShared, raw: &Path) -> io::Result<Pa
     // Its old name must be gone for good before its old bytes are.
     io.sync_directory(&shared.spares.directory).await?;
     io.truncate(&file, file_bytes).await?;
-    io.allocate(&file, FilePosition(0), file_bytes).await?;
+    match io.allocate(&file, FilePosition(0), file_bytes).await {
+        // The zeros make the space where none can be reserved.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+        reserved => reserved?,
+    }
     let mut at = 0;
     while at < file_bytes {
         while shared.load.is_busy(io.now()) {

@@ -39,6 +39,7 @@ pub(super) struct Disk {
     /// Counts finished operations, so that a sync knows what it covers.
     stamp: u64,
     capacity_bytes: u64,
+    allocates: bool,
     descriptors_max: usize,
     pub(super) counters: DiskCounters,
 }
@@ -56,7 +57,7 @@ struct InFlight {
 }
 
 impl Disk {
-    pub(super) fn new(capacity_bytes: u64) -> Disk {
+    pub(super) fn new(capacity_bytes: u64, allocates: bool) -> Disk {
         Disk {
             names: Names::new(),
             files: BTreeMap::new(),
@@ -64,6 +65,7 @@ impl Disk {
             next_operation: 0,
             stamp: 1,
             capacity_bytes,
+            allocates,
             descriptors_max: usize::MAX,
             counters: DiskCounters::default(),
         }
@@ -239,6 +241,9 @@ impl Disk {
                 self.write(&file, at, &bytes, durability == WriteDurability::Synced)?;
             }
             Operation::Sync(file) => self.file(file.number)?.sync(begun_at),
+            Operation::Allocate(..) if !self.allocates => {
+                return Err(ErrorKind::Unsupported.into());
+            }
             Operation::Allocate(file, at, bytes) => {
                 let end = at.checked_add(bytes).ok_or(ErrorKind::FileTooLarge)?;
                 self.reserve_up_to(file.number, end)?;

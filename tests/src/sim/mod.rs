@@ -52,6 +52,8 @@ pub struct SimOptions {
     pub receive_buffers: usize,
     /// Bytes that each host's disk has.
     pub disk_bytes: u64,
+    /// Whether the file system can reserve space, as some cannot.
+    pub allocates: bool,
     pub wall_clock_ms: i64,
     pub faults: FaultPlan,
     /// Polls and events after which a run is taken for endless.
@@ -66,6 +68,7 @@ impl SimOptions {
             buffers: 64,
             receive_buffers: 64,
             disk_bytes: u64::MAX,
+            allocates: true,
             wall_clock_ms: 1_767_225_600_000,
             faults: FaultPlan::default(),
             steps_max: 50_000_000,

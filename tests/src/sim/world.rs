@@ -43,6 +43,7 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) hosts: Vec<Host>,
     pub(super) disk_bytes: u64,
+    allocates: bool,
     pub(super) wall_clock_ms: i64,
     /// Tasks that wait for a buffer of a pool.
     pub(super) memory_waiters: Vec<(Pool, Waker)>,
@@ -198,6 +199,7 @@ impl World {
             trace: Trace::new(),
             hosts: Vec::new(),
             disk_bytes: options.disk_bytes,
+            allocates: options.allocates,
             wall_clock_ms: options.wall_clock_ms,
             memory_waiters: Vec::new(),
             handed_off: Vec::new(),
@@ -211,7 +213,7 @@ impl World {
                 name: name.to_owned(),
                 life: 0,
                 running: false,
-                disk: Disk::new(self.disk_bytes),
+                disk: Disk::new(self.disk_bytes, self.allocates),
                 crash_after: None,
             });
             self.hosts.len() - 1

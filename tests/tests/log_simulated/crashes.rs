@@ -20,7 +20,16 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// Appends until the crash, reopens, and checks; then once more on the recovered log.
 fn crash_and_recover(seed: u64, config: LogConfig, kind: CrashKind, level: Level) {
-    let simulation = simulation(seed);
+    crash_and_recover_in(&simulation(seed), seed, config, kind, level);
+}
+
+fn crash_and_recover_in(
+    simulation: &Simulation,
+    seed: u64,
+    config: LogConfig,
+    kind: CrashKind,
+    level: Level,
+) {
     let answered: Rc<RefCell<Vec<Answered>>> = Rc::default();
     for life in 0..4u64 {
         let io = simulation.boot(HOST);
@@ -79,6 +88,23 @@ fn what_was_answered_as_flushed_survives_the_loss_of_power() {
     for seed in seeds() {
         crash_and_recover(seed, durable(), CrashKind::PowerLost, Level::Flushed);
         crash_and_recover(seed, cached(), CrashKind::PowerLost, Level::Flushed);
+    }
+}
+
+#[test]
+fn a_file_system_that_can_reserve_no_space_loses_nothing() {
+    for seed in seeds() {
+        let simulation = || {
+            Simulation::new(SimOptions {
+                allocates: false,
+                buffers: 16,
+                buffer_bytes: 64 * 1024,
+                ..SimOptions::seeded(seed)
+            })
+        };
+        let (killed, lost) = (CrashKind::ProcessKilled, CrashKind::PowerLost);
+        crash_and_recover_in(&simulation(), seed, cached(), killed, Level::Written);
+        crash_and_recover_in(&simulation(), seed, durable(), lost, Level::Flushed);
     }
 }
 
