@@ -47,13 +47,41 @@ pub enum OffsetsCommand {
         groups: Vec<GroupClaim>,
         commits: Vec<Commit>,
     },
-    /// All of a group's offsets when `partitions` is `None`.
     DeleteOffsets {
         group: String,
-        partitions: Option<Vec<(TopicId, u32)>>,
+        coordinator_epoch: i32,
+        partitions: Vec<(TopicId, u32)>,
     },
     /// The topics are gone, so whatever was committed for them goes too.
     ForgetTopics(Vec<TopicId>),
+    /// Groups with all their offsets, each under its coordinator's authority.
+    DeleteGroups(Vec<GroupDeletion>),
+    /// What was kept for long enough goes, and groups that have nothing left.
+    ExpireOffsets {
+        expiry: Expiry,
+        groups: Vec<ExpiredGroup>,
+    },
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct GroupDeletion {
+    pub group: String,
+    pub coordinator_epoch: i32,
+}
+
+/// By what an offset is judged to be old. The time is in the command because applying has no clock.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The proposing leader's wall clock, milliseconds since 1970.
+    pub now_ms: i64,
+    pub retention_ms: i64,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ExpiredGroup {
+    pub group: String,
+    /// In order; none for a group that has no offsets.
+    pub partitions: Vec<(TopicId, u32)>,
 }
 
 /// Under whose authority a command's commits for one group are made.
@@ -74,6 +102,8 @@ pub struct Commit {
     pub leader_epoch: i32,
     pub metadata: String,
     pub timestamp_ms: i64,
+    /// How long it is kept from then on, if its client said so; -1 otherwise.
+    pub retention_ms: i64,
 }
 
 #[cfg(test)]
@@ -111,6 +141,7 @@ mod tests {
                 leader_epoch: -1,
                 metadata: "m".into(),
                 timestamp_ms: 1_000,
+                retention_ms: -1,
             }],
         };
         assert_eq!(
@@ -123,7 +154,7 @@ mod tests {
         );
         assert_eq!(
             hex(&codec::encode(&commit)),
-            "0167ffffffffffffff02000000ffffffff0000000005050505050505050505050505050505030000002a00000000000000ffffffff6dffffffffffffffe80300000000000000bbffffff01000000c3ffffff0100000000"
+            "0167ffffffffffffff02000000ffffffff0000000005050505050505050505050505050505030000002a00000000000000ffffffff6dffffffffffffffe803000000000000ffffffffffffffff00b3ffffff01000000bbffffff010000000000000000000000"
         );
     }
 }

@@ -16,8 +16,10 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// A broker that is silent for so long is taken for dead.
     pub session: Duration,
-    /// A snapshot is taken each time so many bytes of log were applied.
+    /// A snapshot is taken when the log behind the last one is longer than it and than so many bytes.
     pub snapshot_log_bytes: u64,
+    /// How long a committed offset is kept (`offsets.retention.minutes`).
+    pub offsets_retention: Duration,
     /// How many entries stay in the log behind a snapshot, for followers that are a little behind.
     pub log_entries_kept: u64,
 }

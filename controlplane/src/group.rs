@@ -1,5 +1,6 @@
 //! One Raft group of this node: proposing, reading at a known index, and how it is doing.
 
+use crate::clock::wall_clock_ms;
 use crate::command::COMMAND_BYTES_MAX;
 use crate::config::NodeConfig;
 use crate::limits::{ENTRIES_PER_BATCH_MAX, QUORUM_TIME_MAX};
@@ -135,6 +136,7 @@ impl<M: Machine> Group<M> {
 
     pub fn status(&self) -> RaftGroupStatus {
         let metrics = self.metrics();
+        let taken = Some(self.shared.snapshot_time_ms()).filter(|taken| *taken > 0);
         RaftGroupStatus {
             name: group_name(self.id).to_owned(),
             role: format!("{:?}", metrics.state).to_lowercase(),
@@ -143,6 +145,11 @@ impl<M: Machine> Group<M> {
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
             follower_lag: follower_lag(&metrics),
+            has_majority: metrics.state == ServerState::Leader && has_majority(&metrics),
+            voters: metrics.membership_config.voter_ids().collect(),
+            snapshot_index: metrics.snapshot.as_ref().map_or(0, |id| id.index),
+            snapshot_age_ms: taken.map(|taken| wall_clock_ms().saturating_sub(taken)),
+            digests: self.shared.digests(),
         }
     }
 

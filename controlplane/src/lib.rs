@@ -3,6 +3,7 @@
 //! [`meta::MetaState`] and [`offsets::OffsetsState`] are pure state machines that a simulator can run without tokio or Raft.
 //! Everything else puts them behind openraft, a listener and an operator's command line.
 
+mod clock;
 pub mod command;
 pub mod config;
 mod data;

@@ -14,6 +14,8 @@ pub const CONFIG_VALUE_BYTES_MAX: usize = 32;
 pub const OFFSETS_MAX: usize = 2_000_000;
 pub const GROUPS_MAX: usize = 200_000;
 pub const GROUP_NAME_BYTES_MAX: usize = 1_024;
+/// Groups that one answer lists.
+pub const GROUPS_PER_ANSWER_MAX: usize = 10_000;
 /// Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4_096;
 /// Over all offsets.
@@ -49,6 +51,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 const _: () = assert!(
     ENTRIES_PER_BATCH_MAX * (crate::command::COMMAND_BYTES_MAX + 64) < PEER_FRAME_BYTES_MAX,
     "a full batch of the longest commands must fit one frame"
+);
+const _: () = assert!(
+    GROUPS_PER_ANSWER_MAX * (GROUP_NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX,
+    "a full list of the longest names must fit a frame"
 );
 const _: () = assert!(
     HISTORY_BYTES_MAX < FRAME_BYTES_MAX,

@@ -57,7 +57,10 @@ struct ServeArgs {
     /// A broker that is silent for so many milliseconds is fenced.
     #[arg(long, env = "MILLRACE_CONTROLLER_SESSION_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     session_ms: u64,
-    /// A snapshot is taken each time so many bytes of log were applied.
+    /// For how many minutes a committed offset is kept after its last commit, as Kafka's offsets.retention.minutes.
+    #[arg(long, env = "MILLRACE_CONTROLLER_OFFSETS_RETENTION_MINUTES", default_value_t = 10_080, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    offsets_retention_minutes: u32,
+    /// A snapshot is taken when the log behind the last one is longer than it, and than so many bytes.
     #[arg(long, env = "MILLRACE_CONTROLLER_SNAPSHOT_LOG_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     snapshot_log_bytes: u64,
     /// How many log entries are kept behind a snapshot for followers that are a little behind.
@@ -145,6 +148,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         session: Duration::from_millis(args.session_ms),
         snapshot_log_bytes: args.snapshot_log_bytes,
         log_entries_kept: args.log_entries_kept,
+        offsets_retention: Duration::from_secs(60 * u64::from(args.offsets_retention_minutes)),
     })
     .await?;
     tokio::select! {

@@ -3,9 +3,11 @@
 //! Counters are kept as things happen; everything that can be read off the node is read when it is asked for.
 
 use crate::group::{Group, follower_lag};
+use crate::limits::{GROUPS_MAX, OFFSETS_MAX};
 use crate::node::Node;
 use crate::raft::group_name;
 use crate::raft::machine::Machine;
+use control_api::message::ControlError;
 use control_api::process::ProcessCollector;
 use openraft::ServerState;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -17,6 +19,9 @@ pub struct Metrics {
     /// By group.
     pub proposals: IntCounterVec,
     pub offset_commits: IntCounter,
+    /// By reason.
+    refused_commits: IntCounterVec,
+    pub offsets_expired: IntCounter,
     raft: RaftGauges,
     cluster: ClusterGauges,
 }
@@ -30,6 +35,7 @@ struct RaftGauges {
     applied: IntGaugeVec,
     snapshot: IntGaugeVec,
     purged: IntGaugeVec,
+    snapshot_failures: IntCounterVec,
     follower_lag: IntGaugeVec,
 }
 
@@ -42,6 +48,8 @@ struct ClusterGauges {
     offline_partitions: IntGauge,
     offset_groups: IntGauge,
     offsets: IntGauge,
+    offset_groups_max: IntGauge,
+    offsets_max: IntGauge,
 }
 
 impl Metrics {
@@ -52,6 +60,11 @@ impl Metrics {
             let gauge = IntGaugeVec::new(Opts::new(name, help), &["group"])?;
             registry.register(Box::new(gauge.clone()))?;
             prometheus::Result::Ok(gauge)
+        };
+        let by_group_counter = |name: &str, help: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &["group"])?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
         };
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help)?;
@@ -79,10 +92,28 @@ impl Metrics {
             "Offset commits that this node has had committed",
         )?;
         registry.register(Box::new(offset_commits.clone()))?;
+        let refused_commits = IntCounterVec::new(
+            Opts::new(
+                "millrace_controller_offset_commits_refused_total",
+                "Offset commits that this node has had refused, by reason: limit (too many groups or offsets), fenced, invalid",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(refused_commits.clone()))?;
+        for reason in ["limit", "fenced", "invalid"] {
+            refused_commits.with_label_values(&[reason]);
+        }
+        let offsets_expired = IntCounter::new(
+            "millrace_controller_offsets_expired_total",
+            "Committed offsets that this node has had removed because they expired",
+        )?;
+        registry.register(Box::new(offsets_expired.clone()))?;
         Ok(Metrics {
             connections: gauge("millrace_controller_connections", "Open connections")?,
             proposals,
             offset_commits,
+            refused_commits,
+            offsets_expired,
             raft: RaftGauges {
                 leader: by_group("millrace_raft_leader", "1 where this node leads the group")?,
                 leader_known: by_group(
@@ -105,6 +136,10 @@ impl Metrics {
                 purged: by_group(
                     "millrace_raft_purged_index",
                     "Index up to which the log was deleted",
+                )?,
+                snapshot_failures: by_group_counter(
+                    "millrace_raft_snapshot_failures_total",
+                    "Snapshots that could not be written, read or installed and are tried again",
                 )?,
                 follower_lag,
             },
@@ -135,9 +170,28 @@ impl Metrics {
                     "millrace_controller_committed_offsets",
                     "Committed offsets kept",
                 )?,
+                offset_groups_max: gauge(
+                    "millrace_controller_offset_groups_max",
+                    "How many groups may have committed offsets; commits of more are refused",
+                )?,
+                offsets_max: gauge(
+                    "millrace_controller_committed_offsets_max",
+                    "How many committed offsets are kept; more are refused",
+                )?,
             },
             registry,
         })
+    }
+
+    pub fn count_refused_commits(&self, results: &[Result<(), ControlError>]) {
+        for error in results.iter().filter_map(|result| result.as_ref().err()) {
+            let reason = match error {
+                ControlError::LimitReached(_) => "limit",
+                ControlError::FencedCommit => "fenced",
+                _ => "invalid",
+            };
+            self.refused_commits.with_label_values(&[reason]).inc();
+        }
     }
 
     /// The text that Prometheus reads.
@@ -173,6 +227,13 @@ impl RaftGauges {
         set(
             &self.purged,
             metrics.purged.as_ref().map_or(0, |id| id.index),
+        );
+        let failures = self.snapshot_failures.with_label_values(&[name]);
+        failures.inc_by(
+            group
+                .shared
+                .snapshot_failures()
+                .saturating_sub(failures.get()),
         );
         let lag = follower_lag(&metrics);
         for member in metrics.membership_config.voter_ids() {
@@ -213,8 +274,10 @@ impl ClusterGauges {
             );
         });
         node.offsets.shared.read(|state| {
-            set(&self.offset_groups, state.groups().count());
+            set(&self.offset_groups, state.group_count());
             set(&self.offsets, state.offset_count());
+            set(&self.offset_groups_max, GROUPS_MAX);
+            set(&self.offsets_max, OFFSETS_MAX);
         });
     }
 }

@@ -62,6 +62,7 @@ impl RunningNode {
         tasks.spawn(http::serve(node.clone(), metrics_listener));
         tasks.spawn(supervise::lead_brokers(node.clone()));
         tasks.spawn(supervise::forget_deleted_topics(node.clone()));
+        tasks.spawn(supervise::expire_offsets(node.clone()));
         tasks.spawn(supervise::take_snapshots(node.clone()));
         tasks.spawn(supervise::report_leaders(node.clone()));
         Ok(RunningNode {

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use control_api::client::ControlClient;
 use control_api::image::MetadataImage;
-use control_api::message::{NodeStatus, Request, Response};
+use control_api::message::{GroupSummary, NodeStatus, Request, Response};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub async fn ask(question: Question, controllers: &[String]) -> anyhow::Result<S
         Question::Status => status_table(&answers),
         Question::Brokers => brokers_table(&newest.image),
         Question::Topics => topics_table(&newest.image),
-        Question::Groups => groups_table(newest),
+        Question::Groups => groups_table(&groups(&client).await?),
     })
 }
 
@@ -141,10 +141,23 @@ fn topics_table(image: &MetadataImage) -> String {
     table.text()
 }
 
-fn groups_table(status: &NodeStatus) -> String {
+/// All groups, asked for some at a time.
+async fn groups(client: &ControlClient) -> anyhow::Result<Vec<GroupSummary>> {
+    let mut groups: Vec<GroupSummary> = Vec::new();
+    loop {
+        let after = groups.last().map(|group| group.name.clone());
+        match client.call(Request::ListGroups { after }, TIME_MAX).await? {
+            Response::Groups(more) if more.is_empty() => return Ok(groups),
+            Response::Groups(more) => groups.extend(more),
+            other => bail!("a controller answered {other:?}"),
+        }
+    }
+}
+
+fn groups_table(groups: &[GroupSummary]) -> String {
     let mut table = Table::new(&["GROUP", "COMMITTED OFFSETS"]);
-    for (name, offsets) in &status.offset_groups {
-        table.row(&[name, &offsets.to_string()]);
+    for group in groups {
+        table.row(&[&group.name, &group.offsets.to_string()]);
     }
     table.text()
 }

@@ -1,8 +1,10 @@
 //! Answers to brokers and operators, one function per request.
 
 use crate::command::{
-    COMMAND_BYTES_MAX, Commit, GroupClaim, MetaCommand, OffsetsCommand, RegisteredBroker,
+    COMMAND_BYTES_MAX, Commit, GroupClaim, GroupDeletion, MetaCommand, OffsetsCommand,
+    RegisteredBroker,
 };
+use crate::limits::GROUPS_PER_ANSWER_MAX;
 use crate::node::Node;
 use crate::supervise::accepted;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
@@ -51,7 +53,21 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
         }
         Request::CommitOffsets { commits } => commit_offsets(node, commits).await,
         Request::FetchOffsets { group, which } => fetch_offsets(node, &group, &which).await,
-        Request::DeleteOffsets { group, which } => delete_offsets(node, group, which).await,
+        Request::DeleteOffsets {
+            group,
+            coordinator_epoch,
+            partitions,
+        } => {
+            let command = OffsetsCommand::DeleteOffsets {
+                group,
+                coordinator_epoch,
+                partitions,
+            };
+            propose_offsets(node, &command).await
+        }
+        Request::DeleteGroups { groups } => delete_groups(node, groups).await,
+        Request::ListGroups { after } => list_groups(node, after.as_deref()).await,
+        Request::FindGroups { groups } => find_groups(node, &groups).await,
         Request::Status => Ok(Response::Status(status(node))),
         Request::MetadataIndex => {
             let read = node.meta.read_barrier().await;
@@ -159,9 +175,11 @@ async fn commit_offsets(node: &Node, commits: Vec<OffsetCommit>) -> Answer {
     let mut results = Vec::with_capacity(commits.len());
     for commits in split(commits) {
         let count = commits.len() as u64;
-        node.metrics.proposals.with_label_values(&["offsets"]).inc();
-        match accepted(node.offsets.propose(&commits_command(commits)).await?)? {
-            Response::Done(done) => results.extend(done),
+        match propose_offsets(node, &commits_command(commits)).await? {
+            Response::Done(done) => {
+                node.metrics.count_refused_commits(&done);
+                results.extend(done);
+            }
             other => warn!(?other, "an answer that does not belong to a commit"),
         }
         node.metrics.offset_commits.inc_by(count);
@@ -210,6 +228,7 @@ fn commits_command(commits: Vec<OffsetCommit>) -> OffsetsCommand {
             leader_epoch: commit.leader_epoch,
             metadata: commit.metadata,
             timestamp_ms: commit.timestamp_ms,
+            retention_ms: commit.retention_ms,
         }
     });
     let commits = commits.collect();
@@ -223,17 +242,39 @@ async fn fetch_offsets(node: &Node, group: &str, which: &OffsetSelection) -> Ans
     ))
 }
 
-async fn delete_offsets(node: &Node, group: String, which: OffsetSelection) -> Answer {
-    let partitions = match which {
-        OffsetSelection::All => None,
-        OffsetSelection::Partitions(partitions) => Some(partitions),
-    };
+async fn delete_groups(node: &Node, groups: Vec<(String, i32)>) -> Answer {
+    let deletions = groups
+        .into_iter()
+        .map(|(group, coordinator_epoch)| GroupDeletion {
+            group,
+            coordinator_epoch,
+        });
+    let command = OffsetsCommand::DeleteGroups(deletions.collect());
+    propose_offsets(node, &command).await
+}
+
+async fn list_groups(node: &Node, after: Option<&str>) -> Answer {
+    node.offsets.read_barrier().await?;
+    Ok(node.offsets.shared.read(|state| {
+        let groups = state.groups_after(after).take(GROUPS_PER_ANSWER_MAX);
+        Response::Groups(groups.collect())
+    }))
+}
+
+async fn find_groups(node: &Node, groups: &[String]) -> Answer {
+    node.offsets.read_barrier().await?;
+    Ok(node.offsets.shared.read(|state| {
+        let known = groups.iter().map(|group| match state.knows(group) {
+            true => Ok(()),
+            false => Err(ControlError::UnknownGroup),
+        });
+        Response::Done(known.collect())
+    }))
+}
+
+async fn propose_offsets(node: &Node, command: &OffsetsCommand) -> Answer {
     node.metrics.proposals.with_label_values(&["offsets"]).inc();
-    accepted(
-        node.offsets
-            .propose(&OffsetsCommand::DeleteOffsets { group, partitions })
-            .await?,
-    )
+    accepted(node.offsets.propose(command).await?)
 }
 
 fn status(node: &Node) -> NodeStatus {
@@ -241,12 +282,11 @@ fn status(node: &Node) -> NodeStatus {
         node: node.config.id,
         groups: vec![node.meta.status(), node.offsets.status()],
         image: node.meta.shared.read(|state| state.image().clone()),
-        offset_groups: node.offsets.shared.read(|state| {
-            state
-                .groups()
-                .map(|(name, count)| (name.to_owned(), count as u64))
-                .collect()
-        }),
+        offset_groups: node.offsets.shared.read(|state| state.group_count() as u64),
+        committed_offsets: node
+            .offsets
+            .shared
+            .read(|state| state.offset_count() as u64),
     }
 }
 
@@ -275,6 +315,7 @@ mod tests {
             timestamp_ms: 0,
             coordinator_epoch: 1,
             generation: -1,
+            retention_ms: -1,
         }
     }
 

@@ -1,8 +1,10 @@
 //! The tasks that a node runs beside answering: fencing silent brokers, taking snapshots, clearing up, reporting.
 
-use crate::command::{FEATURE_LEVEL, MetaCommand, OffsetsCommand, RegisteredBroker};
+use crate::clock::wall_clock_ms;
+use crate::command::{Expiry, FEATURE_LEVEL, MetaCommand, OffsetsCommand, RegisteredBroker};
 use crate::group::Group;
 use crate::node::Node;
+use crate::offsets::OffsetsState;
 use crate::raft::machine::Machine;
 use crate::raft::{Raft, group_name};
 use control_api::message::{ControlError, Request, Response};
@@ -16,6 +18,10 @@ use tracing::{info, warn};
 const SESSION_LOOK: Duration = Duration::from_millis(50);
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
 const CLEAR_UP_LOOK: Duration = Duration::from_secs(2);
+/// Offsets go at most so much later than they expire: a tenth of what they are kept for, but not more often looked for than is cheap.
+const EXPIRY_LOOKS_PER_RETENTION: u32 = 10;
+const EXPIRY_LOOK_MIN: Duration = Duration::from_millis(200);
+const EXPIRY_LOOK_MAX: Duration = Duration::from_secs(60);
 const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(500);
 /// After a failed proposal; the next look would only fail again.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
@@ -130,7 +136,40 @@ pub(crate) async fn forget_deleted_topics(node: Arc<Node>) {
     }
 }
 
-/// Takes a snapshot of a group once enough of its log was applied.
+/// While this node leads `offsets`: removes what was committed long ago, and groups that have nothing left.
+pub(crate) async fn expire_offsets(node: Arc<Node>) {
+    let retention = node.config.offsets_retention;
+    let pause = (retention / EXPIRY_LOOKS_PER_RETENTION).clamp(EXPIRY_LOOK_MIN, EXPIRY_LOOK_MAX);
+    loop {
+        sleep(pause).await;
+        if node.offsets.led_term().is_none() {
+            continue;
+        }
+        let expiry = Expiry {
+            now_ms: i64::try_from(wall_clock_ms()).unwrap_or(i64::MAX),
+            retention_ms: i64::try_from(retention.as_millis()).unwrap_or(i64::MAX),
+        };
+        // A clone is cheap, and looking through it holds nothing up.
+        let state = node.offsets.shared.read(OffsetsState::clone);
+        let found = tokio::task::spawn_blocking(move || state.expired(expiry)).await;
+        let mut removed = 0;
+        for groups in found.unwrap_or_default() {
+            let offsets: usize = groups.iter().map(|group| group.partitions.len()).sum();
+            // What fails now is found again at the next look.
+            let command = OffsetsCommand::ExpireOffsets { expiry, groups };
+            if node.offsets.propose(&command).await.is_err() {
+                break;
+            }
+            removed += offsets as u64;
+        }
+        if removed > 0 {
+            node.metrics.offsets_expired.inc_by(removed);
+            info!(offsets = removed, "removed committed offsets that expired");
+        }
+    }
+}
+
+/// Takes a snapshot of a group once its log has grown enough.
 pub(crate) async fn take_snapshots(node: Arc<Node>) {
     loop {
         sleep(SNAPSHOT_LOOK).await;
@@ -140,7 +179,13 @@ pub(crate) async fn take_snapshots(node: Arc<Node>) {
 }
 
 async fn take_snapshot<M: Machine>(node: &Node, group: &Group<M>) {
-    if group.shared.unsaved_bytes() < node.config.snapshot_log_bytes {
+    // A snapshot writes the whole state. Taken once the log behind the last one is as long as that, all of them together write
+    // at most as much as the log does, however large the state is.
+    let due_bytes = node
+        .config
+        .snapshot_log_bytes
+        .max(group.shared.snapshot_bytes());
+    if group.shared.unsaved_bytes() < due_bytes {
         return;
     }
     // A failure is fatal to the group and reported there.

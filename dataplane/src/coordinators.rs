@@ -2,7 +2,7 @@
 //!
 //! FindCoordinator tells clients, OffsetCommit and OffsetFetch check that it is this broker.
 
-use control_api::image::{BrokerRecord, COORDINATOR_SHARDS, MetadataImage};
+use control_api::image::{BrokerRecord, MetadataImage, coordinator_shard};
 
 /// The broker that coordinates a group, and under which epoch it does.
 #[derive(Clone, Copy, Debug)]
@@ -10,12 +10,6 @@ pub(crate) struct Coordinator<'a> {
     pub(crate) broker: &'a BrokerRecord,
     /// Goes with every commit, so that a broker that no longer coordinates the group is refused.
     pub(crate) epoch: i32,
-}
-
-/// The coordinator shard of a group: CRC-32C of its name, modulo the number of shards. Every broker of every version must
-/// find the same one, so this never changes.
-pub(crate) fn coordinator_shard(group: &str) -> u32 {
-    crc32c::crc32c(group.as_bytes()) % COORDINATOR_SHARDS
 }
 
 /// `None` while no live broker owns the group's coordinator shard.
@@ -29,6 +23,7 @@ pub(crate) fn coordinator_of<'a>(image: &'a MetadataImage, group: &str) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_api::image::COORDINATOR_SHARDS;
 
     #[test]
     fn a_groups_shard_never_changes() {

@@ -192,17 +192,17 @@ async fn handle<I: Io>(
         ApiKey::IncrementalAlterConfigs => {
             answer!(incremental_alter_configs::IncrementalAlterConfigsRequest)
         }
+        ApiKey::DeleteGroups => answer!(delete_groups::DeleteGroupsRequest),
+        ApiKey::OffsetDelete => answer!(offset_delete::OffsetDeleteRequest),
+        ApiKey::ListGroups => answer!(list_groups::ListGroupsRequest),
+        ApiKey::DescribeGroups => answer!(describe_groups::DescribeGroupsRequest),
         ApiKey::DescribeCluster => answer!(describe_cluster::DescribeClusterRequest),
         ApiKey::Produce
         | ApiKey::JoinGroup
         | ApiKey::Heartbeat
         | ApiKey::LeaveGroup
         | ApiKey::SyncGroup
-        | ApiKey::DescribeGroups
-        | ApiKey::ListGroups
-        | ApiKey::DeleteRecords
-        | ApiKey::DeleteGroups
-        | ApiKey::OffsetDelete => return Err(RequestError::UnknownApi(header.api_key)),
+        | ApiKey::DeleteRecords => return Err(RequestError::UnknownApi(header.api_key)),
     }
     Ok((api, answer))
 }

@@ -10,6 +10,12 @@ use std::collections::BTreeMap;
 /// How many coordinator shards consumer groups hash to. Part of the persisted state: never change it.
 pub const COORDINATOR_SHARDS: u32 = 64;
 
+/// The coordinator shard of a group: CRC-32C of its name, modulo the number of shards. Every process of every version must
+/// find the same one, so this never changes.
+pub fn coordinator_shard(group: &str) -> u32 {
+    crc32c::crc32c(group.as_bytes()) % COORDINATOR_SHARDS
+}
+
 /// All metadata at one index of the `meta` Raft log.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataImage {

@@ -46,10 +46,11 @@ pub enum Request {
         group: String,
         which: OffsetSelection,
     },
-    /// Removes a group's committed offsets (all, or those named). Answered by `Response::Done` with one result.
+    /// Removes committed offsets of a group. Answered by `Response::Done` with one result.
     DeleteOffsets {
         group: String,
-        which: OffsetSelection,
+        coordinator_epoch: i32,
+        partitions: Vec<(TopicId, u32)>,
     },
     /// Any node answers. `Response::Status`.
     Status,
@@ -57,6 +58,14 @@ pub enum Request {
     MetadataIndex,
     /// Answered by `Response::Done` once a majority of the group has confirmed its leader.
     Barrier { group: u8 },
+    /// Removes groups (by name, with the epoch of their coordinator) and all their offsets. Answered by `Response::Done`, one
+    /// result per group in order.
+    DeleteGroups { groups: Vec<(String, i32)> },
+    /// Group `offsets`, linearizable: which groups there are, some at a time in name order. Answered by `Response::Groups`;
+    /// the next question names the last group of the answer, until an answer is empty.
+    ListGroups { after: Option<String> },
+    /// Group `offsets`, linearizable. Answered by `Response::Done`, one result per group in order.
+    FindGroups { groups: Vec<String> },
 }
 
 impl Request {
@@ -65,7 +74,10 @@ impl Request {
         match self {
             Request::CommitOffsets { .. }
             | Request::FetchOffsets { .. }
-            | Request::DeleteOffsets { .. } => OFFSETS_GROUP,
+            | Request::DeleteOffsets { .. }
+            | Request::DeleteGroups { .. }
+            | Request::ListGroups { .. }
+            | Request::FindGroups { .. } => OFFSETS_GROUP,
             Request::Barrier { group } => *group,
             Request::RegisterBroker(_)
             | Request::Heartbeat(_)
@@ -102,6 +114,7 @@ pub enum Response {
     Offsets(Vec<CommittedOffset>),
     Status(NodeStatus),
     MetadataIndex(u64),
+    Groups(Vec<GroupSummary>),
 }
 
 /// What follows a `WatchMetadata`.
@@ -201,6 +214,8 @@ pub struct OffsetCommit {
     pub coordinator_epoch: i32,
     /// -1 for a simple consumer (no group membership).
     pub generation: i32,
+    /// How long the client wants it kept; -1 leaves that to `offsets.retention.minutes`.
+    pub retention_ms: i64,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -219,14 +234,22 @@ pub struct CommittedOffset {
     pub timestamp_ms: i64,
 }
 
+/// A group that has something committed.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct GroupSummary {
+    pub name: String,
+    pub offsets: u64,
+}
+
 /// One controller's own view.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct NodeStatus {
     pub node: u64,
     pub groups: Vec<RaftGroupStatus>,
     pub image: MetadataImage,
-    /// Distinct groups with committed offsets and how many offsets each has.
-    pub offset_groups: Vec<(String, u64)>,
+    /// How many groups have anything committed, and how many offsets that is.
+    pub offset_groups: u64,
+    pub committed_offsets: u64,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -239,6 +262,15 @@ pub struct RaftGroupStatus {
     pub applied_index: u64,
     /// On the leader: how many entries each follower is behind.
     pub follower_lag: Vec<(u64, u64)>,
+    /// On the leader: a majority has answered it of late.
+    pub has_majority: bool,
+    /// Which nodes make the majority, by configuration.
+    pub voters: Vec<u64>,
+    pub snapshot_index: u64,
+    /// How long ago the last snapshot was taken; `None` before the first.
+    pub snapshot_age_ms: Option<u64>,
+    /// Checksums over everything applied up to an index, for the last few: nodes that differ at an index have drifted apart.
+    pub digests: Vec<(u64, u32)>,
 }
 
 /// Why a controller refused. The broker maps each to one Kafka error code, in one place.
@@ -276,4 +308,9 @@ pub enum ControlError {
     FencedCommit,
     #[error("the command needs a newer feature level")]
     UnsupportedVersion,
+    #[error("no such group")]
+    UnknownGroup,
+    /// More would not fit what the control plane keeps.
+    #[error("{0}")]
+    LimitReached(String),
 }

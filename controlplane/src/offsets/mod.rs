@@ -1,24 +1,36 @@
 //! The `offsets` state machine: what consumer groups have committed.
 //!
 //! Pure, like the `meta` one. A group remembers the highest coordinator epoch and generation under which anything was
-//! committed and refuses lower ones, so a coordinator that was replaced without noticing can do no harm.
+//! committed and refuses lower ones, so a coordinator that was replaced without noticing can do no harm. A group that is
+//! removed leaves that epoch behind, or the same coordinator could bring it back. Epochs belong to coordinator shards, so one
+//! number for each shard does for all groups that were ever removed.
 
-use crate::command::{Commit, GroupClaim, OffsetsCommand};
+mod expiry;
+
+use crate::command::{Commit, GroupClaim, GroupDeletion, OffsetsCommand};
 use crate::limits::{
     GROUP_NAME_BYTES_MAX, GROUPS_MAX, OFFSET_METADATA_BYTES_MAX, OFFSET_METADATA_BYTES_TOTAL_MAX,
     OFFSETS_MAX,
 };
 use control_api::ids::TopicId;
-use control_api::message::{CommittedOffset, ControlError, OffsetSelection, Response};
+use control_api::image::coordinator_shard;
+use control_api::message::{
+    CommittedOffset, ControlError, GroupSummary, OffsetSelection, Response,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Cheap to clone: a snapshot is taken from a clone while commits go on, and copies only the groups that change meanwhile.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OffsetsState {
     groups: BTreeMap<Arc<str>, Arc<Group>>,
+    /// By coordinator shard: the highest epoch of any of its groups that were removed.
+    removed_epochs: BTreeMap<u32, i32>,
     size: Size,
+    /// How many offsets each topic has.
+    topics: BTreeMap<TopicId, usize>,
 }
 
 /// What some offsets come to, which is bounded over all groups.
@@ -41,10 +53,17 @@ struct Committed {
     leader_epoch: i32,
     metadata: String,
     timestamp_ms: i64,
+    /// When it goes, if its client said so; otherwise that follows from `timestamp_ms`.
+    expires_ms: Option<i64>,
 }
 
-/// A snapshot: the groups, in name order.
-pub type OffsetsImage = Vec<(String, GroupImage)>;
+/// A snapshot.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct OffsetsImage {
+    /// In name order.
+    groups: Vec<(String, GroupImage)>,
+    removed_epochs: BTreeMap<u32, i32>,
+}
 
 /// One group as a snapshot holds it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -65,12 +84,25 @@ impl OffsetsState {
                 });
                 Response::Done(results.collect())
             }
-            OffsetsCommand::DeleteOffsets { group, partitions } => {
-                self.delete(group, partitions.as_deref());
-                Response::Done(vec![Ok(())])
-            }
+            OffsetsCommand::DeleteOffsets {
+                group,
+                coordinator_epoch,
+                partitions,
+            } => Response::Done(vec![self.delete_offsets(
+                group,
+                *coordinator_epoch,
+                partitions,
+            )]),
             OffsetsCommand::ForgetTopics(topics) => {
                 self.forget(&topics.iter().copied().collect());
+                Response::Done(vec![Ok(())])
+            }
+            OffsetsCommand::DeleteGroups(groups) => {
+                let results = groups.iter().map(|deletion| self.delete_group(deletion));
+                Response::Done(results.collect())
+            }
+            OffsetsCommand::ExpireOffsets { expiry, groups } => {
+                self.expire(*expiry, groups);
                 Response::Done(vec![Ok(())])
             }
         }
@@ -92,11 +124,22 @@ impl OffsetsState {
         }
     }
 
-    /// Each group's name and how many offsets it has.
-    pub fn groups(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.groups
-            .iter()
-            .map(|(name, group)| (&**name, group.offsets.len()))
+    /// The groups behind `after`, in name order.
+    pub fn groups_after(&self, after: Option<&str>) -> impl Iterator<Item = GroupSummary> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let groups = self.groups.range::<str, _>((from, Bound::Unbounded));
+        groups.map(|(name, group)| GroupSummary {
+            name: name.to_string(),
+            offsets: group.offsets.len() as u64,
+        })
+    }
+
+    pub fn knows(&self, group: &str) -> bool {
+        self.groups.contains_key(group)
+    }
+
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
     }
 
     pub fn offset_count(&self) -> usize {
@@ -105,27 +148,30 @@ impl OffsetsState {
 
     /// The topics that any offset is for.
     pub fn topics(&self) -> BTreeSet<TopicId> {
-        let offsets = self.groups.values().flat_map(|group| group.offsets.keys());
-        offsets.map(|(topic, _)| *topic).collect()
+        self.topics.keys().copied().collect()
     }
 
     pub fn to_image(&self) -> OffsetsImage {
         let groups = self.groups.iter();
-        groups
-            .map(|(name, group)| (name.to_string(), GroupImage(Group::clone(group))))
-            .collect()
+        OffsetsImage {
+            groups: groups
+                .map(|(name, group)| (name.to_string(), GroupImage(Group::clone(group))))
+                .collect(),
+            removed_epochs: self.removed_epochs.clone(),
+        }
     }
 
     pub fn from_image(image: OffsetsImage) -> Self {
-        let groups = image
-            .into_iter()
-            .map(|(name, group)| (name.into(), Arc::new(group.0)));
         let mut state = OffsetsState {
-            groups: groups.collect(),
-            size: Size::default(),
+            removed_epochs: image.removed_epochs,
+            ..OffsetsState::default()
         };
-        for group in state.groups.values() {
-            state.size.add(group.size());
+        for (name, GroupImage(group)) in image.groups {
+            for (key, committed) in &group.offsets {
+                state.size.add(committed.size());
+                *state.topics.entry(key.0).or_default() += 1;
+            }
+            state.groups.insert(name.into(), Arc::new(group));
         }
         state
     }
@@ -136,8 +182,13 @@ impl OffsetsState {
             return Err(invalid("the group's name is too long"));
         }
         let Some(group) = self.groups.get_mut(&*claim.group) else {
+            let removed = self.removed_epochs.get(&coordinator_shard(&claim.group));
+            if removed.is_some_and(|epoch| claim.coordinator_epoch < *epoch) {
+                return Err(ControlError::FencedCommit);
+            }
             if self.groups.len() >= GROUPS_MAX {
-                return Err(invalid("there are too many groups"));
+                let text = format!("there are {GROUPS_MAX} groups already");
+                return Err(ControlError::LimitReached(text));
             }
             let group = Group {
                 coordinator_epoch: claim.coordinator_epoch,
@@ -181,69 +232,110 @@ impl OffsetsState {
             .offsets
             .get(&key)
             .map_or(Size::default(), Committed::size);
+        let expires_ms = (commit.retention_ms >= 0)
+            .then(|| commit.timestamp_ms.saturating_add(commit.retention_ms));
         let committed = Committed {
             offset: commit.offset,
             leader_epoch: commit.leader_epoch,
             metadata: commit.metadata.clone(),
             timestamp_ms: commit.timestamp_ms,
+            expires_ms,
         };
         let mut size = self.size;
         size.take(replaced);
         size.add(committed.size());
         if size.offsets > OFFSETS_MAX || size.metadata_bytes > OFFSET_METADATA_BYTES_TOTAL_MAX {
-            return Err(invalid("there are too many committed offsets"));
+            let text = format!(
+                "there are {OFFSETS_MAX} committed offsets already, or {OFFSET_METADATA_BYTES_TOTAL_MAX} bytes of their metadata"
+            );
+            return Err(ControlError::LimitReached(text));
         }
-        Arc::make_mut(group).offsets.insert(key, committed);
+        let known = Arc::make_mut(group).offsets.insert(key, committed);
+        if known.is_none() {
+            *self.topics.entry(commit.topic).or_default() += 1;
+        }
         self.size = size;
         Ok(())
     }
 
-    fn delete(&mut self, name: &str, partitions: Option<&[(TopicId, u32)]>) {
-        match partitions {
-            Some(partitions) => {
-                let Some(group) = self.groups.get_mut(name) else {
-                    return;
-                };
-                for key in partitions {
-                    let removed = Arc::make_mut(group).offsets.remove(key);
-                    self.size
-                        .take(removed.map_or(Size::default(), |removed| removed.size()));
-                }
-            }
-            None => {
-                let removed = self.groups.remove(name);
-                self.size
-                    .take(removed.map_or(Size::default(), |removed| removed.size()));
-            }
+    /// Whether a coordinator of this epoch may remove anything of the group.
+    fn check_removal(&self, name: &str, coordinator_epoch: i32) -> Result<(), ControlError> {
+        let group = self.groups.get(name).ok_or(ControlError::UnknownGroup)?;
+        match coordinator_epoch < group.coordinator_epoch {
+            true => Err(ControlError::FencedCommit),
+            false => Ok(()),
         }
+    }
+
+    fn delete_offsets(
+        &mut self,
+        name: &str,
+        coordinator_epoch: i32,
+        partitions: &[(TopicId, u32)],
+    ) -> Result<(), ControlError> {
+        self.check_removal(name, coordinator_epoch)?;
+        self.remove_offsets(name, partitions);
+        Ok(())
+    }
+
+    fn delete_group(&mut self, deletion: &GroupDeletion) -> Result<(), ControlError> {
+        self.check_removal(&deletion.group, deletion.coordinator_epoch)?;
+        self.remove_group(&deletion.group);
+        // The epoch that deletes is one that the shard has reached, even if nothing of this group was committed under it.
+        self.raise_removed_epoch(&deletion.group, deletion.coordinator_epoch);
+        Ok(())
     }
 
     fn forget(&mut self, topics: &BTreeSet<TopicId>) {
-        for group in self.groups.values_mut() {
-            if !group
-                .offsets
-                .keys()
-                .any(|(topic, _)| topics.contains(topic))
-            {
-                continue;
-            }
-            self.size.take(group.size());
-            let group = Arc::make_mut(group);
-            group
-                .offsets
-                .retain(|(topic, _), _| !topics.contains(topic));
-            self.size.add(group.size());
+        let names: Vec<Arc<str>> = self.groups.keys().cloned().collect();
+        for name in names {
+            let offsets = self.groups.get(&name).map(|group| &group.offsets);
+            let keys = offsets.into_iter().flat_map(BTreeMap::keys);
+            let keys = keys.filter(|(topic, _)| topics.contains(topic));
+            let keys: Vec<_> = keys.copied().collect();
+            self.remove_offsets(&name, &keys);
         }
+    }
+
+    /// The group itself stays, even without offsets, until it expires.
+    fn remove_offsets(&mut self, name: &str, keys: &[(TopicId, u32)]) {
+        let Some(group) = self.groups.get_mut(name).filter(|_| !keys.is_empty()) else {
+            return;
+        };
+        let group = Arc::make_mut(group);
+        for key in keys {
+            if let Some(removed) = group.offsets.remove(key) {
+                self.size.take(removed.size());
+                uncount(&mut self.topics, key.0);
+            }
+        }
+    }
+
+    /// Removes a group with all that it has, and keeps its fence.
+    fn remove_group(&mut self, name: &str) {
+        let Some(group) = self.groups.remove(name) else {
+            return;
+        };
+        for (key, removed) in &group.offsets {
+            self.size.take(removed.size());
+            uncount(&mut self.topics, key.0);
+        }
+        self.raise_removed_epoch(name, group.coordinator_epoch);
+    }
+
+    fn raise_removed_epoch(&mut self, name: &str, epoch: i32) {
+        let removed = self.removed_epochs.entry(coordinator_shard(name));
+        let removed = removed.or_insert(epoch);
+        *removed = epoch.max(*removed);
     }
 }
 
-impl Group {
-    fn size(&self) -> Size {
-        let mut size = Size::default();
-        self.offsets
-            .values()
-            .for_each(|committed| size.add(committed.size()));
-        size
+fn uncount(topics: &mut BTreeMap<TopicId, usize>, topic: TopicId) {
+    if let Some(count) = topics.get_mut(&topic) {
+        *count -= 1;
+        if *count == 0 {
+            topics.remove(&topic);
+        }
     }
 }
 
@@ -285,142 +377,4 @@ fn invalid(text: &str) -> ControlError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TOPIC: TopicId = TopicId([1; 16]);
-    const OTHER: TopicId = TopicId([2; 16]);
-
-    fn commit_under(epoch: i32, generation: i32, offset: i64) -> OffsetsCommand {
-        commit_to(TOPIC, epoch, generation, offset)
-    }
-
-    fn commit_to(topic: TopicId, epoch: i32, generation: i32, offset: i64) -> OffsetsCommand {
-        OffsetsCommand::Commit {
-            groups: vec![GroupClaim {
-                group: "g".into(),
-                coordinator_epoch: epoch,
-                generation,
-            }],
-            commits: vec![Commit {
-                claim: 0,
-                topic,
-                partition: 3,
-                offset,
-                leader_epoch: -1,
-                metadata: format!("at {offset}"),
-                timestamp_ms: 9,
-            }],
-        }
-    }
-
-    /// Checks on the way that the sizes kept are those of what is there.
-    fn offsets(state: &OffsetsState) -> Vec<i64> {
-        assert_eq!(&OffsetsState::from_image(state.to_image()), state);
-        let all = state.fetch("g", &OffsetSelection::All);
-        all.iter().map(|committed| committed.offset).collect()
-    }
-
-    #[test]
-    fn a_commit_is_fetched_and_repeating_it_changes_nothing() {
-        let mut state = OffsetsState::default();
-        for _ in 0..2 {
-            let done = Response::Done(vec![Ok(())]);
-            assert_eq!(state.apply(&commit_under(1, 0, 42)), done);
-            assert_eq!((offsets(&state), state.offset_count()), (vec![42], 1));
-        }
-        let one = OffsetSelection::Partitions(vec![(TOPIC, 3), (TOPIC, 4), (OTHER, 3)]);
-        assert_eq!(state.fetch("g", &one).len(), 1);
-        assert!(state.fetch("h", &OffsetSelection::All).is_empty());
-    }
-
-    #[test]
-    fn lower_epochs_and_generations_are_refused() {
-        // (epoch, generation) after (5, 7): is the commit taken?
-        let cases = [
-            (4, 9, false),
-            (5, 6, false),
-            (5, 7, true),
-            (5, 8, true),
-            (6, 0, true),
-            (5, -1, true),
-            (4, -1, false),
-        ];
-        for (epoch, generation, taken) in cases {
-            let mut state = OffsetsState::default();
-            state.apply(&commit_under(5, 7, 1));
-            let expected = if taken {
-                Ok(())
-            } else {
-                Err(ControlError::FencedCommit)
-            };
-            let response = state.apply(&commit_under(epoch, generation, 2));
-            assert_eq!(
-                response,
-                Response::Done(vec![expected]),
-                "{epoch} {generation}"
-            );
-            assert_eq!(offsets(&state), [if taken { 2 } else { 1 }]);
-        }
-    }
-
-    #[test]
-    fn a_deleted_topic_takes_its_offsets_along() {
-        let mut state = OffsetsState::default();
-        state.apply(&commit_under(1, 0, 42));
-        state.apply(&commit_to(OTHER, 1, 0, 43));
-        state.apply(&OffsetsCommand::ForgetTopics(vec![TOPIC]));
-        assert_eq!((offsets(&state), state.offset_count()), (vec![43], 1));
-        assert_eq!(state.topics(), BTreeSet::from([OTHER]));
-    }
-
-    #[test]
-    fn offsets_are_deleted_by_partition_or_all_at_once() {
-        let mut state = OffsetsState::default();
-        state.apply(&commit_under(1, 0, 42));
-        state.apply(&commit_to(OTHER, 1, 0, 43));
-        let delete = |partitions| OffsetsCommand::DeleteOffsets {
-            group: "g".into(),
-            partitions,
-        };
-        state.apply(&delete(Some(vec![(TOPIC, 3), (TOPIC, 99)])));
-        assert_eq!((offsets(&state), state.offset_count()), (vec![43], 1));
-        state.apply(&delete(None));
-        assert_eq!((offsets(&state), state.offset_count()), (vec![], 0));
-        assert_eq!(state.groups().count(), 0);
-    }
-
-    #[test]
-    fn an_image_gives_the_same_state_back() {
-        let mut state = OffsetsState::default();
-        state.apply(&commit_under(5, 7, 42));
-        state.apply(&commit_to(OTHER, 5, 7, 43));
-        assert_eq!(OffsetsState::from_image(state.to_image()), state);
-    }
-
-    #[test]
-    fn a_commit_that_names_no_group_or_too_much_metadata_is_refused() {
-        let mut state = OffsetsState::default();
-        let OffsetsCommand::Commit {
-            groups,
-            mut commits,
-        } = commit_under(1, 0, 1)
-        else {
-            unreachable!()
-        };
-        commits.push(Commit {
-            claim: 1,
-            ..commits[0].clone()
-        });
-        commits.push(Commit {
-            metadata: "m".repeat(OFFSET_METADATA_BYTES_MAX + 1),
-            ..commits[0].clone()
-        });
-        let Response::Done(results) = state.apply(&OffsetsCommand::Commit { groups, commits })
-        else {
-            panic!("commits are answered one by one")
-        };
-        let taken: Vec<bool> = results.iter().map(Result::is_ok).collect();
-        assert_eq!(taken, [true, false, false]);
-    }
-}
+mod tests;

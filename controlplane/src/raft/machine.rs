@@ -1,8 +1,10 @@
 //! Puts a pure state machine behind openraft: applies committed entries, takes and installs snapshots, and lets the rest of
 //! the process read the state and follow its changes.
 
+use super::digest::Digests;
 use super::snapshot::SnapshotStore;
 use super::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::clock::wall_clock_ms;
 use crate::history::History;
 use bytes::Bytes;
 use control_api::codec::CodecError;
@@ -14,8 +16,11 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::error;
 
 /// A pure state machine. A clone must be cheap enough to be taken while entries wait.
 pub trait Machine: Default + Clone + Send + Sync + 'static {
@@ -39,6 +44,10 @@ pub struct Shared<M> {
     applied: watch::Sender<u64>,
     /// Bytes of log applied since the last snapshot.
     unsaved_bytes: AtomicU64,
+    /// How long the state of the last snapshot is.
+    snapshot_bytes: AtomicU64,
+    snapshot_time_ms: AtomicU64,
+    snapshot_failures: AtomicU64,
 }
 
 #[derive(Default)]
@@ -46,7 +55,12 @@ struct State<M> {
     machine: M,
     last: Option<LogId>,
     membership: StoredMembership,
+    digests: Digests,
 }
+
+/// A failed snapshot is tried again after this, and after twice as long each time that it fails again.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 impl<M: Machine> Shared<M> {
     /// Runs `read` on the state. It must be short: entries wait meanwhile.
@@ -67,6 +81,36 @@ impl<M: Machine> Shared<M> {
         self.unsaved_bytes.load(Ordering::Relaxed)
     }
 
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// When the last snapshot was taken, milliseconds since 1970; 0 before the first.
+    pub fn snapshot_time_ms(&self) -> u64 {
+        self.snapshot_time_ms.load(Ordering::Relaxed)
+    }
+
+    /// How many snapshots could not be written, read or installed.
+    pub fn snapshot_failures(&self) -> u64 {
+        self.snapshot_failures.load(Ordering::Relaxed)
+    }
+
+    /// Checksums of the last states, by index.
+    pub fn digests(&self) -> Vec<(u64, u32)> {
+        self.state().digests.recent()
+    }
+
+    /// Nothing is lost with a snapshot that fails, as the log stays until there is one: it is said, counted, and tried again.
+    fn snapshot_failed(&self, what: &str, error: &io::Error) {
+        self.snapshot_failures.fetch_add(1, Ordering::Relaxed);
+        error!(%error, "cannot {what} a snapshot");
+    }
+
+    fn snapshot_saved(&self, bytes: usize, time_ms: u64) {
+        self.snapshot_bytes.store(bytes as u64, Ordering::Relaxed);
+        self.snapshot_time_ms.store(time_ms, Ordering::Relaxed);
+    }
+
     fn state(&self) -> std::sync::RwLockReadGuard<'_, State<M>> {
         self.state
             .read()
@@ -84,20 +128,24 @@ impl<M: Machine> Shared<M> {
         let mut state = self.state_mut();
         let mut response = Response::Done(Vec::new());
         let mut events = Vec::new();
+        let mut applied: &[u8] = &[];
         match &entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
             }
             EntryPayload::Normal(command) => {
-                let applied = state.machine.apply_entry(index, &command.0);
-                (response, events) = applied.map_err(|error| {
+                applied = &command.0;
+                let done = state.machine.apply_entry(index, applied);
+                (response, events) = done.map_err(|error| {
                     io::Error::other(format!("log entry {index} cannot be read: {error}"))
                 })?;
-                let bytes = command.0.len() as u64;
-                self.unsaved_bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.unsaved_bytes
+                    .fetch_add(applied.len() as u64, Ordering::Relaxed);
             }
         }
+        let term = entry.log_id.committed_leader_id().term;
+        state.digests.push(term, index, applied, &response);
         state.last = Some(entry.log_id);
         self.history().push(index, events);
         drop(state);
@@ -105,16 +153,46 @@ impl<M: Machine> Shared<M> {
         Ok(response)
     }
 
-    fn install(&self, machine: M, meta: &SnapshotMeta) {
+    fn capture(&self) -> Captured<M> {
+        let state = self.state();
+        Captured {
+            machine: state.machine.clone(),
+            digests: state.digests.clone(),
+            meta: SnapshotMeta {
+                last_log_id: state.last,
+                last_membership: state.membership.clone(),
+            },
+            unsaved_bytes: self.unsaved_bytes(),
+        }
+    }
+
+    fn install(&self, installed: Decoded<M>, meta: &SnapshotMeta) {
+        let Decoded { machine, digests } = installed;
         let mut state = self.state_mut();
         let index = meta.last_log_id.as_ref().map_or(0, |id| id.index);
         self.history().restart(machine.changed_index(), index);
         state.machine = machine;
+        state.digests = digests;
         state.last = meta.last_log_id;
         state.membership = meta.last_membership.clone();
         drop(state);
         self.unsaved_bytes.store(0, Ordering::Relaxed);
         self.applied.send_replace(index);
+    }
+}
+
+/// What a snapshot holds.
+struct Decoded<M> {
+    machine: M,
+    digests: Digests,
+}
+
+impl<M: Machine> Decoded<M> {
+    fn new(meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<Self> {
+        let index = meta.last_log_id.as_ref().map_or(0, |id| id.index);
+        let (state, digests) = Digests::unseal(bytes, index)?;
+        let machine = M::from_bytes(state).map_err(io::Error::other)?;
+        Ok(Decoded { machine, digests })
     }
 }
 
@@ -132,9 +210,13 @@ impl<M: Machine> Applier<M> {
             history: Mutex::default(),
             applied: watch::Sender::new(0),
             unsaved_bytes: AtomicU64::new(0),
+            snapshot_bytes: AtomicU64::new(0),
+            snapshot_time_ms: AtomicU64::new(0),
+            snapshot_failures: AtomicU64::new(0),
         };
         if let Some((meta, bytes)) = snapshots.load()? {
-            shared.install(M::from_bytes(&bytes).map_err(io::Error::other)?, &meta);
+            shared.install(Decoded::new(&meta, &bytes)?, &meta);
+            shared.snapshot_saved(bytes.len(), snapshots.saved_ms()?);
         }
         Ok(Applier {
             shared: Arc::new(shared),
@@ -178,24 +260,52 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Applier<M> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, bytes: Bytes) -> io::Result<()> {
         let (snapshots, saved) = (self.snapshots.clone(), meta.clone());
-        let decode_and_save = move || {
-            let machine = M::from_bytes(&bytes).map_err(io::Error::other)?;
-            snapshots.save(&saved, &bytes)?;
-            Ok::<M, io::Error>(machine)
-        };
-        let machine = spawn_blocking(decode_and_save)
-            .await
-            .map_err(io::Error::other)??;
-        self.shared.install(machine, meta);
+        let snapshot = bytes.clone();
+        let installed = blocking(move || Decoded::new(&saved, &snapshot)).await?;
+        // What is not on disk must not be in force, and nothing else can be applied before it is: so this waits.
+        let mut pauses = pauses();
+        loop {
+            let (snapshots, saved, bytes) = (snapshots.clone(), meta.clone(), bytes.clone());
+            match blocking(move || snapshots.save(&saved, &bytes)).await {
+                Ok(()) => break,
+                Err(error) => self.shared.snapshot_failed("install", &error),
+            }
+            sleep(pauses.next().unwrap_or(RETRY_PAUSE_MAX)).await;
+        }
+        self.shared.install(installed, meta);
+        self.shared.snapshot_saved(bytes.len(), wall_clock_ms());
         Ok(())
     }
 
+    /// Where the file cannot be read, the state in memory does as well, or better.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let snapshots = self.snapshots.clone();
-        let loaded = spawn_blocking(move || snapshots.load())
-            .await
-            .map_err(io::Error::other)??;
-        Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        match blocking(move || snapshots.load()).await {
+            Ok(loaded) => Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot })),
+            Err(error) => {
+                self.shared.snapshot_failed("read", &error);
+                let state = self.shared.capture();
+                blocking(move || Ok(Some(state.encode()))).await
+            }
+        }
+    }
+}
+
+/// The state at one index, which is written while entries go on being applied.
+struct Captured<M> {
+    machine: M,
+    digests: Digests,
+    meta: SnapshotMeta,
+    /// Bytes of log that it covers and the snapshot before it does not.
+    unsaved_bytes: u64,
+}
+
+impl<M: Machine> Captured<M> {
+    fn encode(&self) -> Snapshot {
+        Snapshot {
+            meta: self.meta.clone(),
+            snapshot: self.digests.seal(self.machine.to_bytes()).into(),
+        }
     }
 }
 
@@ -208,25 +318,47 @@ pub struct Builder<M> {
 impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for Builder<M> {
     type SnapshotData = Bytes;
 
+    /// An error would end the process for what a full disk or a lack of descriptors does in passing.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let (machine, meta) = {
-            let state = self.shared.state();
-            let meta = SnapshotMeta {
-                last_log_id: state.last,
-                last_membership: state.membership.clone(),
-            };
-            self.shared.unsaved_bytes.store(0, Ordering::Relaxed);
-            (state.machine.clone(), meta)
-        };
+        let mut pauses = pauses();
+        loop {
+            match self.attempt().await {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(error) => self.shared.snapshot_failed("take", &error),
+            }
+            sleep(pauses.next().unwrap_or(RETRY_PAUSE_MAX)).await;
+        }
+    }
+}
+
+impl<M: Machine> Builder<M> {
+    async fn attempt(&self) -> io::Result<Snapshot> {
+        let state = self.shared.capture();
+        let covered = state.unsaved_bytes;
         let snapshots = self.snapshots.clone();
         let encode_and_save = move || {
-            let bytes = machine.to_bytes();
-            snapshots.save(&meta, &bytes)?;
-            let snapshot = bytes.into();
-            Ok::<Snapshot, io::Error>(Snapshot { meta, snapshot })
+            let snapshot = state.encode();
+            snapshots.save(&snapshot.meta, &snapshot.snapshot)?;
+            Ok(snapshot)
         };
-        spawn_blocking(encode_and_save)
-            .await
-            .map_err(io::Error::other)?
+        let snapshot = blocking(encode_and_save).await?;
+        let bytes = snapshot.snapshot.len();
+        self.shared.snapshot_saved(bytes, wall_clock_ms());
+        let rest = |unsaved: u64| Some(unsaved.saturating_sub(covered));
+        let unsaved = &self.shared.unsaved_bytes;
+        // It is always changed: `rest` never says no.
+        let _ = unsaved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        Ok(snapshot)
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    let doubled = |pause: &Duration| Some((*pause * 2).min(RETRY_PAUSE_MAX));
+    std::iter::successors(Some(RETRY_PAUSE_MIN), doubled)
 }

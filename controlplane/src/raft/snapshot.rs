@@ -9,6 +9,7 @@
 
 use super::SnapshotMeta;
 use super::wire::WireSnapshotMeta;
+use crate::clock::since_1970_ms;
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use bytes::Bytes;
 use control_api::codec;
@@ -59,13 +60,22 @@ impl SnapshotStore {
             return Ok(());
         }
         let temporary = self.directory.join(TEMPORARY_NAME);
-        let mut file = File::create(&temporary)?;
-        file.write_all(&encode_snapshot(meta, state))?;
-        file.sync_all()?;
+        let written = write_flushed(&temporary, &encode_snapshot(meta, state));
+        if let Err(error) = written {
+            // A part of it would only take the room that the next try needs; if it cannot be removed, that try truncates it.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
         fs::rename(&temporary, self.directory.join(FILE_NAME))?;
         File::open(&self.directory)?.sync_all()?;
         *saved = index;
         Ok(())
+    }
+
+    /// When the file was written, milliseconds since 1970.
+    pub fn saved_ms(&self) -> io::Result<u64> {
+        let file = fs::metadata(self.directory.join(FILE_NAME))?;
+        Ok(since_1970_ms(file.modified()?))
     }
 
     /// `None` where no snapshot was taken yet; a damaged file is an error.
@@ -79,6 +89,12 @@ impl SnapshotStore {
         *saved = meta.last_log_id.as_ref().map(|id| id.index);
         Ok(Some((meta, state)))
     }
+}
+
+fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// A whole snapshot file, as [`read_snapshot`] reads it.

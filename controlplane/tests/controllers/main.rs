@@ -6,5 +6,6 @@
 )]
 
 mod cluster;
+mod keeping;
 mod operation;
 mod support;

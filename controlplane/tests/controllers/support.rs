@@ -314,6 +314,7 @@ pub(crate) fn offset(group: &str, topic_name: &str, partition: u32, offset: i64)
         timestamp_ms: 1,
         coordinator_epoch: 1,
         generation: -1,
+        retention_ms: -1,
     }
 }
 
@@ -338,7 +339,7 @@ pub(crate) fn directory() -> PathBuf {
 }
 
 /// Ports that were free a moment ago, all different.
-fn free_addresses(count: usize) -> Vec<String> {
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
     let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     let listeners: Vec<TcpListener> = listeners.collect();
     let addresses = listeners

@@ -29,6 +29,11 @@ pub(super) fn of_topic(asked: bool) -> i32 {
     if asked { bits(&operations) } else { NOT_ASKED }
 }
 
+pub(super) fn of_group(asked: bool) -> i32 {
+    let operations = [READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS];
+    if asked { bits(&operations) } else { NOT_ASKED }
+}
+
 pub(super) fn of_cluster(asked: bool) -> i32 {
     let operations = [
         CREATE,

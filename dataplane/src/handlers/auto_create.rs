@@ -121,7 +121,9 @@ fn failure(error: &ControlError) -> Option<ErrorCode> {
         | ControlError::UnknownBroker
         | ControlError::WrongCluster(_)
         | ControlError::FencedCommit
-        | ControlError::UnsupportedVersion => ErrorCode::UnknownTopicOrPartition,
+        | ControlError::UnsupportedVersion
+        | ControlError::UnknownGroup
+        | ControlError::LimitReached(_) => ErrorCode::UnknownTopicOrPartition,
     })
 }
 

@@ -3,9 +3,8 @@
 //! A commit is answered once the control plane's Raft log has it. No group has members yet, so one that claims to come from a
 //! member is refused.
 
-use crate::coordinators;
+use super::groups::{check_coordinator, error_code};
 use crate::dispatch::{RequestError, respond};
-use crate::errors::control_error_code;
 use crate::io::{Gather, Io};
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
@@ -50,6 +49,7 @@ pub(crate) async fn handle<I: Io>(
                     let commit = OffsetCommit {
                         group: request.group_id.to_owned(),
                         timestamp_ms: now_ms,
+                        retention_ms: request.retention_time_ms,
                         ..commit
                     };
                     commits.push(((topic_place, place), commit));
@@ -99,20 +99,7 @@ fn authority(
     Ok(epoch)
 }
 
-/// The epoch under which this broker coordinates a group, if it does.
-pub(super) fn check_coordinator(
-    image: &MetadataImage,
-    broker: BrokerId,
-    group: &str,
-) -> Result<i32, ErrorCode> {
-    match coordinators::coordinator_of(image, group) {
-        Some(coordinator) if coordinator.broker.id == broker => Ok(coordinator.epoch),
-        Some(_) => Err(ErrorCode::NotCoordinator),
-        None => Err(ErrorCode::CoordinatorNotAvailable),
-    }
-}
-
-/// One partition's commit, whose group and time are still to be filled in.
+/// One partition's commit, whose group and times are still to be filled in.
 fn commit(
     image: &MetadataImage,
     topic: &str,
@@ -140,6 +127,7 @@ fn commit(
         timestamp_ms: 0,
         coordinator_epoch,
         generation: -1,
+        retention_ms: -1,
     })
 }
 
@@ -166,22 +154,10 @@ async fn store<I: Io>(
         };
         let results = places.into_iter().zip(results);
         failed.extend(
-            results.filter_map(|(place, result)| Some((place, group_error_code(&result.err()?)))),
+            results.filter_map(|(place, result)| Some((place, error_code(&result.err()?)))),
         );
     }
     failed
-}
-
-/// What a client of a group is told. It looks the coordinator up again and tries again after either of the first two.
-pub(super) fn group_error_code(error: &ControlError) -> ErrorCode {
-    match error {
-        ControlError::Unavailable | ControlError::NotLeader { .. } => {
-            ErrorCode::CoordinatorNotAvailable
-        }
-        // Without generations only a later coordinator's epoch can be in the way.
-        ControlError::FencedCommit => ErrorCode::NotCoordinator,
-        other => control_error_code(other),
-    }
 }
 
 #[cfg(test)]
@@ -281,9 +257,9 @@ mod tests {
 
     #[test]
     fn what_may_pass_sends_the_client_to_look_for_the_coordinator_again() {
-        let code = group_error_code(&ControlError::Unavailable);
+        let code = error_code(&ControlError::Unavailable);
         assert_eq!(code, ErrorCode::CoordinatorNotAvailable);
-        let code = group_error_code(&ControlError::FencedCommit);
+        let code = error_code(&ControlError::FencedCommit);
         assert_eq!(code, ErrorCode::NotCoordinator);
     }
 }

@@ -1,6 +1,6 @@
 //! OffsetFetch: the offsets that groups have committed. Version 8 and later ask for several groups at once.
 
-use super::offset_commit::{check_coordinator, group_error_code};
+use super::groups::{check_coordinator, error_code};
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
@@ -112,7 +112,7 @@ async fn fetch<I: Io>(
         Ok(Response::Offsets(committed)) => Ok(committed),
         // Only a controller of another version answers with anything else.
         Ok(_) => Err(ErrorCode::UnsupportedVersion),
-        Err(error) => Err(group_error_code(&error)),
+        Err(error) => Err(error_code(&error)),
     }
 }
 

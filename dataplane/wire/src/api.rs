@@ -79,8 +79,8 @@ apis! {
     Heartbeat               12: 0 to  4, flexible  4, hidden;
     LeaveGroup              13: 0 to  5, flexible  4, hidden;
     SyncGroup               14: 0 to  5, flexible  4, hidden;
-    DescribeGroups          15: 0 to  6, flexible  5, hidden;
-    ListGroups              16: 0 to  5, flexible  3, hidden;
+    DescribeGroups          15: 0 to  6, flexible  5, advertised;
+    ListGroups              16: 0 to  5, flexible  3, advertised;
     ApiVersions             18: 0 to  4, flexible  3, advertised;
     CreateTopics            19: 2 to  7, flexible  5, advertised;
     DeleteTopics            20: 1 to  6, flexible  4, advertised;
@@ -90,9 +90,9 @@ apis! {
     DescribeConfigs         32: 1 to  4, flexible  4, advertised;
     AlterConfigs            33: 0 to  2, flexible  2, advertised;
     CreatePartitions        37: 0 to  3, flexible  2, advertised;
-    DeleteGroups            42: 0 to  2, flexible  2, hidden;
+    DeleteGroups            42: 0 to  2, flexible  2, advertised;
     IncrementalAlterConfigs 44: 0 to  1, flexible  1, advertised;
-    OffsetDelete            47: 0 to  0, flexible never, hidden;
+    OffsetDelete            47: 0 to  0, flexible never, advertised;
     DescribeCluster         60: 0 to  2, flexible  0, advertised;
 }
 

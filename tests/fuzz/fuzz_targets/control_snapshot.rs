@@ -11,7 +11,10 @@ use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::message::{
     BrokerRegistration, ConfigChange, ConfigOperation, ConfigResource, NewPartitions, NewTopic,
 };
-use controlplane::command::{Commit, GroupClaim, MetaCommand, OffsetsCommand, RegisteredBroker};
+use controlplane::command::{
+    Commit, ExpiredGroup, Expiry, GroupClaim, GroupDeletion, MetaCommand, OffsetsCommand,
+    RegisteredBroker,
+};
 use controlplane::meta::MetaState;
 use controlplane::offsets::OffsetsState;
 use controlplane::raft::{
@@ -185,20 +188,35 @@ fn offsets_commands() -> Vec<Vec<u8>> {
             leader_epoch: -1,
             metadata: "of the consumer".into(),
             timestamp_ms: 1_700_000_000_000,
+            retention_ms: -1,
         }],
     };
-    let delete = |partitions| OffsetsCommand::DeleteOffsets {
-        group: "billing".into(),
-        partitions,
+    let expiry = Expiry {
+        now_ms: 1_700_000_000_000,
+        retention_ms: 1_000,
     };
     let commands = [
         commit("billing", TOPIC, 1),
         commit("billing", OTHER, 1),
         commit("audit", TOPIC, 1),
         commit("billing", TOPIC, 2),
-        delete(Some(vec![(TOPIC, 1)])),
+        OffsetsCommand::DeleteOffsets {
+            group: "billing".into(),
+            coordinator_epoch: 2,
+            partitions: vec![(TOPIC, 1)],
+        },
         OffsetsCommand::ForgetTopics(vec![TOPIC]),
-        delete(None),
+        OffsetsCommand::DeleteGroups(vec![GroupDeletion {
+            group: "billing".into(),
+            coordinator_epoch: 2,
+        }]),
+        OffsetsCommand::ExpireOffsets {
+            expiry,
+            groups: vec![ExpiredGroup {
+                group: "audit".into(),
+                partitions: vec![(TOPIC, 1)],
+            }],
+        },
     ];
     commands.iter().map(codec::encode).collect()
 }

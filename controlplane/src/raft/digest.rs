@@ -1,0 +1,102 @@
+//! A running checksum over what a node has applied, by which an operator can tell that two nodes have drifted apart.
+//!
+//! Each entry's checksum goes on from that of the entry before, so equal ones at an index vouch for everything up to it. What
+//! an entry was answered with is part of it: nodes that read the same log differently differ here too. It travels with the
+//! snapshot of the state that it is about.
+
+use control_api::codec;
+use control_api::message::Response;
+use std::collections::VecDeque;
+use std::io;
+
+/// Nodes are compared at an index that they have both applied, so the last few are kept.
+const KEPT_MAX: usize = 64;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Digests {
+    current: u32,
+    recent: VecDeque<(u64, u32)>,
+}
+
+impl Digests {
+    pub(crate) fn push(&mut self, term: u64, index: u64, command: &[u8], response: &Response) {
+        let place = [term.to_le_bytes(), index.to_le_bytes()].concat();
+        let parts = [&place, command, &codec::encode(response)];
+        let digest = parts.into_iter().fold(self.current, |digest, part| {
+            crc32c::crc32c_append(digest, part)
+        });
+        self.keep(index, digest);
+    }
+
+    /// By index, the newest last.
+    pub(crate) fn recent(&self) -> Vec<(u64, u32)> {
+        self.recent.iter().copied().collect()
+    }
+
+    fn keep(&mut self, index: u64, digest: u32) {
+        self.current = digest;
+        if self.recent.len() == KEPT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((index, digest));
+    }
+
+    /// Behind a state's bytes, for a snapshot of it.
+    pub(crate) fn seal(&self, mut state: Vec<u8>) -> Vec<u8> {
+        state.extend_from_slice(&self.current.to_le_bytes());
+        state
+    }
+
+    /// What [`Digests::seal`] gave for a state at `index`, apart again.
+    pub(crate) fn unseal(sealed: &[u8], index: u64) -> io::Result<(&[u8], Digests)> {
+        let (state, digest) = sealed.split_last_chunk::<4>().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a snapshot without a digest")
+        })?;
+        let mut digests = Digests::default();
+        digests.keep(index, u32::from_le_bytes(*digest));
+        Ok((state, digests))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(commands: &[&str]) -> Digests {
+        let mut digests = Digests::default();
+        for (index, command) in (1..).zip(commands) {
+            digests.push(1, index, command.as_bytes(), &Response::Done(Vec::new()));
+        }
+        digests
+    }
+
+    #[test]
+    fn a_digest_vouches_for_everything_before() {
+        let (ours, theirs) = (applied(&["a", "b", "c"]), applied(&["x", "b", "c"]));
+        assert_ne!(ours.recent()[2], theirs.recent()[2]);
+        assert_eq!(ours.recent(), applied(&["a", "b", "c"]).recent());
+    }
+
+    #[test]
+    fn one_log_read_in_two_ways_differs() {
+        let mut other = applied(&["a"]);
+        let mut ours = other.clone();
+        ours.push(1, 2, b"b", &Response::Done(vec![Ok(())]));
+        other.push(1, 2, b"b", &Response::Done(Vec::new()));
+        assert_ne!(ours.recent(), other.recent());
+    }
+
+    #[test]
+    fn a_snapshot_takes_it_along() {
+        let ours = applied(&["a", "b"]);
+        let sealed = ours.seal(b"state".to_vec());
+        let (state, mut again) = Digests::unseal(&sealed, 2).unwrap();
+        assert_eq!(state, b"state");
+        again.push(1, 3, b"c", &Response::Done(Vec::new()));
+        assert_eq!(
+            again.recent().last(),
+            applied(&["a", "b", "c"]).recent().last()
+        );
+        assert!(Digests::unseal(b"abc", 1).is_err());
+    }
+}
