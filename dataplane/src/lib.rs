@@ -10,6 +10,7 @@ pub mod answer_memory;
 pub mod broker;
 pub mod calls;
 pub mod check;
+mod closing;
 pub mod config;
 pub mod connection;
 pub mod control;

@@ -79,6 +79,9 @@ pub const FETCH_WAIT_MS_MAX: u64 = 60_000;
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
 
+/// Partitions that a shard closes at a time when it stops. File systems commit flushes that wait together as one.
+pub const CLOSES_AT_ONCE: usize = 64;
+
 /// Topics, partitions or resources that one admin request may name.
 pub const ADMIN_ITEMS_MAX: usize = 10_000;
 

@@ -262,8 +262,11 @@ impl<I: Io> Partition<I> {
         self.log.checkpoint().await
     }
 
-    /// Writes down how far recovery need not read, if anything has changed.
+    /// Writes down how far recovery need not read, if it would have to read more than little.
     pub async fn checkpoint(&self) -> Result<(), LogError> {
+        if !self.log.wants_checkpoint() {
+            return Ok(());
+        }
         self.log.checkpoint().await
     }
 
@@ -272,7 +275,7 @@ impl<I: Io> Partition<I> {
         self.log.enforce_retention(now_ms).await
     }
 
-    /// Takes no more, flushes, and marks the log as closed in order.
+    /// Takes no more and flushes, so that the next opening is quick.
     pub async fn close(&self) -> Result<(), LogError> {
         self.leads.set(false);
         self.log.close().await

@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
 use crate::reconcile::Held;
 use crate::routes::{Routes, TopicRoute};
-use crate::{reconcile, upkeep};
+use crate::{closing, reconcile, upkeep};
 use control_api::ids::{BrokerId, TopicId};
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, Request, Response};
@@ -291,11 +291,7 @@ impl<I: Io> Shard<I> {
 
     async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
-        for partition in self.open_partitions() {
-            if let Err(error) = partition.close().await {
-                tracing::error!(partition = %partition.identity(), %error, "cannot close the partition cleanly");
-            }
-        }
+        closing::close_partitions(self).await;
         self.metrics.flush();
         let mut message = ControlMessage::Stopped(self.id);
         while let Err(back) = self.control.try_send(message) {

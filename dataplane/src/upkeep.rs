@@ -59,6 +59,10 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
 
 async fn checkpoint<I: Io>(shard: &Shard<I>, all: bool) {
     for partition in shard.open_partitions() {
+        // The stop closes them.
+        if shard.stopping.get() {
+            return;
+        }
         let stored = match all {
             true => partition.checkpoint().await,
             false => partition.checkpoint_if_grown().await,
@@ -72,6 +76,9 @@ async fn checkpoint<I: Io>(shard: &Shard<I>, all: bool) {
 async fn enforce_retention<I: Io>(shard: &Shard<I>) {
     let now_ms = shard.io.wall_clock_ms();
     for partition in shard.open_partitions() {
+        if shard.stopping.get() {
+            return;
+        }
         if let Err(error) = partition.enforce_retention(now_ms).await {
             tracing::error!(partition = %partition.identity(), %error, "cannot delete old segments");
         }

@@ -11,6 +11,8 @@ mod broker;
 mod client;
 #[path = "shard_simulated/fetching.rs"]
 mod fetching;
+#[path = "shard_simulated/stopping.rs"]
+mod stopping;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

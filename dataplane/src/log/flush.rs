@@ -6,9 +6,9 @@ use std::io;
 use std::rc::Rc;
 
 use super::checkpoint::{Checkpoint, RecoveryPoint};
-use super::limits::{INDEX_WRITE_BYTES, SEGMENTS_MAX};
+use super::limits::{INDEX_WRITE_BYTES, READ_AT_OPEN_BYTES_MAX, SEGMENTS_MAX};
 use super::segment::{Segment, ignore_missing};
-use super::types::{Level, Offset};
+use super::types::{Level, Offset, block_ceil};
 use super::{Log, LogError};
 use crate::io::{Io, WriteDurability};
 
@@ -29,7 +29,20 @@ impl<I: Io> Log<I> {
         self.store_checkpoint(false).await
     }
 
-    /// Takes no more, flushes, and marks the log as closed in order.
+    /// Whether another checkpoint is worth its flushes: opening would have to read much, or could not tell where the log starts.
+    pub fn wants_checkpoint(&self) -> bool {
+        !self.may_go_without_checkpoint(self.bytes_since_checkpoint())
+    }
+
+    fn may_go_without_checkpoint(&self, read_at_open: u64) -> bool {
+        let start = self.log_start();
+        let is_first = |first: &Rc<Segment<I>>| first.base == start;
+        let start_is_known = self.0.checkpointed.get().0 == start
+            || self.0.segments.borrow().front().is_some_and(is_first);
+        read_at_open <= READ_AT_OPEN_BYTES_MAX && start_is_known
+    }
+
+    /// Takes no more, flushes, and writes down what the next opening would otherwise have to read, unless that is little.
     pub async fn close(&self) -> Result<(), LogError> {
         self.stop_taking();
         let flushed = self.flush().await;
@@ -37,11 +50,20 @@ impl<I: Io> Log<I> {
         flushed?;
         self.poisoned()?;
         let active = self.0.active();
-        if active.allocated.get() > 0 {
+        let unindexed = active.bytes.get() - active.index_stored_bytes.get();
+        let read_at_open = self.0.bytes_since_checkpoint.get().max(unindexed);
+        let is_quick = self.may_go_without_checkpoint(read_at_open);
+        // Recovery cuts a file that is longer all the same, so this need not last for the log to be whole.
+        if active.allocated.get() > block_ceil(active.bytes.get()) {
             let file = active.open(&self.0.io).await?;
             self.0.io.truncate(&file, active.bytes.get()).await?;
-            self.0.io.sync(&file).await?;
-            active.file.replace(None);
+            if !is_quick {
+                self.0.io.sync(&file).await?;
+            }
+        }
+        active.file.replace(None);
+        if is_quick {
+            return Ok(());
         }
         self.store_checkpoint(true).await
     }

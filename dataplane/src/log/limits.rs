@@ -67,6 +67,9 @@ pub const READ_PLACES: usize = 8;
 /// Bytes that a log has grown by when a checkpoint is worth its flushes before its time.
 pub const CHECKPOINT_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
+/// Bytes that opening a log may have to read for want of a checkpoint or an index: about what those would cost to write.
+pub const READ_AT_OPEN_BYTES_MAX: u64 = 64 * 1024;
+
 /// Segment bytes that may pass before a checkpoint writes the active segment's index again, or half a segment if that is less.
 pub const INDEX_WRITE_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -158,7 +158,7 @@ impl<I: Io> Log<I> {
             changed: Event::default(),
             checkpointing: Rc::default(),
             checkpointed: Cell::new(recovered.checkpointed),
-            bytes_since_checkpoint: Cell::new(0),
+            bytes_since_checkpoint: Cell::new(recovered.bytes_since_checkpoint),
             io,
         }));
         Ok(log)
@@ -298,7 +298,7 @@ impl<I: Io> Log<I> {
         self.0.progress.is_poisoned()
     }
 
-    /// Whether the previous process closed this log in order.
+    /// Whether the log ends where an orderly close wrote down that it does. A log that is quickly read is closed without that.
     pub fn opened_clean(&self) -> bool {
         self.0.opened_clean
     }

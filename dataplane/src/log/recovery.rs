@@ -37,6 +37,8 @@ pub(super) struct Recovered<I: Io> {
     pub(super) partial: Vec<u8>,
     /// Log start and end as the stored checkpoint has them.
     pub(super) checkpointed: (Offset, Offset),
+    /// Bytes behind it.
+    pub(super) bytes_since_checkpoint: u64,
 }
 
 pub(super) async fn recover<I: Io>(
@@ -112,6 +114,7 @@ struct Recovery<'a, I: Io> {
     /// What is to be done to the files once the attempt has succeeded.
     cuts: Vec<Cut<I>>,
     reached_checkpoint: bool,
+    bytes_since_checkpoint: u64,
 }
 
 struct Cut<I: Io> {
@@ -143,6 +146,7 @@ impl<'a, I: Io> Recovery<'a, I> {
             partial: Vec::new(),
             cuts: Vec::new(),
             reached_checkpoint: false,
+            bytes_since_checkpoint: 0,
         }
     }
 
@@ -260,6 +264,7 @@ impl<'a, I: Io> Recovery<'a, I> {
         let segment = Rc::new(Segment::scanned(self.directory, index, first_timestamp));
         segment.index_stored_bytes.set(stored_bytes);
         let grown = end > checked_from;
+        self.bytes_since_checkpoint += end.saturating_sub(checked_from);
         self.cuts.push(Cut {
             segment: Rc::clone(&segment),
             file_bytes: scanner.file_bytes(),
@@ -398,6 +403,7 @@ impl<'a, I: Io> Recovery<'a, I> {
             producers: self.producers,
             partial: self.partial,
             checkpointed: stored.unwrap_or((Offset(-1), Offset(-1))),
+            bytes_since_checkpoint: self.bytes_since_checkpoint,
         })
     }
 

@@ -170,17 +170,20 @@ impl<I: Io> Tail<I> {
         fresh: &mut Vec<Buffer>,
     ) -> usize {
         let buffers_before = fresh.len();
+        let mut room = self.open_room(segment);
         for mut part in parts {
             while !part.is_empty() {
-                if self.open_room(segment) == 0 {
+                if room == 0 {
                     self.begin_run(segment, fresh);
+                    room = self.open_room(segment);
                 }
-                let room = self.open_room(segment).min(part.len());
+                let taken = room.min(part.len());
                 let (run, buffer) = self.newest().expect("one was just found to have room");
-                buffer.extend_from_slice(&part[..room]);
-                run.bytes += room;
-                segment.bytes.set(segment.bytes.get() + room as u64);
-                part = &part[room..];
+                buffer.extend_from_slice(&part[..taken]);
+                run.bytes += taken;
+                segment.bytes.set(segment.bytes.get() + taken as u64);
+                room -= taken;
+                part = &part[taken..];
             }
         }
         let (run, _) = self.newest().expect("a batch has bytes");

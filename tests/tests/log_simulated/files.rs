@@ -184,6 +184,51 @@ fn a_clean_close_leaves_exactly_the_batches() {
     assert!(!clean.unwrap(), "it has gone on since, and was killed");
 }
 
+#[test]
+fn a_close_with_little_to_write_down_costs_no_flush() {
+    let world = simulation(12);
+    let io = world.boot(HOST);
+    let values_kept: Vec<_> = (0..3).map(|number| value(number, 300)).collect();
+    io.run(async {
+        let log = open(&io, durable()).await;
+        for value in &values_kept {
+            append(&log, &one(value)).await;
+        }
+        log.flush().await.unwrap();
+        io.sleep_until(io.now().after_ms(1000)).await;
+        let before = world.disk_counters(HOST);
+        log.close().await.unwrap();
+        assert_eq!(world.disk_counters(HOST), before);
+    })
+    .unwrap();
+    assert_eq!(world.file_bytes(HOST, CHECKPOINT), None);
+    let stored = world.file_bytes(HOST, FIRST_SEGMENT).unwrap().len();
+    assert_eq!(
+        stored,
+        stored_bytes(&values_kept),
+        "no space is kept for nothing"
+    );
+    world.crash(HOST, CrashKind::PowerLost);
+    let io = world.boot(HOST);
+    let found = io.run(async { values(&open(&io, durable()).await).await });
+    assert_eq!(found.unwrap(), values_kept);
+}
+
+#[test]
+fn a_log_that_nothing_was_appended_to_is_closed_without_a_trace() {
+    let world = simulation(13);
+    let kept = several_segments(&world, true);
+    let io = world.boot(HOST);
+    io.run(async {
+        let log = open(&io, durable()).await;
+        let before = world.disk_counters(HOST);
+        log.close().await.unwrap();
+        assert_eq!(world.disk_counters(HOST), before);
+        assert_eq!(values(&open(&io, durable()).await).await, kept);
+    })
+    .unwrap();
+}
+
 /// A log of several segments, closed in order or not.
 fn several_segments(world: &Simulation, close: bool) -> Vec<Vec<u8>> {
     let io = world.boot(HOST);

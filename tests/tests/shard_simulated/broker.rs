@@ -35,6 +35,9 @@ pub(super) struct ControlPlane {
     lives: u8,
     /// The broker process that was registered last.
     registered: Option<RegisteredBroker>,
+    shards: Vec<Sender<Message<SimIo>>>,
+    /// Shards that have closed their partitions.
+    pub(super) stopped: usize,
 }
 
 impl ControlPlane {
@@ -44,6 +47,8 @@ impl ControlPlane {
             index: 0,
             lives: 0,
             registered: None,
+            shards: Vec::new(),
+            stopped: 0,
         };
         control.apply(&MetaCommand::Bootstrap {
             cluster_id: "simulated".to_owned(),
@@ -87,6 +92,13 @@ impl ControlPlane {
         self.registered = Some(registered);
     }
 
+    /// Tells every shard to close its partitions.
+    pub(super) fn stop(&self) {
+        for shard in &self.shards {
+            send(shard, Message::Stop);
+        }
+    }
+
     fn image(&self) -> Arc<MetadataImage> {
         Arc::new(self.meta.image().clone())
     }
@@ -124,6 +136,8 @@ pub(super) fn start_broker(
     let (peers, inboxes): (Vec<Sender<Message<SimIo>>>, Vec<_>) =
         (0..shards).map(|_| inbox()).unzip();
     let (to_control, from_shards) = inbox();
+    control.borrow_mut().shards = peers.clone();
+    control.borrow_mut().stopped = 0;
     let loads: Arc<[AtomicUsize]> = (0..shards).map(|_| AtomicUsize::new(0)).collect();
     let metrics = Metrics::new().unwrap();
     let opening = Arc::new(AtomicUsize::new(0));
@@ -187,7 +201,7 @@ async fn serve_control(
                 let reply = Reply::Control(answer);
                 send(&shards[from.0], Message::Reply { call, reply });
             }
-            ControlMessage::Stopped(_) => {}
+            ControlMessage::Stopped(_) => control.borrow_mut().stopped += 1,
         }
     }
 }
