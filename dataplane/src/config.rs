@@ -137,17 +137,14 @@ impl Settings {
             bail!("--id must be 1 or higher, not {id}");
         }
         let controllers = self.controllers.context("--controllers is missing")?;
+        let trimmed = controllers.iter().map(|address| address.trim().to_owned());
+        let controllers: Vec<String> = trimmed.collect();
         if controllers.is_empty() || controllers.iter().any(|address| !is_host_and_port(address)) {
             bail!("--controllers must be host:port, separated by commas");
         }
         let listen = self.listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
-        let advertise = self.advertise.unwrap_or_else(|| listen.clone());
+        let (advertise_host, advertise_port) = advertised(self.advertise.as_deref(), &listen)?;
         let listen = address("--listen", &listen)?;
-        let (advertise_host, advertise_port) = advertise
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
-            .filter(|(host, _)| !host.is_empty())
-            .with_context(|| format!("--advertise must be host:port, not {advertise:?}"))?;
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let shards = self.shards.unwrap_or(cores);
         if !(1..=SHARDS_MAX).contains(&shards) {
@@ -195,6 +192,43 @@ fn address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
     addresses
         .next()
         .with_context(|| format!("{flag} {text:?} names no address"))
+}
+
+/// What clients are told, which must lead them here and not to themselves.
+fn advertised(advertise: Option<&str>, listen: &str) -> anyhow::Result<(String, u16)> {
+    let text = advertise.unwrap_or(listen).trim();
+    let (host, port) = text
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
+        .filter(|(host, port)| !host.is_empty() && *port > 0)
+        .with_context(|| format!("--advertise must be host:port, not {text:?}"))?;
+    // Brackets belong to the text, not to the address.
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = inner.unwrap_or(host);
+    if is_wildcard(host) {
+        match advertise {
+            Some(_) => bail!("--advertise must not be {text}, which leads every client to itself"),
+            None => bail!("--advertise is missing: clients cannot be told to connect to {text}"),
+        }
+    }
+    Ok((host.to_owned(), port))
+}
+
+/// Whether an address is that of every interface, in whatever way it is written. Names are not looked up: they are the clients'.
+fn is_wildcard(host: &str) -> bool {
+    use std::net::{IpAddr, ToSocketAddrs};
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return address.to_canonical().is_unspecified();
+    }
+    // Short forms such as 0 or 0x0.
+    let is_number = |character: char| character.is_ascii_hexdigit() || ".xX".contains(character);
+    host.starts_with(|first: char| first.is_ascii_digit())
+        && host.chars().all(is_number)
+        && (host, 0)
+            .to_socket_addrs()
+            .is_ok_and(|mut addresses| addresses.any(|address| address.ip().is_unspecified()))
 }
 
 fn is_host_and_port(text: &str) -> bool {
@@ -249,6 +283,47 @@ mod tests {
             let error = settings.checked().unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn what_leads_clients_to_themselves_is_not_advertised() {
+        let advertised = |listen: &str, advertise: Option<&str>| {
+            let settings = Settings {
+                listen: Some(listen.to_owned()),
+                advertise: advertise.map(str::to_owned),
+                ..settings()
+            };
+            let config = settings.checked().map_err(|error| error.to_string())?;
+            Ok::<_, String>((config.advertise_host, config.advertise_port))
+        };
+        let wildcards = [
+            "0.0.0.0:9092",
+            "[::]:9092",
+            ":::9092",
+            "[::0]:9092",
+            "[::ffff:0.0.0.0]:9092",
+            "[0:0:0:0:0:0:0:0]:9092",
+            "0:9092",
+            "0.0:9092",
+            "0x0:9092",
+            " 0.0.0.0:9092 ",
+        ];
+        for wildcard in wildcards {
+            let error = advertised("127.0.0.1:9092", Some(wildcard)).unwrap_err();
+            assert!(error.starts_with("--advertise must not be"), "{error}");
+        }
+        for wildcard in &wildcards[..2] {
+            let error = advertised(wildcard, None).unwrap_err();
+            assert!(error.starts_with("--advertise is missing"), "{error}");
+            let named = advertised(wildcard, Some("broker.example:9092"));
+            assert_eq!(named, Ok(("broker.example".to_owned(), 9092)));
+        }
+        assert_eq!(advertised("[::1]:9092", None), Ok(("::1".to_owned(), 9092)));
+        assert_eq!(
+            advertised("0.0.0.0:9092", Some("10.0.0.1:1")),
+            Ok(("10.0.0.1".to_owned(), 1))
+        );
+        assert!(advertised("127.0.0.1:9092", Some("host:0")).is_err());
     }
 
     #[test]

@@ -5,7 +5,11 @@
 //! clients commonly set it and leaving it aside is harmless ([`ConfigKey::acts`] is false).
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::str::FromStr;
+
+/// The largest record batch that a log takes, so that no topic can promise more.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The numbers that DescribeConfigs uses (`ConfigType` in its schema).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
     int("index.interval.bytes", "4096", 0, Some("log.index.interval.bytes"))
         .documented("How many log bytes lie between two entries of the offset index."),
     int("max.message.bytes", "1048588", 0, Some("message.max.bytes"))
+        .at_most(BATCH_BYTES_MAX as i64)
         .documented("The largest record batch accepted, after compression."),
     long("message.timestamp.after.max.ms", "3600000", 0, Some("log.message.timestamp.after.max.ms"))
         .documented("How far a record's timestamp may lie after the broker's clock."),
@@ -78,8 +83,8 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
     boolean("preallocate", "false", Some("log.preallocate"))
         .documented("Segments are always written out before use: accepted and without effect.")
         .without_effect(),
-    long("retention.bytes", "-1", -1, Some("log.retention.bytes"))
-        .documented("How large a partition may grow before its oldest segments are deleted; -1: no limit."),
+    long("retention.bytes", "-1", i64::MIN, Some("log.retention.bytes"))
+        .documented("How large a partition may grow before its oldest segments are deleted; below 0: no limit."),
     long("retention.ms", WEEK_MS, -1, Some("log.retention.ms"))
         .documented("How old a segment may grow before it is deleted; -1: no limit."),
     int("segment.bytes", "1073741824", 1 << 20, Some("log.segment.bytes"))
@@ -120,7 +125,7 @@ pub const BROKER_KEYS: &[ConfigKey] = &[
         None,
     )
     .documented("Default of the topic key message.timestamp.type."),
-    long("log.retention.bytes", "-1", -1, None)
+    long("log.retention.bytes", "-1", i64::MIN, None)
         .documented("Default of the topic key retention.bytes."),
     long("log.retention.ms", WEEK_MS, -1, None)
         .documented("Default of the topic key retention.ms."),
@@ -130,6 +135,7 @@ pub const BROKER_KEYS: &[ConfigKey] = &[
     int("log.segment.bytes", "1073741824", 1 << 20, None)
         .documented("Default of the topic key segment.bytes."),
     int("message.max.bytes", "1048588", 0, None)
+        .at_most(BATCH_BYTES_MAX as i64)
         .documented("Default of the topic key max.message.bytes."),
     int("min.insync.replicas", "1", 1, None)
         .documented("Default of the topic key of the same name."),
@@ -152,36 +158,60 @@ pub fn broker_key(name: &str) -> Option<&'static ConfigKey> {
 /// `Err` is the text for the client, worded as Kafka words it.
 pub fn check_topic_config(name: &str, value: &str) -> Result<(), String> {
     let key = topic_key(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
-    key.check(value)
+    key.read(value).map(drop)
 }
 
 /// As [`check_topic_config`], for a broker's dynamic configuration.
 pub fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
     let unknown = || format!("Cannot update these configs dynamically: Set({name})");
-    broker_key(name).ok_or_else(unknown)?.check(value)
+    let key = broker_key(name).ok_or_else(unknown)?;
+    key.read(value).map(drop)
 }
 
 impl ConfigKey {
-    /// `Err` is the text for the client.
-    pub fn check(&self, value: &str) -> Result<(), String> {
-        let refuse = |why: &str| {
+    /// The value as it counts: blanks around it, a plus sign before a number and the case of a boolean are no part of it, as in
+    /// Kafka. `Err` is the text for the client.
+    pub fn read<'a>(&self, value: &'a str) -> Result<&'a str, String> {
+        let refuse = |value: &dyn Display, why: &str| {
             let name = self.name;
             Err(format!(
                 "Invalid value {value} for configuration {name}: {why}"
             ))
         };
+        let trimmed = trimmed(value);
         match self.check {
-            Check::Boolean if matches!(value, "true" | "false") => Ok(()),
-            Check::Boolean => refuse("Expected value to be either true or false"),
-            Check::Number(min, max) => match value.trim().parse::<i64>() {
-                Ok(number) if number < min => refuse(&format!("Value must be at least {min}")),
-                Ok(number) if number <= max => Ok(()),
-                Ok(_) | Err(_) if max == INT => refuse("Not a number of type INT"),
-                Ok(_) | Err(_) => refuse("Not a number of type LONG"),
-            },
-            Check::OneOf(values) if values.contains(&value) => Ok(()),
+            Check::Boolean if trimmed.eq_ignore_ascii_case("true") => Ok("true"),
+            Check::Boolean if trimmed.eq_ignore_ascii_case("false") => Ok("false"),
+            Check::Boolean => refuse(&value, "Expected value to be either true or false"),
+            Check::Number(min, max) => {
+                let number = trimmed.parse::<i64>().ok();
+                match number.filter(|number| self.kind != ConfigType::Int || is_int(*number)) {
+                    Some(number) if number < min => {
+                        refuse(&number, &format!("Value must be at least {min}"))
+                    }
+                    Some(number) if number > max => {
+                        refuse(&number, &format!("Value must be no more than {max}"))
+                    }
+                    Some(_) => Ok(trimmed.trim_start_matches('+')),
+                    None if self.kind == ConfigType::Int => {
+                        refuse(&value, "Not a number of type INT")
+                    }
+                    None => refuse(&value, "Not a number of type LONG"),
+                }
+            }
             Check::OneOf(values) => {
-                refuse(&format!("String must be one of: {}", values.join(", ")))
+                let known = |item: &str| values.contains(&self::trimmed(item));
+                let all_known = match self.kind {
+                    ConfigType::List => trimmed.split(',').all(known),
+                    _ => known(trimmed),
+                };
+                match all_known {
+                    true => Ok(trimmed),
+                    false => refuse(
+                        &value,
+                        &format!("String must be one of: {}", values.join(", ")),
+                    ),
+                }
             }
         }
     }
@@ -191,10 +221,27 @@ impl ConfigKey {
         self
     }
 
+    /// For a number: a bound below that of its type.
+    const fn at_most(mut self, max: i64) -> Self {
+        if let Check::Number(min, _) = self.check {
+            self.check = Check::Number(min, max);
+        }
+        self
+    }
+
     const fn without_effect(mut self) -> Self {
         self.acts = false;
         self
     }
+}
+
+/// Without the blanks around it, which are what Java's `trim` takes for blanks.
+fn trimmed(value: &str) -> &str {
+    value.trim_matches(|character| character <= ' ')
+}
+
+fn is_int(number: i64) -> bool {
+    i32::try_from(number).is_ok()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,8 +325,8 @@ pub fn broker_configs(
 /// The value in force for a broker's key, or the table's default. The key must be in [`BROKER_KEYS`].
 pub fn broker_value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
     let key = broker_key(name).expect("asked for by a name that is in the table");
-    let own = configs.get(name).filter(|value| key.check(value).is_ok());
-    own.map_or(key.default, String::as_str).trim()
+    let own = configs.get(name).and_then(|value| key.read(value).ok());
+    own.unwrap_or(key.default)
 }
 
 struct Values<'a> {
@@ -297,8 +344,8 @@ impl<'a> Values<'a> {
         let mut sound = candidates
             .into_iter()
             .flatten()
-            .filter(|value| key.check(value).is_ok());
-        sound.next().map_or(key.default, String::as_str).trim()
+            .filter_map(|value| key.read(value).ok());
+        sound.next().unwrap_or(key.default)
     }
 
     fn number<N: FromStr>(&self, name: &str) -> N {
@@ -308,7 +355,7 @@ impl<'a> Values<'a> {
         number
     }
 
-    /// A number of which -1 means no limit.
+    /// A number of which one below 0 means no limit.
     fn limit(&self, name: &str) -> Option<u64> {
         u64::try_from(self.number::<i64>(name)).ok()
     }
@@ -416,7 +463,7 @@ mod tests {
         for table in [TOPIC_KEYS, BROKER_KEYS] {
             assert!(table.is_sorted_by(|a, b| a.name < b.name));
             for key in table {
-                assert_eq!(key.check(key.default), Ok(()), "{}", key.name);
+                assert_eq!(key.read(key.default), Ok(key.default), "{}", key.name);
                 assert!(!key.documentation.is_empty(), "{}", key.name);
             }
         }
@@ -473,6 +520,62 @@ mod tests {
         for (name, value, text) in cases {
             assert_eq!(check_topic_config(name, value), Err(text.to_owned()));
         }
+    }
+
+    #[test]
+    fn values_are_read_as_kafka_reads_them() {
+        let cases = [
+            ("preallocate", " TRUE\t", "true"),
+            ("write.caching", "False", "false"),
+            ("retention.ms", " 5 ", "5"),
+            ("retention.ms", "+5", "5"),
+            ("retention.bytes", "-2", "-2"),
+            ("cleanup.policy", " delete ", "delete"),
+            ("cleanup.policy", "delete,delete", "delete,delete"),
+            ("message.timestamp.type", "LogAppendTime ", "LogAppendTime"),
+            ("max.message.bytes", "16777216", "16777216"),
+        ];
+        for (name, value, read) in cases {
+            assert_eq!(
+                topic_key(name).unwrap().read(value),
+                Ok(read),
+                "{name}={value}"
+            );
+        }
+        let given = cases.map(|(name, value, _)| (name, value));
+        let config = TopicConfig::resolve(&configs(&given), &configs(&[]));
+        assert_eq!(
+            (config.write_caching, config.retention_ms),
+            (false, Some(5))
+        );
+        assert_eq!(
+            (config.retention_bytes, config.max_message_bytes),
+            (None, 16 << 20)
+        );
+        assert_eq!(config.message_timestamp_type, TimestampType::LogAppendTime);
+        for (name, value) in [
+            ("write.caching", "tru e"),
+            ("write.caching", ""),
+            ("retention.ms", ""),
+            ("retention.ms", " "),
+            ("retention.ms", "5 5"),
+            ("retention.ms", "1e3"),
+            ("retention.ms", "0x10"),
+            ("retention.ms", "5L"),
+            ("retention.ms", "\u{a0}5"),
+            ("retention.ms", "9223372036854775808"),
+            ("segment.bytes", "-9223372036854775808"),
+            ("compression.type", "PRODUCER"),
+            ("cleanup.policy", "delete, "),
+            ("cleanup.policy", ""),
+            ("max.message.bytes", "16777217"),
+        ] {
+            assert!(check_topic_config(name, value).is_err(), "{name}={value}");
+        }
+        assert_eq!(
+            check_broker_config("message.max.bytes", "41943040"),
+            Err("Invalid value 41943040 for configuration message.max.bytes: Value must be no more than 16777216".to_owned())
+        );
     }
 
     #[test]

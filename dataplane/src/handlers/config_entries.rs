@@ -124,7 +124,7 @@ fn sound_value<'a>(
     configs: Option<&'a BTreeMap<String, String>>,
 ) -> Option<&'a str> {
     let value = configs?.get(key.name)?;
-    key.check(value).is_ok().then_some(value)
+    key.read(value).ok()
 }
 
 #[cfg(test)]
