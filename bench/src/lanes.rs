@@ -281,7 +281,7 @@ mod tests {
         assert_eq!((message.acks, topic.name, partition.index), (-1, "t", 3));
         let records = partition.records.unwrap();
         let batch = Batch::first(&records).unwrap();
-        assert_eq!(batch.validate(), Ok(()));
+        assert_eq!(batch.validate().err(), None);
         look(&batch);
     }
 

@@ -78,7 +78,11 @@ async fn begin_produce<I: Io>(
         match append_batches(shard, frame, &mut produce)? {
             Appending::OtherApi => return Ok(None),
             Appending::Begun { acks } => break acks,
-            Appending::Blocked(blocked) => blocked.passed(shard).await,
+            Appending::Blocked(blocked) => {
+                if let Some(produce) = &mut produce {
+                    blocked.passed(shard, produce).await;
+                }
+            }
         }
     };
     let begun = observe_begun(shard, ApiKey::Produce, started);

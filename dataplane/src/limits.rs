@@ -85,6 +85,17 @@ pub const CLOSES_AT_ONCE: usize = 64;
 /// Topics, partitions or resources that one admin request may name.
 pub const ADMIN_ITEMS_MAX: usize = 10_000;
 
+/// What a batch's records may come to when they are decompressed: so many bytes, and as many for each compressed one. What clients
+/// send is rarely 20 times as long; a batch of zeros may be 10,000 times, and its producer is told to send smaller ones.
+pub const DECOMPRESSED_BYTES_FREE: u64 = 64 * 1024 * 1024;
+pub const DECOMPRESSED_BYTES_PER_BYTE: u64 = 32;
+
+/// What one Snappy block may come to, because it comes out as a whole: as long as the largest batch.
+pub const SNAPPY_BLOCK_BYTES_MAX: usize = crate::log::limits::BATCH_BYTES_MAX;
+
+/// Decompressed bytes of a batch that are looked at before other tasks get their turn.
+pub const INSPECTED_BYTES_AT_ONCE: u64 = 256 * 1024;
+
 const _: () = assert!(
     FRAME_BYTES_HELD_MAX <= HELD_BYTES_MAX,
     "one held frame must fit what a shard may hold"

@@ -140,6 +140,12 @@ impl<I: Io> Partition<I> {
         self.log.append(batch)
     }
 
+    /// Where a batch stands that was appended before.
+    pub fn appended_before(&self, batch: &Batch<'_>) -> Option<Appended> {
+        let leads = self.leads.get();
+        self.log.appended_before(batch).ok()?.filter(|_| leads)
+    }
+
     /// Waits until there may be memory for a batch of `bytes` bytes.
     pub async fn room(&self, bytes: usize) {
         self.log.room(bytes).await;

@@ -3,6 +3,7 @@
 //! The same functions serve a partition of one's own shard, so there is one way to do each thing.
 
 use crate::errors;
+use crate::handlers::batch_checks::Verdict;
 use crate::handlers::produce::{self, ProduceOutcome};
 use crate::io::Io;
 use crate::log::Offset;
@@ -23,10 +24,11 @@ pub struct PartitionKey {
 }
 
 pub enum PartitionRequest {
-    /// Appends one batch and waits for the level that `acks` asks for.
+    /// Appends one batch, which was checked, and waits for the level that `acks` asks for.
     Produce {
         key: PartitionKey,
         records: SharedRecords,
+        verdict: Verdict,
         acks: i16,
     },
     /// Reads several partitions of one shard, within a common limit of bytes.
@@ -66,10 +68,16 @@ pub fn serve<I: Io>(
 ) {
     // Appends of one connection must keep their order, so each is begun in the order of arrival, before any task runs.
     let request = match request {
-        PartitionRequest::Produce { key, records, acks } => {
-            produce::begin_for_other_shard(shard, key, records, acks, move |shard, outcome| {
+        PartitionRequest::Produce {
+            key,
+            records,
+            verdict,
+            acks,
+        } => {
+            let reply = move |shard: &Rc<Shard<I>>, outcome| {
                 reply(shard, PartitionReply::Produce(outcome));
-            });
+            };
+            produce::begin_for_other_shard(shard, key, records, verdict, acks, reply);
             return;
         }
         request => request,

@@ -210,6 +210,7 @@ fn log_config(config: &TopicConfig) -> LogConfig {
     LogConfig {
         segment_bytes: u64::from(config.segment_bytes),
         segment_ms: i64::try_from(config.segment_ms).unwrap_or(i64::MAX),
+        segment_jitter_ms: i64::try_from(config.segment_jitter_ms).unwrap_or(i64::MAX),
         retention_ms: limit(config.retention_ms),
         retention_bytes: limit(config.retention_bytes),
         index_interval_bytes: config.index_interval_bytes,

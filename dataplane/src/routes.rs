@@ -55,6 +55,15 @@ impl<I: Io> TopicRoute<I> {
         &self.record.name
     }
 
+    /// Whether a partition has the replicas in sync that `acks=all` wants (`min.insync.replicas`).
+    pub fn has_enough_in_sync(&self, partition: i32) -> bool {
+        let wanted = self.config.min_insync_replicas as usize;
+        let record = usize::try_from(partition)
+            .ok()
+            .and_then(|number| self.record.partitions.get(number));
+        record.is_some_and(|record| record.in_sync.len() >= wanted)
+    }
+
     /// Where the leader of a partition is on this broker, or the error code that a client gets instead.
     pub fn leader(&self, partition: i32) -> Result<Place<I>, ErrorCode> {
         let slots = self.slots.borrow();

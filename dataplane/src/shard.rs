@@ -11,6 +11,7 @@ use crate::fetch_sessions::FetchSessions;
 use crate::frame::FrameMemory;
 use crate::handlers::init_producer_id::ProducerIdBlock;
 use crate::handlers::produce::BlockedAppends;
+use crate::inspection::Inspector;
 use crate::io::Io;
 use crate::limits::CONNECTIONS_MAX;
 use crate::log::LogShared;
@@ -67,6 +68,7 @@ pub struct Shard<I: Io> {
     pub(crate) opening: Arc<AtomicUsize>,
     pub(crate) stopping: Cell<bool>,
     pub(crate) blocked_appends: BlockedAppends<I>,
+    pub(crate) inspector: Inspector,
     pub(crate) producer_ids: RefCell<ProducerIdBlock>,
     pub answer_memory: AnswerMemory,
     calls: Rc<Calls<Reply>>,
@@ -93,6 +95,7 @@ impl<I: Io> Shard<I> {
             opening: parts.opening,
             stopping: Cell::new(false),
             blocked_appends: BlockedAppends::default(),
+            inspector: Inspector::default(),
             producer_ids: RefCell::default(),
             answer_memory: AnswerMemory::new(parts.tail_buffers * parts.io.buffer_bytes() / 2),
             calls: Rc::default(),

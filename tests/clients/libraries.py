@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import aiokafka
 import confluent_kafka
+import confluent_kafka.admin
 import kafka
 
 FETCH_SECONDS_MAX = 90
@@ -208,3 +209,16 @@ def create_topic(bootstrap, topic, partitions=1, **configs):
     options = {"num_partitions": partitions, "replication_factor": 1, "configs": settings}
     admin.create_topics({topic: options}, timeout_ms=30_000, wait_for_metadata=True)
     admin.close()
+
+
+def alter_topic(bootstrap, topic, **configs):
+    """Changes a topic's configuration."""
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": bootstrap})
+    changes = [
+        confluent_kafka.admin.ConfigEntry(
+            name.replace("_", "."), str(value), incremental_operation=confluent_kafka.admin.AlterConfigOpType.SET
+        )
+        for name, value in configs.items()
+    ]
+    changed = confluent_kafka.admin.ConfigResource("topic", topic, incremental_configs=changes)
+    admin.incremental_alter_configs([changed])[changed].result(60)

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
 
+#[path = "log_simulated/ages.rs"]
+mod ages;
 #[path = "log_simulated/crashes.rs"]
 mod crashes;
 #[path = "log_simulated/files.rs"]

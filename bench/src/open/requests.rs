@@ -119,7 +119,7 @@ mod tests {
         let partition = topic.partition_data.iter().next().unwrap();
         let records = partition.records.unwrap();
         let batch = Batch::first(&records).unwrap();
-        assert_eq!(batch.validate(), Ok(()));
+        assert_eq!(batch.validate().err(), None);
         let decompressed = codec::records(&batch).unwrap().into_owned();
         let sequence = batch.header.base_sequence;
         (

@@ -208,7 +208,7 @@ impl FakeBroker {
         let base_offset = log.end;
         for _ in 0..copies {
             let batch = Batch::first(&records).unwrap();
-            assert_eq!(batch.validate(), Ok(()));
+            assert_eq!(batch.validate().err(), None);
             let mut bytes = records.to_vec();
             stamp_offset_and_epoch(&mut bytes, log.end, 0);
             log.batches.push((log.end, bytes));

@@ -158,6 +158,17 @@ impl Ring {
     }
 
     pub async fn file_bytes(&self, file: &File) -> io::Result<u64> {
+        Ok(self.status(file).await?.stx_size)
+    }
+
+    /// When the file's content was changed last, in milliseconds since 1970.
+    pub async fn changed_ms(&self, file: &File) -> io::Result<i64> {
+        let at = self.status(file).await?.stx_mtime;
+        let ms = i64::from(at.tv_nsec / 1_000_000);
+        Ok(at.tv_sec.saturating_mul(1000).saturating_add(ms))
+    }
+
+    async fn status(&self, file: &File) -> io::Result<Box<libc::statx>> {
         let request = Request::Status {
             file: Rc::clone(&file.0),
             status: Box::new(empty_status()),
@@ -166,7 +177,7 @@ impl Ring {
         let Request::Status { status, .. } = request else {
             unreachable!("a request comes back as it went");
         };
-        result.map(|_| status.stx_size)
+        result.map(|_| status)
     }
 
     /// Makes a directory and those above it that are missing.

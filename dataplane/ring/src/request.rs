@@ -155,7 +155,7 @@ impl Request {
                 let target: *mut libc::statx = &mut **status;
                 opcode::Statx::new(descriptor(file), c"".as_ptr(), target.cast())
                     .flags(libc::AT_EMPTY_PATH)
-                    .mask(libc::STATX_SIZE)
+                    .mask(libc::STATX_SIZE | libc::STATX_MTIME)
                     .build()
             }
             Request::Rename { from, to } => {

@@ -25,6 +25,7 @@ pub mod produce;
 mod admin;
 mod authorized_operations;
 mod auto_create;
+pub(crate) mod batch_checks;
 mod config_changes;
 mod config_entries;
 mod config_resources;

@@ -1,8 +1,9 @@
-//! Produce: checks each batch where it lies, appends it, and answers once it is as safe as the client asked.
+//! Produce: checks each batch where it lies (`batch_checks.rs`), appends it, and answers once it is as safe as the client asked.
 //!
 //! [`begin`] runs in the connection's reader and appends; [`PendingProduce::settle`] runs in its writer and waits. A batch for a
-//! partition of another shard makes one hop there, by pointer, and its outcome one hop back.
+//! partition of another shard is checked here and makes one hop there, by pointer, and its outcome one hop back.
 
+use super::batch_checks::{self, Unsettled, Verdict};
 use crate::calls::Call;
 use crate::dispatch::RequestError;
 use crate::errors;
@@ -22,13 +23,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use wire::messages::produce::*;
-use wire::{Array, Batch, EncodeError, ErrorCode, Reader, Records, Scratch, Uuid};
+use wire::{
+    Array, Batch, BatchHeader, EncodeError, ErrorCode, Reader, RecordTimes, Records, Scratch, Uuid,
+};
 
 /// A produce request whose batches are appended, or about to be, and not yet all as safe as asked.
 pub struct PendingProduce<I: Io> {
     to: AnswerTo,
     topics: SmallVec<[PendingTopic<I>; 1]>,
     partitions: SmallVec<[PendingPartition<I>; 1]>,
+    /// What is known of the records of the next partition's batch, so that they are looked at once.
+    times: Option<Result<RecordTimes, ErrorCode>>,
 }
 
 /// Why a request cannot be begun to its end now. The socket is not read meanwhile.
@@ -37,14 +42,20 @@ pub(crate) enum Blocked<I: Io> {
     NoMemory(Rc<Partition<I>>, usize),
     /// The other shard or this one has too many calls open.
     NoCall,
+    /// The compressed records of the batch with this header take long to look at.
+    Inspection(Box<(BatchHeader, SharedRecords)>),
 }
 
 impl<I: Io> Blocked<I> {
     /// Waits until trying again may help.
-    pub(crate) async fn passed(self, shard: &Shard<I>) {
+    pub(crate) async fn passed(self, shard: &Shard<I>, pending: &mut PendingProduce<I>) {
         match self {
             Blocked::NoMemory(partition, bytes) => partition.room(bytes).await,
             Blocked::NoCall => shard.io.sleep_until(shard.io.now().after_ms(1)).await,
+            Blocked::Inspection(batch) => {
+                let (header, records) = &*batch;
+                pending.times = Some(shard.inspector.at_length(header, records).await);
+            }
         }
     }
 }
@@ -136,9 +147,15 @@ pub(crate) fn begin<I: Io>(
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
                 (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
                 (None, Ok(route)) => {
-                    begin_partition(shard, frame, route, &partition, version, request.acks)?
+                    let begun = Begun {
+                        version,
+                        acks: request.acks,
+                        times: &mut pending.times,
+                    };
+                    begin_partition(shard, frame, route, &partition, begun)?
                 }
             };
+            pending.times = None;
             pending.partitions.push(PendingPartition {
                 index: partition.index,
                 state,
@@ -176,15 +193,26 @@ fn find_topic<I: Io>(
         .ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
+/// What a partition's part of a request takes from the whole.
+struct Begun<'a> {
+    version: i16,
+    acks: i16,
+    times: &'a mut Option<Result<RecordTimes, ErrorCode>>,
+}
+
 fn begin_partition<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
     route: &Rc<TopicRoute<I>>,
     data: &PartitionProduceData<'_>,
-    version: i16,
-    acks: i16,
+    begun: Begun<'_>,
 ) -> Result<PendingState<I>, Blocked<I>> {
     let refused = |error| Ok(PendingState::Done(ProduceOutcome::refused(error)));
+    let Begun {
+        version,
+        acks,
+        times,
+    } = begun;
     let place = match route.leader(data.index) {
         Ok(place) => place,
         Err(error) => return refused(error),
@@ -195,8 +223,20 @@ fn begin_partition<I: Io>(
     if version < ZSTD_VERSION_MIN && is_zstd(&records) {
         return refused(ErrorCode::UnsupportedCompressionType);
     }
+    if acks == -1 && !route.has_enough_in_sync(data.index) {
+        return refused(ErrorCode::NotEnoughReplicas);
+    }
+    let now_ms = shard.io.wall_clock_ms();
+    let checked = batch_checks::check(&shard.inspector, &route.config, now_ms, &records, times);
+    let (batch, verdict) = match checked {
+        Ok(checked) => checked,
+        Err(Unsettled::Refused(error)) => return refused(error),
+        Err(Unsettled::TakesLong) => {
+            return inspection(frame, &records).map_or_else(refused, Err);
+        }
+    };
     match place {
-        Place::Here(partition) => match append(shard, route, &partition, &records) {
+        Place::Here(partition) => match append(route, &partition, &batch, verdict) {
             Ok(appended) => Ok(waiting(partition, appended, acks)),
             Err(Refused::Busy) => Err(Blocked::NoMemory(partition, records.len())),
             Err(Refused::Code(error)) => refused(error),
@@ -209,7 +249,12 @@ fn begin_partition<I: Io>(
                 topic: route.id,
                 partition: data.index,
             };
-            let request = PartitionRequest::Produce { key, records, acks };
+            let request = PartitionRequest::Produce {
+                key,
+                records,
+                verdict,
+                acks,
+            };
             match shard.ask_shard(other, request) {
                 Some(_) if acks == 0 => refused(ErrorCode::None),
                 Some(call) => Ok(PendingState::OnOtherShard(call)),
@@ -217,6 +262,15 @@ fn begin_partition<I: Io>(
             }
         }
     }
+}
+
+/// Leaves a batch whose records take long to look at for later.
+fn inspection<I: Io>(frame: &Frame, records: &Records<'_>) -> Result<Blocked<I>, ErrorCode> {
+    let batch = Batch::first(records).map_err(|error| error.code())?;
+    let shared = frame
+        .share(batch.records.pieces())
+        .ok_or(ErrorCode::KafkaStorageError)?;
+    Ok(Blocked::Inspection(Box::new((batch.header, shared))))
 }
 
 /// Produce carries zstd from this version on (KIP-110), so that a consumer which cannot read it is not given it.
@@ -245,15 +299,18 @@ enum Refused {
     Code(ErrorCode),
 }
 
-/// Checks the one batch of a partition and appends it.
+/// Appends a batch that was checked, unless it is refused and was never appended.
 fn append<I: Io>(
-    shard: &Shard<I>,
     route: &TopicRoute<I>,
     partition: &Partition<I>,
-    records: &Records<'_>,
+    batch: &Batch<'_>,
+    verdict: Verdict,
 ) -> Result<Appended, Refused> {
-    let batch = check(shard, route, records).map_err(Refused::Code)?;
-    let appended = partition.append(&batch).map_err(|error| match error {
+    if let Some(refusal) = verdict.refusal {
+        let known = partition.appended_before(batch);
+        return known.ok_or(Refused::Code(refusal));
+    }
+    let appended = partition.append(batch).map_err(|error| match error {
         AppendError::Busy => Refused::Busy,
         other => Refused::Code(errors::append_error_code(&other)),
     })?;
@@ -265,50 +322,6 @@ fn append<I: Io>(
             .inc_by(batch.header.records_count.max(0) as u64);
     }
     Ok(appended)
-}
-
-/// Everything that must hold of a producer's batch, in Kafka's order: exactly one, not too large, whole, and of this time.
-fn check<'a, I: Io>(
-    shard: &Shard<I>,
-    route: &TopicRoute<I>,
-    records: &Records<'a>,
-) -> Result<Batch<'a>, ErrorCode> {
-    if records.is_empty() {
-        return Err(ErrorCode::InvalidRecord);
-    }
-    let batch = Batch::first(records).map_err(|error| error.code())?;
-    let config = &route.config;
-    if batch.bytes.len() > config.max_message_bytes as usize {
-        return Err(ErrorCode::MessageTooLarge);
-    }
-    if batch.bytes.len() != records.len() {
-        return Err(ErrorCode::InvalidRecord);
-    }
-    batch.validate().map_err(|error| error.code())?;
-    if batch.header.attributes.is_transactional() {
-        return Err(ErrorCode::InvalidTxnState);
-    }
-    check_timestamps(shard.io.wall_clock_ms(), config, &batch)?;
-    Ok(batch)
-}
-
-/// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937), by the batch's own bounds.
-fn check_timestamps(
-    now_ms: i64,
-    config: &control_api::topic_config::TopicConfig,
-    batch: &Batch<'_>,
-) -> Result<(), ErrorCode> {
-    if config.message_timestamp_type == control_api::topic_config::TimestampType::LogAppendTime {
-        return Ok(());
-    }
-    let oldest_ms = now_ms.saturating_sub_unsigned(config.message_timestamp_before_max_ms);
-    let newest_ms = now_ms.saturating_add_unsigned(config.message_timestamp_after_max_ms);
-    let unset = batch.header.base_timestamp == -1;
-    if !unset && (batch.header.base_timestamp < oldest_ms || batch.header.max_timestamp > newest_ms)
-    {
-        return Err(ErrorCode::InvalidTimestamp);
-    }
-    Ok(())
 }
 
 impl<I: Io> PendingTopic<I> {
@@ -330,6 +343,7 @@ impl<I: Io> PendingProduce<I> {
             to,
             topics: SmallVec::new(),
             partitions: SmallVec::new(),
+            times: None,
         }
     }
 
@@ -484,21 +498,24 @@ type ReplyTo<I> = Box<dyn FnOnce(&Rc<Shard<I>>, ProduceOutcome)>;
 struct ForeignAppend<I: Io> {
     key: PartitionKey,
     records: SharedRecords,
+    verdict: Verdict,
     acks: i16,
     reply: ReplyTo<I>,
 }
 
-/// Appends a batch that came from another shard, or queues it behind those that wait for memory.
+/// Appends a batch that another shard checked, or queues it behind those that wait for memory.
 pub(crate) fn begin_for_other_shard<I: Io>(
     shard: &Rc<Shard<I>>,
     key: PartitionKey,
     records: SharedRecords,
+    verdict: Verdict,
     acks: i16,
     reply: impl FnOnce(&Rc<Shard<I>>, ProduceOutcome) + 'static,
 ) {
     let append = ForeignAppend {
         key,
         records,
+        verdict,
         acks,
         reply: Box::new(reply),
     };
@@ -562,9 +579,14 @@ fn append_foreign<I: Io>(
         .count();
     let bytes = append.records.iter().map(|slice| slice.len()).sum();
     let scratch = Scratch::new();
-    let result = match Reader::fragments(&parts[..count], &scratch).read_records(bytes) {
-        Ok(records) => self::append(shard, &route, &partition, &records),
-        Err(_) => Err(Refused::Code(ErrorCode::CorruptMessage)),
+    let records = Reader::fragments(&parts[..count], &scratch).read_records(bytes);
+    let batch = records.ok().and_then(|records| Batch::first(&records).ok());
+    let result = match batch {
+        Some(mut batch) => {
+            batch.max_timestamp = append.verdict.max_timestamp;
+            self::append(&route, &partition, &batch, append.verdict)
+        }
+        None => Err(Refused::Code(ErrorCode::CorruptMessage)),
     };
     match result {
         Err(Refused::Busy) => return Err((append, partition)),

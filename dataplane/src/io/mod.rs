@@ -185,6 +185,8 @@ pub trait Io: Clone + 'static {
     ) -> impl Future<Output = io::Result<()>>;
     fn truncate(&self, file: &Self::File, bytes: u64) -> impl Future<Output = io::Result<()>>;
     fn file_bytes(&self, file: &Self::File) -> impl Future<Output = io::Result<u64>>;
+    /// When the file's content was changed last, in milliseconds since 1970.
+    fn changed_ms(&self, file: &Self::File) -> impl Future<Output = io::Result<i64>>;
 
     // Names. None of these are on the path of a record.
 

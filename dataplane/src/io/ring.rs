@@ -179,6 +179,10 @@ impl Io for RingIo {
         self.ring.file_bytes(file).await
     }
 
+    async fn changed_ms(&self, file: &File) -> io::Result<i64> {
+        self.ring.changed_ms(file).await
+    }
+
     async fn create_directories(&self, path: &Path) -> io::Result<()> {
         self.ring.create_directories(path).await
     }

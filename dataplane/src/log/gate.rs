@@ -6,18 +6,18 @@ use std::rc::Rc;
 use crate::event::Event;
 
 #[derive(Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     held: Cell<bool>,
     opened: Event,
 }
 
 impl Gate {
-    pub(super) fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.held.get()
     }
 
     /// Waits until no one else is inside; the gate opens again when the pass is dropped.
-    pub(super) async fn enter(self: &Rc<Self>) -> Pass {
+    pub(crate) async fn enter(self: &Rc<Self>) -> Pass {
         loop {
             let generation = self.opened.generation();
             if !self.held.replace(true) {
@@ -28,7 +28,7 @@ impl Gate {
     }
 }
 
-pub(super) struct Pass(Rc<Gate>);
+pub(crate) struct Pass(Rc<Gate>);
 
 impl Drop for Pass {
     fn drop(&mut self) {

@@ -3,7 +3,7 @@
 use crate::io::BLOCK_BYTES;
 
 /// The largest batch that a log takes, whatever `max.message.bytes` says; also the largest that recovery believes.
-pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const BATCH_BYTES_MAX: usize = control_api::topic_config::BATCH_BYTES_MAX;
 
 /// The smallest batch: the 61 bytes of a header.
 pub const BATCH_BYTES_MIN: usize = 61;
@@ -89,9 +89,6 @@ pub const EPOCHS_MAX: usize = 10_000;
 /// Segments that a checkpoint can list, and the bytes of its file.
 pub const SEGMENTS_MAX: usize = 100_000;
 pub const CHECKPOINT_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Bytes of decompressed records that a lookup by timestamp looks through in one batch.
-pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(
     BATCH_BYTES_MAX <= SEGMENT_BYTES_MAX as usize,

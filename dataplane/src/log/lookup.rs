@@ -58,7 +58,7 @@ impl<I: Io> Log<I> {
             .map(|segment| segment.max_timestamp.get())
             // Of several the first, which `max_by_key` alone would not return.
             .reduce(|newest, next| if next.0 > newest.0 { next } else { newest });
-        let Some((timestamp, offset)) = newest else {
+        let Some((timestamp, offset)) = newest.filter(|(timestamp, _)| *timestamp >= 0) else {
             return Ok(None);
         };
         let place = self.locate(offset).await?;
@@ -79,7 +79,8 @@ impl<I: Io> Log<I> {
             let bytes = batch_bytes(&header, segment, position)?;
             if header.max_timestamp >= timestamp && header.last_offset() >= self.log_start().0 {
                 let records = self.records_at(segment, position, bytes).await?;
-                if let Some((offset, found)) = first_at_or_after(&header, &records, timestamp) {
+                let found = first_at_or_after(&header, &records, timestamp).await;
+                if let Some((offset, found)) = found {
                     return Ok(Some(found_record(
                         &header,
                         offset.max(self.log_start()),

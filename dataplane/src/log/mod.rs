@@ -14,13 +14,14 @@
 //! - In a segment file, zeros follow the newest batch. No file is used again without having been cut and allocated anew.
 //! - No borrow of the state is held across an await; state is reserved before one.
 
+mod ages;
 mod cache;
 mod checkpoint;
 mod chunks;
 mod codec;
 mod epochs;
 mod flush;
-mod gate;
+pub(crate) mod gate;
 mod index;
 pub mod limits;
 mod load;
@@ -43,13 +44,14 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use control_api::ids::LeaderEpoch;
-use wire::{BATCH_HEADER_BYTES, Batch, BatchAttributes};
+use wire::{BATCH_HEADER_BYTES, Batch};
 
 use self::cache::{Eviction, TailOwner};
 use self::epochs::Epochs;
@@ -161,6 +163,7 @@ impl<I: Io> Log<I> {
             bytes_since_checkpoint: Cell::new(recovered.bytes_since_checkpoint),
             io,
         }));
+        log.0.start_clock(&log.0.active());
         Ok(log)
     }
 
@@ -177,16 +180,8 @@ impl<I: Io> Log<I> {
         if bytes < BATCH_HEADER_BYTES || header.last_offset_delta < 0 {
             return Err(AppendError::Invalid);
         }
-        let sequenced = sequenced(batch);
-        if let Some(known) =
-            sequenced.map_or(Ok(None), |batch| log.producers.borrow().check(&batch))?
-        {
-            return Ok(Appended {
-                base_offset: known.base_offset,
-                next_offset: Offset(known.last_offset.0 + 1),
-                log_append_time_ms: known.log_append_time_ms,
-                duplicate: true,
-            });
+        if let Some(known) = self.appended_before(batch)? {
+            return Ok(known);
         }
         let now_ms = log.io.wall_clock_ms();
         let base_offset = log.progress.log_end();
@@ -195,7 +190,7 @@ impl<I: Io> Log<I> {
             .checked_add(i64::from(header.last_offset_delta) + 1);
         let next_offset = Offset(next_offset.ok_or(AppendError::Invalid)?);
         let log_append_time = log.config.get().log_append_time.then_some(now_ms);
-        let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
+        let max_timestamp = log_append_time.unwrap_or(batch.max_timestamp);
         let rolls = log.must_roll(bytes, next_offset, max_timestamp);
         log.gather_or_give_back(bytes, rolls)?;
 
@@ -218,11 +213,12 @@ impl<I: Io> Log<I> {
         for _ in 0..begun {
             log.shared.tails.note(self.as_owner());
         }
-        log.note_batch(&segment, base_offset, next_offset, bytes, max_timestamp);
+        let range = base_offset..next_offset;
+        log.note_batch(&segment, range, bytes, max_timestamp, now_ms);
         let grown = log.bytes_since_checkpoint.get() + bytes as u64;
         log.bytes_since_checkpoint.set(grown);
         let log_append_time_ms = log_append_time.unwrap_or(-1);
-        if let Some(batch) = sequenced {
+        if let Some(batch) = sequenced(batch) {
             log.producers
                 .borrow_mut()
                 .append(&batch, base_offset, log_append_time_ms, now_ms);
@@ -235,6 +231,20 @@ impl<I: Io> Log<I> {
             log_append_time_ms,
             duplicate: false,
         })
+    }
+
+    /// Where a batch stands that an idempotent producer sends again (KIP-98).
+    pub fn appended_before(&self, batch: &Batch<'_>) -> Result<Option<Appended>, AppendError> {
+        let Some(batch) = sequenced(batch) else {
+            return Ok(None);
+        };
+        let known = self.0.producers.borrow().check(&batch)?;
+        Ok(known.map(|known| Appended {
+            base_offset: known.base_offset,
+            next_offset: Offset(known.last_offset.0 + 1),
+            log_append_time_ms: known.log_append_time_ms,
+            duplicate: true,
+        }))
     }
 
     /// Waits until there may be memory for a batch of `bytes` bytes, or until waiting is of no use because the log stopped.
@@ -387,18 +397,15 @@ impl<I: Io> Inner<I> {
         if active.bytes.get() == 0 {
             return false;
         }
-        let aged = active
-            .first_timestamp
-            .get()
-            .is_some_and(|first| max_timestamp.saturating_sub(first) > config.segment_ms);
         active.bytes.get() + bytes as u64 > config.segment_bytes.min(SEGMENT_BYTES_MAX)
             || next_offset.0 - active.base.0 > i64::from(i32::MAX)
-            || aged
+            || self.is_full_of_time(&active, max_timestamp)
     }
 
     /// Begins a new segment at the log's end. Its file is made before its first write.
     fn roll(&self) -> Rc<Segment<I>> {
         let fresh = Rc::new(Segment::new(&self.directory, self.progress.log_end()));
+        self.start_clock(&fresh);
         let mut segments = self.segments.borrow_mut();
         let full = Rc::clone(segments.back().expect("a log always has an active segment"));
         self.unsealed.borrow_mut().push_back(full);
@@ -454,24 +461,27 @@ impl<I: Io> Inner<I> {
     fn note_batch(
         &self,
         segment: &Segment<I>,
-        base_offset: Offset,
-        next_offset: Offset,
+        offsets: Range<Offset>,
         bytes: usize,
         max_timestamp: i64,
+        now_ms: i64,
     ) {
         let mut index = segment.index.borrow_mut();
         let index = index
             .as_mut()
             .expect("the active segment's index is loaded");
         index.append(
-            base_offset,
-            next_offset,
+            offsets.start,
+            offsets.end,
             bytes,
             max_timestamp,
             self.config.get().index_interval_bytes,
         );
-        segment.next.set(next_offset);
+        segment.next.set(offsets.end);
         segment.max_timestamp.set(index.max_timestamp());
+        let mut clock = segment.clock.get();
+        clock.changed_ms = Some(now_ms);
+        segment.clock.set(clock);
         if segment.first_timestamp.get().is_none() {
             segment.first_timestamp.set(Some(max_timestamp));
         }
@@ -511,7 +521,8 @@ fn sequenced_header(header: &wire::BatchHeader) -> Option<Sequenced> {
     })
 }
 
-/// The batch's header with what the leader assigns. Offset and epoch lie outside what the CRC covers; the time does not.
+/// The batch's header with what the leader assigns. Offset and epoch lie outside what the CRC covers; the times, and whose they are,
+/// do not, but most producers' word holds.
 fn stamped_header(
     batch: &Batch<'_>,
     base_offset: Offset,
@@ -523,16 +534,18 @@ fn stamped_header(
     let mut header = batch.header;
     header.base_offset = base_offset.0;
     header.partition_leader_epoch = epoch.0;
-    let Some(now_ms) = log_append_time else {
-        return header.to_bytes();
+    let sent = (header.attributes, header.max_timestamp);
+    (header.attributes.0, header.max_timestamp) = match log_append_time {
+        Some(now_ms) => (header.attributes.0 | LOG_APPEND_TIME, now_ms),
+        None => (header.attributes.0 & !LOG_APPEND_TIME, batch.max_timestamp),
     };
-    header.attributes = BatchAttributes(header.attributes.0 | LOG_APPEND_TIME);
-    header.max_timestamp = now_ms;
     let mut bytes = header.to_bytes();
-    let crc = batch
-        .records
-        .pieces()
-        .fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
-    bytes[CRC].copy_from_slice(&crc.to_be_bytes());
+    if sent != (header.attributes, header.max_timestamp) {
+        let crc = batch
+            .records
+            .pieces()
+            .fold(crc32c::crc32c(&bytes[CRC.end..]), crc32c::crc32c_append);
+        bytes[CRC].copy_from_slice(&crc.to_be_bytes());
+    }
     bytes
 }

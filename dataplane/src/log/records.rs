@@ -1,17 +1,17 @@
 //! Finds one record inside a batch by its timestamp: the only place where the log looks into records.
 //!
-//! Compressed records are decompressed up to a limit; a batch that exceeds it, or that is not what its codec says, is answered for
-//! by its header.
+//! Compressed records are decompressed step by step, while other tasks have their turns. A batch that is not what its codec says,
+//! which only an older version can have stored, is answered for by its header.
 
-use std::io::{self, Read};
+use wire::{BatchHeader, RecordWalk, TimestampType};
 
-use wire::{BatchHeader, Compression, RecordIter, TimestampType};
-
-use super::limits::DECOMPRESSED_BYTES_MAX;
 use super::types::Offset;
+use crate::decompress::Decompressor;
+use crate::limits::INSPECTED_BYTES_AT_ONCE;
+use crate::select;
 
 /// The first record of a batch with a timestamp of at least `timestamp`; `records` is what follows the header.
-pub(super) fn first_at_or_after(
+pub(super) async fn first_at_or_after(
     header: &BatchHeader,
     records: &[u8],
     timestamp: i64,
@@ -19,97 +19,47 @@ pub(super) fn first_at_or_after(
     if header.max_timestamp < timestamp {
         return None;
     }
-    let whole_batch = Some((Offset(header.base_offset), header.max_timestamp));
+    let whole_batch = (Offset(header.base_offset), header.max_timestamp);
     if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
-        return whole_batch;
+        return Some(whole_batch);
     }
-    let Some(records) = header
-        .attributes
-        .compression()
-        .ok()
-        .and_then(|codec| decompress(codec, records).ok())
-    else {
-        return whole_batch;
-    };
-    RecordIter::new(&records)
-        .map_while(Result::ok)
-        .map(|record| {
-            let offset = header
-                .base_offset
-                .saturating_add(i64::from(record.offset_delta));
-            (
-                Offset(offset),
-                header.base_timestamp.saturating_add(record.timestamp_delta),
-            )
-        })
-        .find(|(_, found)| *found >= timestamp)
-        .or(whole_batch)
+    let found = find(header, records, timestamp).await;
+    Some(found.map_or(whole_batch, |(delta, found)| {
+        let offset = header.base_offset.saturating_add(i64::from(delta));
+        (Offset(offset), found)
+    }))
 }
 
-fn decompress(codec: Compression, records: &[u8]) -> io::Result<Vec<u8>> {
-    match codec {
-        Compression::None => Ok(records.to_vec()),
-        Compression::Gzip => bounded(flate2::read::MultiGzDecoder::new(records)),
-        Compression::Snappy => snappy(records),
-        Compression::Lz4 => bounded(lz4_flex::frame::FrameDecoder::new(records)),
-        Compression::Zstd => bounded(zstd::stream::read::Decoder::with_buffer(records)?),
+/// The offset delta and the time of the record, or `None` where the records end or make no sense before it.
+async fn find(header: &BatchHeader, records: &[u8], timestamp: i64) -> Option<(i32, i64)> {
+    let codec = header.attributes.compression().ok()?;
+    let mut decompressor = Decompressor::default();
+    let mut decompression = decompressor.begin(codec, records).ok()?;
+    let mut walk = RecordWalk::seeking(header, timestamp);
+    let mut seen = 0;
+    loop {
+        let bytes = decompression.step().ok()?;
+        let sound = !bytes.is_empty() && walk.feed(bytes).is_ok();
+        if !sound || walk.found().is_some() {
+            return walk.found();
+        }
+        seen += bytes.len() as u64;
+        if seen >= INSPECTED_BYTES_AT_ONCE {
+            seen = 0;
+            select::others_first().await;
+        }
     }
-}
-
-fn bounded(reader: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader
-        .take(DECOMPRESSED_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() > DECOMPRESSED_BYTES_MAX {
-        Err(io::ErrorKind::FileTooLarge.into())
-    } else {
-        Ok(bytes)
-    }
-}
-
-/// Java's framing (magic, two versions, then blocks with their lengths), or one raw block as librdkafka may send.
-fn snappy(records: &[u8]) -> io::Result<Vec<u8>> {
-    const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
-    const XERIAL_HEADER_BYTES: usize = 16;
-    let mut bytes = Vec::new();
-    if !records.starts_with(XERIAL_MAGIC) {
-        snappy_block(records, &mut bytes)?;
-        return Ok(bytes);
-    }
-    let mut blocks = records
-        .get(XERIAL_HEADER_BYTES..)
-        .ok_or(io::ErrorKind::UnexpectedEof)?;
-    while let Some((length, rest)) = blocks.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        let (block, rest) = rest
-            .split_at_checked(length)
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        snappy_block(block, &mut bytes)?;
-        blocks = rest;
-    }
-    Ok(bytes)
-}
-
-fn snappy_block(block: &[u8], bytes: &mut Vec<u8>) -> io::Result<()> {
-    let length = snap::raw::decompress_len(block)?;
-    let start = bytes.len();
-    if length > DECOMPRESSED_BYTES_MAX - start {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    bytes.resize(start + length, 0);
-    let filled = snap::raw::Decoder::new().decompress(block, &mut bytes[start..])?;
-    bytes.truncate(start + filled);
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
-    use wire::{Batch, BatchBuilder, Records};
+    use wire::{Batch, BatchBuilder, Compression, Records};
 
     use super::*;
+    use crate::decompress::tests::{CODECS, compress};
 
     fn builder() -> BatchBuilder {
         let mut builder = BatchBuilder::new(1000);
@@ -119,43 +69,16 @@ mod tests {
         builder
     }
 
-    fn compress(codec: Compression, records: &[u8]) -> Vec<u8> {
-        match codec {
-            Compression::None => records.to_vec(),
-            Compression::Gzip => {
-                let mut encoder =
-                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(records).unwrap();
-                encoder.finish().unwrap()
-            }
-            Compression::Snappy => snap::raw::Encoder::new().compress_vec(records).unwrap(),
-            Compression::Lz4 => {
-                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-                encoder.write_all(records).unwrap();
-                encoder.finish().unwrap()
-            }
-            Compression::Zstd => zstd::encode_all(records, 1).unwrap(),
-        }
-    }
-
-    fn xerial(records: &[u8]) -> Vec<u8> {
-        let mut framed = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
-        for chunk in records.chunks(300) {
-            let block = compress(Compression::Snappy, chunk);
-            framed.extend((block.len() as u32).to_be_bytes());
-            framed.extend(block);
-        }
-        framed
-    }
-
     fn find(bytes: &[u8], timestamp: i64) -> Option<(i64, i64)> {
         let batch = Batch::first(&Records::from_slice(bytes)).unwrap();
-        first_at_or_after(
-            &batch.header,
-            batch.records.contiguous().unwrap(),
-            timestamp,
-        )
-        .map(|(offset, at)| (offset.0, at))
+        let records = batch.records.contiguous().unwrap();
+        let mut found = pin!(first_at_or_after(&batch.header, records, timestamp));
+        loop {
+            if let Poll::Ready(found) = found.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            {
+                return found.map(|(offset, at)| (offset.0, at));
+            }
+        }
     }
 
     fn check(bytes: &[u8]) {
@@ -168,41 +91,32 @@ mod tests {
     #[test]
     fn the_first_record_late_enough_is_found_under_every_codec() {
         let builder = builder();
-        for codec in [
-            Compression::None,
-            Compression::Gzip,
-            Compression::Snappy,
-            Compression::Lz4,
-            Compression::Zstd,
-        ] {
+        for codec in CODECS {
             check(&builder.build_compressed(codec, &compress(codec, builder.records())));
         }
-        check(&builder.build_compressed(Compression::Snappy, &xerial(builder.records())));
     }
 
     #[test]
-    fn records_that_cannot_be_decompressed_are_answered_for_by_their_batch() {
-        let builder = builder();
-        for codec in [
-            Compression::Gzip,
-            Compression::Snappy,
-            Compression::Lz4,
-            Compression::Zstd,
-        ] {
-            assert_eq!(
-                find(&builder.build_compressed(codec, &[0xee; 64]), 1001),
-                Some((0, 1010))
-            );
+    fn a_record_behind_more_than_one_turn_is_found() {
+        let mut builder = BatchBuilder::new(1000);
+        for number in 0..1000 {
+            builder.record(1000 + number, None, Some(&[7; 2000]), &[]);
         }
-        // A raw block that claims 4 GiB, and a framed one that claims more than is there.
-        assert!(snappy(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).is_err());
-        assert!(snappy(b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01\xff\xff\xff\xff").is_err());
+        for codec in CODECS {
+            let bytes = builder.build_compressed(codec, &compress(codec, builder.records()));
+            assert_eq!(find(&bytes, 1990), Some((990, 1990)), "{codec:?}");
+        }
     }
 
     #[test]
-    fn a_bomb_is_given_up_at_the_limit() {
-        let zeros = vec![0; DECOMPRESSED_BYTES_MAX + 1];
-        assert!(decompress(Compression::Zstd, &compress(Compression::Zstd, &zeros)).is_err());
+    fn records_that_make_no_sense_are_answered_for_by_their_batch() {
+        let builder = builder();
+        for codec in CODECS {
+            let bytes = builder.build_compressed(codec, &[0xee; 64]);
+            assert_eq!(find(&bytes, 1001), Some((0, 1010)));
+        }
+        let bytes = builder.build_compressed(Compression::None, &builder.records()[..600]);
+        assert_eq!(find(&bytes, 1010), Some((0, 1010)));
     }
 
     #[test]

@@ -20,8 +20,10 @@ impl<I: Io> Log<I> {
         if self.0.closed.get() {
             return Ok(0);
         }
-        self.roll_if_aged(now_ms);
-        let due = self.count_due(now_ms);
+        self.learn_ages().await;
+        self.roll_if_all_is_due(now_ms);
+        let closed = self.segments() - 1;
+        let due = self.count_due(now_ms, closed);
         if due == 0 {
             return Ok(0);
         }
@@ -38,36 +40,27 @@ impl<I: Io> Log<I> {
         Ok(due)
     }
 
-    /// An active segment whose newest record is too old is closed first, so that it can go with the others, as in Kafka.
-    fn roll_if_aged(&self, now_ms: i64) {
-        let active = self.0.active();
-        let seen = active.next.get() <= self.high_watermark();
-        if active.bytes.get() > 0 && seen && self.is_aged(&active, now_ms) {
+    /// Where everything is due, the active segment is closed first, so that it can go with the others, as in Kafka.
+    fn roll_if_all_is_due(&self, now_ms: i64) {
+        let all = self.segments();
+        if self.0.active().bytes.get() > 0 && self.count_due(now_ms, all) == all {
             self.0.roll();
             // With its last write completed long ago, nothing else would seal it.
             self.seal_what_is_complete();
         }
     }
 
-    fn is_aged(&self, segment: &Segment<I>, now_ms: i64) -> bool {
-        let retention_ms = self.config().retention_ms;
-        let (newest, _) = segment.max_timestamp.get();
-        // Records without any timestamp have no age.
-        retention_ms >= 0 && newest >= 0 && now_ms.saturating_sub(newest) > retention_ms
-    }
-
-    /// How many of the oldest segments are due; only closed ones whose records consumers could read.
-    fn count_due(&self, now_ms: i64) -> usize {
+    /// How many of the `among` oldest segments are due; only those whose records consumers could read.
+    fn count_due(&self, now_ms: i64, among: usize) -> usize {
         let retention_bytes = self.config().retention_bytes;
         let segments = self.0.segments.borrow();
         let mut excess = match u64::try_from(retention_bytes) {
             Ok(kept) => self.bytes().saturating_sub(kept),
             Err(_) => 0,
         };
-        let closed = segments.len() - 1;
         segments
             .iter()
-            .take(closed)
+            .take(among)
             .take_while(|segment| {
                 let bytes = segment.bytes.get();
                 let too_large = excess >= bytes && bytes > 0;

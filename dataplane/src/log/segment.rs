@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::ages::SegmentClock;
 use super::checkpoint::SegmentSummary;
 use super::chunks::{ChunkCache, ChunkKey};
 use super::index::Index;
@@ -27,6 +28,7 @@ pub(super) struct Segment<I: Io> {
     pub(super) max_timestamp: Cell<(i64, Offset)>,
     /// The largest timestamp of the first batch, from which `segment.ms` counts.
     pub(super) first_timestamp: Cell<Option<i64>>,
+    pub(super) clock: Cell<SegmentClock>,
     /// Loaded while the segment is active or warm.
     pub(super) index: RefCell<Option<Index>>,
     /// Up to where the stored index reaches.
@@ -60,6 +62,7 @@ impl<I: Io> Segment<I> {
             next: Cell::new(base),
             max_timestamp: Cell::new((super::index::NO_TIMESTAMP, base)),
             first_timestamp: Cell::new(None),
+            clock: Cell::default(),
             index: RefCell::new(Some(Index::new(base))),
             index_stored_bytes: Cell::new(0),
             file: RefCell::new(None),

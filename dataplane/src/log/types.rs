@@ -18,6 +18,7 @@ impl fmt::Display for Offset {
 pub struct LogConfig {
     pub segment_bytes: u64,
     pub segment_ms: i64,
+    pub segment_jitter_ms: i64,
     /// -1: no limit.
     pub retention_ms: i64,
     /// -1: no limit.
@@ -40,6 +41,7 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes: 1 << 30,
             segment_ms: WEEK_MS,
+            segment_jitter_ms: 0,
             retention_ms: WEEK_MS,
             retention_bytes: -1,
             index_interval_bytes: 4096,

@@ -1,17 +1,15 @@
 //! A record batch where it lies: found, checked, stamped. Only format version 2, the only one that the broker stores.
 //!
-//! Produce checks what clients send, the log what it finds on disk; nobody here looks into the records.
+//! Produce checks what clients send, records included, the log what it finds on disk.
 
 use thiserror::Error;
 
 use crate::batch_header::{BATCH_HEADER_BYTES, BatchHeader, Compression, LOG_APPEND_TIME};
-use crate::{ErrorCode, Records};
+use crate::{ErrorCode, RecordError, RecordTimes, RecordWalk, Records};
 
 const CRC_START: usize = 21;
 /// The magic byte is the last that all formats share.
 const MAGIC_END: usize = 17;
-/// An empty record: seven fields of one byte each.
-const RECORD_BYTES_MIN: usize = 7;
 const MAGIC: i8 = 2;
 
 /// Why bytes are not a batch that a log may hold.
@@ -27,7 +25,7 @@ pub enum BatchError {
     WrongMagic(i8),
     #[error("CRC-32C {computed:#010x} where the batch says {stored:#010x}")]
     WrongCrc { stored: u32, computed: u32 },
-    /// No records, offsets that do not match their number, or more records than the bytes could hold.
+    /// No records, or offsets that do not match their number.
     #[error("{count} records with a last offset delta of {last_offset_delta}")]
     WrongCount { count: i32, last_offset_delta: i32 },
     #[error("compression codec {0}")]
@@ -37,20 +35,25 @@ pub enum BatchError {
     ControlBatch,
     #[error("a base sequence of {0} from an idempotent producer")]
     NegativeSequence(i32),
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 impl BatchError {
     /// What Kafka answers to a producer of such a batch.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::TooShort { .. } | Self::WrongLength(_) | Self::WrongCrc { .. } => {
-                ErrorCode::CorruptMessage
-            }
+            Self::WrongLength(_) | Self::WrongCrc { .. } => ErrorCode::CorruptMessage,
+            // Formats of old, which the versions of Produce that are served do not carry.
+            Self::WrongMagic(0 | 1) => ErrorCode::InvalidRecord,
+            Self::WrongMagic(_) => ErrorCode::CorruptMessage,
             Self::UnknownCompression(_) => ErrorCode::UnsupportedCompressionType,
-            Self::WrongMagic(_)
+            // Kafka finds no batch at all in the bytes.
+            Self::TooShort { .. }
             | Self::WrongCount { .. }
             | Self::ControlBatch
-            | Self::NegativeSequence(_) => ErrorCode::InvalidRecord,
+            | Self::NegativeSequence(_)
+            | Self::Record(_) => ErrorCode::InvalidRecord,
         }
     }
 }
@@ -59,6 +62,8 @@ impl BatchError {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Batch<'a> {
     pub header: BatchHeader,
+    /// What the leader stores as the max timestamp: the header's word, until [`Batch::set_times`] has that of the records.
+    pub max_timestamp: i64,
     /// The whole batch, header included.
     pub bytes: Records<'a>,
     /// The records alone, as compressed as they are.
@@ -97,13 +102,15 @@ impl<'a> Batch<'a> {
         }
         Ok(Self {
             header,
+            max_timestamp: header.max_timestamp,
             bytes: bytes.slice(0..wanted),
             records: bytes.slice(BATCH_HEADER_BYTES..wanted),
         })
     }
 
-    /// Checks what a producer sent: codec, kind, counts, then the CRC over the bytes where they lie.
-    pub fn validate(&self) -> Result<(), BatchError> {
+    /// Checks what a producer sent: codec, kind, counts, the CRC over the bytes where they lie, then the records. `None` is what it
+    /// says of those that are compressed: they are for a [`RecordWalk`], once decompressed.
+    pub fn validate(&self) -> Result<Option<RecordTimes>, BatchError> {
         let header = &self.header;
         let compression = header.attributes.compression()?;
         if header.attributes.is_control() {
@@ -113,28 +120,26 @@ impl<'a> Batch<'a> {
             return Err(BatchError::NegativeSequence(header.base_sequence));
         }
         let (count, last_offset_delta) = (header.records_count, header.last_offset_delta);
-        let bytes_min = match compression {
-            Compression::None => usize::try_from(count)
-                .unwrap_or(0)
-                .saturating_mul(RECORD_BYTES_MIN),
-            Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => 1,
-        };
-        if count <= 0 || last_offset_delta != count - 1 || bytes_min > self.records.len() {
+        if count <= 0 || last_offset_delta != count - 1 {
             return Err(BatchError::WrongCount {
                 count,
                 last_offset_delta,
             });
         }
         self.check_crc()?;
-        if compression == Compression::None
-            && count_records(&self.records) != usize::try_from(count).ok()
-        {
-            return Err(BatchError::WrongCount {
-                count,
-                last_offset_delta,
-            });
+        if compression != Compression::None {
+            return Ok(None);
         }
-        Ok(())
+        let mut walk = RecordWalk::new(header);
+        self.records
+            .pieces()
+            .try_for_each(|piece| walk.feed(piece))?;
+        Ok(Some(walk.finish()?))
+    }
+
+    /// From here on the batch has the max timestamp of its records, whatever its header claims.
+    pub fn set_times(&mut self, times: &RecordTimes) {
+        self.max_timestamp = times.max_timestamp();
     }
 
     /// Compares the CRC with the bytes, as the log does when it recovers.
@@ -147,39 +152,6 @@ impl<'a> Batch<'a> {
         }
         Ok(())
     }
-}
-
-/// How many uncompressed records there are, by their lengths alone; `None` if these do not end where the bytes do. Records that
-/// the count leaves out would be stored and then read by nobody, or by some clients only.
-fn count_records(records: &Records<'_>) -> Option<usize> {
-    let mut count = 0;
-    let mut skip = 0;
-    let mut length = 0_u32;
-    let mut shift = 0;
-    for mut piece in records.pieces() {
-        loop {
-            if skip >= piece.len() {
-                skip -= piece.len();
-                break;
-            }
-            let byte = piece[skip];
-            piece = &piece[skip + 1..];
-            skip = 0;
-            length |= u32::from(byte & 0x7f).checked_shl(shift)?;
-            shift += 7;
-            if byte & 0x80 != 0 {
-                continue;
-            }
-            // Zigzag: the lowest bit is the sign, and no length is negative.
-            if length & 1 != 0 {
-                return None;
-            }
-            skip = (length >> 1) as usize;
-            count += 1;
-            (length, shift) = (0, 0);
-        }
-    }
-    (skip == 0 && shift == 0).then_some(count)
 }
 
 /// Walks batches that lie back to back. Ends after the last one or after the first error; the end of a Fetch response may well be one,
@@ -254,7 +226,9 @@ mod tests {
     }
 
     fn validate(bytes: &[u8]) -> Result<(), BatchError> {
-        Batch::first(&Records::from_slice(bytes))?.validate()
+        Batch::first(&Records::from_slice(bytes))?
+            .validate()
+            .map(|_| ())
     }
 
     /// Changes one field and makes the CRC fit again, so that the field alone is judged.
@@ -275,7 +249,10 @@ mod tests {
         short[17..21].copy_from_slice(&crc.to_be_bytes());
         assert!(matches!(
             validate(&short),
-            Err(BatchError::WrongCount { count: 1, .. })
+            Err(BatchError::Record(RecordError::WrongCount {
+                counted: 1,
+                found: 2
+            }))
         ));
     }
 
@@ -285,7 +262,8 @@ mod tests {
         for cut in BATCH_HEADER_BYTES..whole.len() {
             let more = [&whole[cut..]];
             let pieces = Records::from_pieces(&whole[..cut], &more, whole.len());
-            assert_eq!(Batch::first(&pieces).unwrap().validate(), Ok(()), "{cut}");
+            let times = Batch::first(&pieces).unwrap().validate().unwrap();
+            assert_eq!(times.unwrap().max_timestamp(), 1007, "{cut}");
         }
     }
 
@@ -355,14 +333,8 @@ mod tests {
             validate(&changed(43, &[0; 8])),
             Err(BatchError::NegativeSequence(-1))
         );
-        for (count, last_offset_delta) in [
-            (0, -1),
-            (-1, -2),
-            (2, 2),
-            (1, 1),
-            (i32::MIN, i32::MAX),
-            (i32::MAX, i32::MAX - 1),
-        ] {
+        for (count, last_offset_delta) in [(0, -1), (-1, -2), (2, 2), (1, 1), (i32::MIN, i32::MAX)]
+        {
             let mut bytes = changed(57, &i32::to_be_bytes(count));
             bytes[23..27].copy_from_slice(&i32::to_be_bytes(last_offset_delta));
             assert_eq!(
@@ -389,7 +361,7 @@ mod tests {
             let more = [&bytes[cut..]];
             let batch =
                 Batch::first(&Records::from_pieces(&bytes[..cut], &more, bytes.len())).unwrap();
-            assert_eq!(batch.validate(), Ok(()));
+            assert!(batch.validate().is_ok());
             assert_eq!(batch.records.to_vec(), bytes[BATCH_HEADER_BYTES..]);
         }
     }

@@ -55,6 +55,12 @@ impl BatchBuilder {
         self
     }
 
+    /// Has the header claim a max timestamp that the records so far need not have, as some producers do.
+    pub fn claim_max_timestamp(&mut self, claimed: i64) -> &mut Self {
+        self.header.max_timestamp = claimed;
+        self
+    }
+
     pub fn record(
         &mut self,
         timestamp: i64,
@@ -127,7 +133,7 @@ mod tests {
         let bytes = builder.producer(5, 1, 10).build();
         let records = Records::from_slice(&bytes);
         let batch = Batch::first(&records).unwrap();
-        assert_eq!(batch.validate(), Ok(()));
+        assert_eq!(batch.validate().unwrap().unwrap().max_timestamp(), 110);
         let walked: Vec<_> = RecordIter::new(batch.records.contiguous().unwrap())
             .map(Result::unwrap)
             .collect();
@@ -155,7 +161,7 @@ mod tests {
         builder.record(0, None, Some(b"x"), &[]);
         let bytes = builder.build_compressed(Compression::Zstd, b"payload");
         let batch = Batch::first(&Records::from_slice(&bytes)).unwrap();
-        assert_eq!(batch.validate(), Ok(()));
+        assert_eq!(batch.validate(), Ok(None));
         assert_eq!(batch.header.attributes.compression(), Ok(Compression::Zstd));
         assert_eq!(batch.records.to_vec(), b"payload");
     }

@@ -6,7 +6,7 @@
 //! ```text
 //! frame   = length i32 | header | message          frame.rs, header.rs
 //! message = fields in the order of its schema      schema.rs, field.rs, array.rs, messages/
-//! records = batches back to back, never copied     records.rs, batch.rs, batch_header.rs, record.rs
+//! records = batches back to back, never copied     records.rs, batch.rs, batch_header.rs, record.rs, record_walk.rs
 //! ```
 
 mod api;
@@ -23,6 +23,7 @@ pub mod messages;
 mod oracle;
 mod reader;
 mod record;
+mod record_walk;
 mod records;
 mod schema;
 mod uuid;
@@ -40,6 +41,7 @@ pub use frame::{FRAME_LENGTH_BYTES, FrameError, frame_length};
 pub use header::{RequestHeader, ResponseHeader};
 pub use reader::{DecodeError, Reader, Scratch};
 pub use record::{Header, Headers, Record, RecordError, RecordIter};
+pub use record_walk::{NO_TIMESTAMP, RecordTimes, RecordWalk};
 pub use records::{Pieces, Records};
 pub use uuid::Uuid;
 pub use writer::{EncodeError, FrameStart, Splice, Writer};

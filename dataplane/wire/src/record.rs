@@ -1,4 +1,4 @@
-//! The records inside an uncompressed batch. Clients, tests and searches by timestamp walk them; the hot path never does.
+//! The records inside an uncompressed batch, for clients and tests. The broker checks them with `record_walk.rs`.
 //!
 //! ```text
 //! record = length | attributes i8 | timestamp delta | offset delta | key | value | header count | headers
@@ -21,6 +21,10 @@ pub enum RecordError {
     LeftOver,
     #[error("a header key is not UTF-8")]
     InvalidUtf8,
+    #[error("{counted} records counted where at least {found} are")]
+    WrongCount { counted: i32, found: i32 },
+    #[error("an offset delta of {found} where {due} is due")]
+    WrongOffset { due: i32, found: i64 },
 }
 
 /// One record, borrowed.
@@ -105,6 +109,12 @@ pub(crate) fn write_varlong(bytes: &mut Vec<u8>, value: i64) {
     bytes.push(rest as u8);
 }
 
+/// The integer that a zigzag encoding stands for.
+#[inline]
+pub(crate) fn signed(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
 fn read_record<'a>(bytes: &mut Bytes<'a>) -> Result<Record<'a>, RecordError> {
     let len = bytes.varint()?;
     let mut body = Bytes(bytes.take(len)?);
@@ -168,13 +178,12 @@ impl<'a> Bytes<'a> {
     fn varint(&mut self) -> Result<i32, RecordError> {
         let value = self.unsigned(5)?;
         let value = u32::try_from(value).map_err(|_| RecordError::OverlongVarint)?;
-        Ok((value >> 1) as i32 ^ -((value & 1) as i32))
+        Ok(signed(u64::from(value)) as i32)
     }
 
     #[inline]
     fn varlong(&mut self) -> Result<i64, RecordError> {
-        let value = self.unsigned(10)?;
-        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+        self.unsigned(10).map(signed)
     }
 
     #[inline]

@@ -38,6 +38,8 @@ pub(super) struct Disk {
     next_operation: u64,
     /// Counts finished operations, so that a sync knows what it covers.
     stamp: u64,
+    /// The world's clock, for the times at which files are changed.
+    clock_ms: i64,
     capacity_bytes: u64,
     allocates: bool,
     descriptors_max: usize,
@@ -47,6 +49,7 @@ pub(super) struct Disk {
 #[derive(Default)]
 struct DiskFile {
     data: SimFileData,
+    changed_ms: i64,
     /// Each descriptor holds a clone.
     open: Rc<()>,
 }
@@ -64,6 +67,7 @@ impl Disk {
             in_flight: BTreeMap::new(),
             next_operation: 0,
             stamp: 1,
+            clock_ms: 0,
             capacity_bytes,
             allocates,
             descriptors_max: usize::MAX,
@@ -83,6 +87,10 @@ impl Disk {
     pub(super) fn descriptors(&self) -> usize {
         let files = self.files.values();
         files.map(|file| Rc::strong_count(&file.open) - 1).sum()
+    }
+
+    pub(super) fn set_clock(&mut self, ms: i64) {
+        self.clock_ms = ms;
     }
 
     pub(super) fn begin(&mut self, operation: Operation) -> u64 {
@@ -253,9 +261,14 @@ impl Disk {
             Operation::Truncate(file, bytes) => {
                 let stamp = self.stamp;
                 self.file(file.number)?.truncate(stamp, bytes);
+                self.touch(file.number);
             }
             Operation::FileBytes(file) => {
                 return Ok(Outcome::Length(self.file(file.number)?.len()));
+            }
+            Operation::ChangedMs(file) => {
+                let file = self.files.get(&file.number).ok_or(ErrorKind::NotFound)?;
+                return Ok(Outcome::Time(file.changed_ms));
             }
             Operation::CreateDirectories(path) => self.names.create_directories(&path)?,
             Operation::List(path) => {
@@ -366,6 +379,7 @@ impl Disk {
         self.reserve_up_to(file.number, at + bytes.len() as u64)?;
         let stamp = self.stamp;
         self.file(file.number)?.write(stamp, at, bytes, durable);
+        self.touch(file.number);
         Ok(())
     }
 
@@ -373,6 +387,7 @@ impl Disk {
         self.reserve_up_to(file.number, bytes.len() as u64)?;
         let stamp = self.stamp;
         self.file(file.number)?.write(stamp, 0, bytes, false);
+        self.touch(file.number);
         Ok(())
     }
 
@@ -420,6 +435,13 @@ impl Disk {
         let reachable = self.names.collect_reachable();
         self.files
             .retain(|number, file| reachable.contains(number) || Rc::strong_count(&file.open) > 1);
+    }
+
+    fn touch(&mut self, number: FileNumber) {
+        let clock_ms = self.clock_ms;
+        if let Some(file) = self.files.get_mut(&number) {
+            file.changed_ms = clock_ms;
+        }
     }
 
     fn file(&mut self, number: FileNumber) -> io::Result<&mut SimFileData> {

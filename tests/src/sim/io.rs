@@ -233,8 +233,7 @@ impl Io for SimIo {
     }
 
     fn wall_clock_ms(&self) -> i64 {
-        let world = self.0.shared.world.borrow();
-        world.wall_clock_ms + (world.executor.now() / 1_000_000) as i64
+        self.0.shared.world.borrow().wall_clock_ms()
     }
 
     fn random_u64(&self) -> u64 {
@@ -437,6 +436,13 @@ impl Io for SimIo {
         match self.operate(Operation::FileBytes(file.0.clone())).await? {
             Outcome::Length(bytes) => Ok(bytes),
             _ => unreachable!("a file's size is a length"),
+        }
+    }
+
+    async fn changed_ms(&self, file: &SimFile) -> io::Result<i64> {
+        match self.operate(Operation::ChangedMs(file.0.clone())).await? {
+            Outcome::Time(ms) => Ok(ms),
+            _ => unreachable!("a file's change is a time"),
         }
     }
 

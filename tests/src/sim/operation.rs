@@ -19,6 +19,7 @@ pub(super) enum Operation {
     Allocate(OpenFile, u64, u64),
     Truncate(OpenFile, u64),
     FileBytes(OpenFile),
+    ChangedMs(OpenFile),
     CreateDirectories(PathBuf),
     List(PathBuf),
     Rename(PathBuf, PathBuf),
@@ -58,7 +59,8 @@ impl Operation {
             | Operation::Sync(file)
             | Operation::Allocate(file, ..)
             | Operation::Truncate(file, _)
-            | Operation::FileBytes(file) => Cow::Borrowed(&*file.path),
+            | Operation::FileBytes(file)
+            | Operation::ChangedMs(file) => Cow::Borrowed(&*file.path),
             Operation::Open(path, _)
             | Operation::OpenEmpty(path)
             | Operation::CreateDirectories(path)
@@ -81,6 +83,7 @@ impl Operation {
             Operation::Allocate(_, at, bytes) => ("allocate", [*at, *bytes]),
             Operation::Truncate(_, bytes) => ("truncate", [*bytes, 0]),
             Operation::FileBytes(_) => ("file_bytes", [0, 0]),
+            Operation::ChangedMs(_) => ("changed_ms", [0, 0]),
             Operation::CreateDirectories(_) => ("create_directories", [0, 0]),
             Operation::List(_) => ("list", [0, 0]),
             Operation::Rename(..) => ("rename", [0, 0]),
@@ -110,5 +113,6 @@ pub(super) enum Outcome {
     File(OpenFile),
     Bytes(Vec<u8>),
     Length(u64),
+    Time(i64),
     Names(Vec<String>),
 }

@@ -266,13 +266,19 @@ impl World {
             .schedule(at, Some(incarnation), event, &mut self.random);
     }
 
+    pub(super) fn wall_clock_ms(&self) -> i64 {
+        self.wall_clock_ms + (self.executor.now() / 1_000_000) as i64
+    }
+
     fn finish(
         &mut self,
         incarnation: Incarnation,
         id: u64,
         fault: Option<FileFault>,
     ) -> (std::io::Result<Outcome>, Option<CrashKind>) {
+        let now_ms = self.wall_clock_ms();
         let host = &mut self.hosts[incarnation.host];
+        host.disk.set_clock(now_ms);
         let result = host.disk.finish(id, fault, &mut self.random);
         let mut crash = None;
         host.crash_after = match host.crash_after.take() {
@@ -286,6 +292,7 @@ impl World {
         let numbers = match &result {
             Ok(Outcome::Bytes(bytes)) => [0, trace::hash_bytes(bytes)],
             Ok(Outcome::Length(bytes)) => [0, *bytes],
+            Ok(Outcome::Time(ms)) => [0, *ms as u64],
             Ok(Outcome::Names(names)) => [0, names.len() as u64],
             Ok(Outcome::Done | Outcome::File(_)) => [0, 0],
             Err(error) => [1, error.kind() as u64],

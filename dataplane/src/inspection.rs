@@ -1,0 +1,269 @@
+//! Looks into the compressed records of a producer's batch, as Kafka does: what a consumer cannot decompress, or finds to be no
+//! records, must not be stored.
+//!
+//! A batch that comes to little is looked at where the request is begun. One that comes to more, or that is made to, is looked at
+//! beside the other tasks of its shard, which get their turn all the time, and one at a time, because what a decompressor needs grows
+//! with what comes out of it.
+
+use crate::decompress::Decompressor;
+use crate::io::Slice;
+use crate::limits::INSPECTED_BYTES_AT_ONCE;
+use crate::log::gate::Gate;
+use crate::select;
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use wire::{Batch, BatchHeader, Compression, ErrorCode, RecordError, RecordTimes, RecordWalk};
+
+/// A shard's means to look into batches.
+#[derive(Default)]
+pub struct Inspector {
+    at_once: RefCell<AtOnce>,
+    at_length: Rc<Gate>,
+}
+
+#[derive(Default)]
+struct AtOnce {
+    decompressor: Decompressor,
+    /// Compressed records that lay in several pieces.
+    gathered: Vec<u8>,
+}
+
+/// Why records were not taken.
+#[derive(Debug, thiserror::Error)]
+enum InspectionError {
+    #[error("the records cannot be decompressed: {0}")]
+    Compression(#[from] io::Error),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl InspectionError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            InspectionError::Compression(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                ErrorCode::MessageTooLarge
+            }
+            InspectionError::Compression(_) | InspectionError::Record(_) => {
+                ErrorCode::InvalidRecord
+            }
+        }
+    }
+}
+
+impl Inspector {
+    /// The times of a batch's compressed records, or why it is refused; `None` if that takes long.
+    pub(crate) fn at_once(&self, batch: &Batch<'_>) -> Option<Result<RecordTimes, ErrorCode>> {
+        if batch.records.len() as u64 > INSPECTED_BYTES_AT_ONCE {
+            return None;
+        }
+        let AtOnce {
+            decompressor,
+            gathered,
+        } = &mut *self.at_once.borrow_mut();
+        let records = match batch.records.contiguous() {
+            Some(records) => records,
+            None => {
+                gathered.clear();
+                batch
+                    .records
+                    .pieces()
+                    .for_each(|piece| gathered.extend_from_slice(piece));
+                gathered
+            }
+        };
+        let times = at_once(decompressor, &batch.header, records);
+        times.map_err(|error| error.code()).transpose()
+    }
+
+    /// As `at_once` for the batch with this header, whatever it takes. It has no more than its turns on the shard.
+    pub(crate) async fn at_length(
+        &self,
+        header: &BatchHeader,
+        records: &[Slice],
+    ) -> Result<RecordTimes, ErrorCode> {
+        let _pass = self.at_length.enter().await;
+        let gathered: Vec<u8>;
+        let records = match records {
+            [one] => &one[..],
+            several => {
+                gathered = several
+                    .iter()
+                    .flat_map(|slice| &slice[..])
+                    .copied()
+                    .collect();
+                &gathered
+            }
+        };
+        let times = at_length(header, records).await;
+        times.map_err(|error| error.code())
+    }
+}
+
+fn codec(header: &BatchHeader) -> io::Result<Compression> {
+    let codec = header.attributes.compression();
+    codec.map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn at_once(
+    decompressor: &mut Decompressor,
+    header: &BatchHeader,
+    records: &[u8],
+) -> Result<Option<RecordTimes>, InspectionError> {
+    let mut decompression = decompressor.begin(codec(header)?, records)?;
+    let mut walk = RecordWalk::new(header);
+    let mut seen = 0;
+    while seen < INSPECTED_BYTES_AT_ONCE {
+        let bytes = decompression.step()?;
+        if bytes.is_empty() {
+            return Ok(Some(walk.finish()?));
+        }
+        walk.feed(bytes)?;
+        seen += bytes.len() as u64;
+    }
+    Ok(None)
+}
+
+async fn at_length(header: &BatchHeader, records: &[u8]) -> Result<RecordTimes, InspectionError> {
+    // Its own, because what it grows to is not kept.
+    let mut decompressor = Decompressor::default();
+    let mut decompression = decompressor.begin(codec(header)?, records)?;
+    let mut walk = RecordWalk::new(header);
+    let mut seen = 0;
+    loop {
+        let bytes = decompression.step()?;
+        if bytes.is_empty() {
+            return Ok(walk.finish()?);
+        }
+        walk.feed(bytes)?;
+        seen += bytes.len() as u64;
+        if seen >= INSPECTED_BYTES_AT_ONCE {
+            seen = 0;
+            select::others_first().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decompress::tests::{CODECS, compress};
+    use crate::io::Buffer;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use wire::{BatchBuilder, Records};
+
+    fn builder(records: i64, value: &[u8]) -> BatchBuilder {
+        let mut builder = BatchBuilder::new(1000);
+        for number in 0..records {
+            builder.record(1000 + number % 100, None, Some(value), &[]);
+        }
+        builder
+    }
+
+    fn slice(bytes: &[u8]) -> Slice {
+        let mut buffer = Buffer::allocate(bytes.len()).unwrap();
+        buffer.extend_from_slice(bytes);
+        buffer.slice(0..bytes.len())
+    }
+
+    /// Runs to the end and counts the turns that it took.
+    fn turns<T>(future: impl Future<Output = T>) -> (T, usize) {
+        let mut future = pin!(future);
+        let mut turns = 1;
+        loop {
+            match future
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(output) => return (output, turns),
+                Poll::Pending => turns += 1,
+            }
+        }
+    }
+
+    #[test]
+    fn the_times_of_compressed_records_are_found_and_small_lies_are_refused() {
+        let inspector = Inspector::default();
+        for codec in &CODECS[1..] {
+            let look = |count, payload: &[u8]| {
+                let bytes = builder(count, &[7; 50]).build_compressed(*codec, payload);
+                let batch = Batch::first(&Records::from_slice(&bytes)).unwrap();
+                let times = inspector.at_once(&batch).expect("it is small");
+                times.map(|times| times.max_timestamp())
+            };
+            let payload = compress(*codec, builder(20, &[7; 50]).records());
+            assert_eq!(look(20, &payload), Ok(1019), "{codec:?}");
+            for (count, payload) in [
+                (21, &payload[..]),
+                (19, &payload),
+                (20, &payload[..payload.len() - 1]),
+                (20, b""),
+                (20, b"no stream"),
+                (20, &compress(*codec, b"")),
+                (20, &compress(*codec, &[0xff; 100])),
+            ] {
+                assert_eq!(
+                    look(count, payload),
+                    Err(ErrorCode::InvalidRecord),
+                    "{codec:?} of {count}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_takes_long_is_left_for_later_and_lets_others_have_their_turns() {
+        let inspector = Inspector::default();
+        let builder = builder(1000, &[7; 2000]);
+        for codec in &CODECS[1..] {
+            let payload = compress(*codec, builder.records());
+            let bytes = builder.build_compressed(*codec, &payload);
+            let batch = Batch::first(&Records::from_slice(&bytes)).unwrap();
+            assert!(inspector.at_once(&batch).is_none(), "{codec:?}");
+            let pieces = [slice(&payload[..10]), slice(&payload[10..])];
+            let (times, turns) = turns(inspector.at_length(&batch.header, &pieces));
+            assert_eq!(times.map(|times| times.max_timestamp()), Ok(1099));
+            assert!(
+                turns >= 2_000_000 / INSPECTED_BYTES_AT_ONCE as usize,
+                "{turns} turns"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_told_to_be_smaller() {
+        let inspector = Inspector::default();
+        let zeros = vec![0; crate::limits::DECOMPRESSED_BYTES_FREE as usize * 11 / 10];
+        let mut builder = BatchBuilder::new(0);
+        builder.record(0, None, Some(&zeros), &[]);
+        let payload = compress(Compression::Zstd, builder.records());
+        let bytes = builder.build_compressed(Compression::Zstd, &payload);
+        let header = Batch::first(&Records::from_slice(&bytes)).unwrap().header;
+        let (refused, _) = turns(inspector.at_length(&header, &[slice(&payload)]));
+        assert_eq!(refused, Err(ErrorCode::MessageTooLarge));
+    }
+
+    #[test]
+    fn one_batch_at_a_time_is_looked_at_at_length() {
+        let inspector = Inspector::default();
+        let builder = builder(1000, &[7; 2000]);
+        let payload = compress(Compression::Zstd, builder.records());
+        let bytes = builder.build_compressed(Compression::Zstd, &payload);
+        let header = Batch::first(&Records::from_slice(&bytes)).unwrap().header;
+        let records = [slice(&payload)];
+        let context = &mut Context::from_waker(Waker::noop());
+        let mut second = pin!(inspector.at_length(&header, &records));
+        {
+            let mut first = pin!(inspector.at_length(&header, &records));
+            assert!(first.as_mut().poll(context).is_pending());
+            assert!(inspector.at_length.is_held());
+            for _ in 0..100 {
+                assert!(second.as_mut().poll(context).is_pending());
+            }
+            // The first one's client goes away.
+        }
+        let (times, _) = turns(second);
+        assert!(times.is_ok());
+    }
+}
