@@ -224,12 +224,17 @@ impl Buffer {
     /// Back to `len` bytes, unless a slice or lease still lives.
     pub fn truncate(&mut self, len: usize) -> bool {
         assert!(len <= self.len, "what was not appended cannot be kept");
-        // Acquire: the other threads' last reads come before our next writes.
-        let alone = self.memory.handles.load(Ordering::Acquire) == 1;
+        let alone = self.is_alone();
         if alone {
             self.len = len;
         }
         alone
+    }
+
+    /// Whether no slice or lease lives, so that [`Buffer::clear`] would empty it.
+    pub fn is_alone(&self) -> bool {
+        // Acquire: the other threads' last reads come before our next writes.
+        self.memory.handles.load(Ordering::Acquire) == 1
     }
 
     /// Where the kernel may write next; good for `remaining()` bytes while this buffer is kept and not appended to.

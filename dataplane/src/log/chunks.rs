@@ -164,17 +164,15 @@ impl ChunkCache {
     /// yet, if there is no other.
     fn make_room(&self, chunks: &mut Vec<Chunk>, any: bool) -> Option<Buffer> {
         let forgotten = self.uses.get().saturating_sub(FORGOTTEN_USES);
-        let mut order: Vec<usize> = (0..chunks.len()).collect();
-        order.sort_unstable_by_key(|index| {
-            let chunk = &chunks[*index];
-            (chunk.is_awaited(forgotten), chunk.last_use)
-        });
-        let oldest = order.into_iter().find(|index| {
-            let chunk = &mut chunks[*index];
+        let free = chunks.iter().enumerate().filter(|(_, chunk)| {
             (any || !chunk.is_awaited(forgotten))
-                && chunk.buffer.as_mut().is_some_and(Buffer::clear)
-        })?;
-        chunks.swap_remove(oldest).buffer
+                && chunk.buffer.as_ref().is_some_and(Buffer::is_alone)
+        });
+        let (oldest, _) =
+            free.min_by_key(|(_, chunk)| (chunk.is_awaited(forgotten), chunk.last_use))?;
+        let mut buffer = chunks.swap_remove(oldest).buffer?;
+        assert!(buffer.clear(), "nobody else can view a buffer meanwhile");
+        Some(buffer)
     }
 }
 
