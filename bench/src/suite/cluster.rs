@@ -1,13 +1,13 @@
 //! One controller and one broker on loopback, with data of their own that goes when they go.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{Advice, fadvise};
 
 use super::children::{Core, Process, Program, remove};
@@ -23,6 +23,9 @@ const PREPARED_MIB: u32 = 8192;
 const SEGMENT_MIB_MAX: u32 = 1024;
 const PREPARED_MAX: Duration = Duration::from_secs(90);
 const HTTP_MAX: Duration = Duration::from_secs(5);
+/// Four more fit behind it.
+const PORT_MAX: u16 = u16::MAX - 3;
+const PORT_TRIES: usize = 500;
 
 pub(super) struct Cluster<'a> {
     lab: &'a Lab,
@@ -54,11 +57,11 @@ impl<'a> Cluster<'a> {
 
     /// `wrapper` is what starts the broker, its path included.
     pub(super) fn start_under(lab: &'a Lab, shards: u32, wrapper: Program) -> Result<Self> {
-        require_free_ports(lab.port)?;
+        let port = free_ports(lab.port)?;
         let data = lab.scratch.join("cluster");
         remove(&data);
         fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        let [bootstrap, metrics, controllers, controller_metrics] = addresses(lab.port);
+        let [bootstrap, metrics, controllers, controller_metrics] = addresses(port);
         let program = Program::new(&lab.controller)
             .args(&format!(
                 "serve --id 1 --listen {controllers} --peers 1={controllers}"
@@ -100,12 +103,20 @@ impl<'a> Cluster<'a> {
     /// Waits until the segment files that the last run used up have been replaced, and the disk is nobody's.
     pub(super) fn wait_prepared(&self) -> Result<()> {
         let deadline = now() + PREPARED_MAX;
-        while self.metric("millrace_spare_segments{")? < f64::from(self.prepared) {
-            ensure!(
-                now() < deadline,
-                "segments were not prepared within {} s",
-                PREPARED_MAX.as_secs()
-            );
+        loop {
+            // A broker whose page answers late is busy, not gone.
+            let ready = self.metric("millrace_spare_segments{");
+            if matches!(ready, Ok(ready) if ready >= f64::from(self.prepared)) {
+                break;
+            }
+            if now() >= deadline {
+                let seconds = PREPARED_MAX.as_secs();
+                let ready = ready?;
+                bail!(
+                    "{ready} of {} segments were prepared within {seconds} s",
+                    self.prepared
+                );
+            }
             sleep(READY_POLL);
         }
         self.settle();
@@ -114,8 +125,10 @@ impl<'a> Cluster<'a> {
 
     /// Fills a new topic with a name of the run, and deletes it afterwards, so that no run finds the disk fuller than another did.
     pub(super) fn produce(&self, run: &str, words: &str) -> Result<Outcome> {
-        let outcome = self.produce_to(run, run, words)?;
-        self.delete_topic(run)?;
+        let outcome = self.produce_to(run, run, words);
+        let deleted = self.delete_topic(run);
+        let outcome = outcome?;
+        deleted?;
         Ok(outcome)
     }
 
@@ -230,13 +243,18 @@ fn addresses(port: u16) -> [String; 4] {
     [0, 1, 2, 3].map(|offset| format!("127.0.0.1:{}", port + offset))
 }
 
-/// Another cluster on these ports would answer in place of ours, and be filled.
-fn require_free_ports(port: u16) -> Result<()> {
-    for address in addresses(port) {
-        TcpListener::bind(&address)
-            .with_context(|| format!("{address} is not free, see --port"))?;
-    }
-    Ok(())
+/// The first of four ports that can be taken, from `port` on. Another cluster on them would answer in place of ours, and be filled; and one
+/// that was killed may keep its own for a while, until the kernel has ended what its ring had under way.
+fn free_ports(port: u16) -> Result<u16> {
+    (port..=PORT_MAX)
+        .step_by(4)
+        .take(PORT_TRIES)
+        .find(|first| {
+            addresses(*first)
+                .iter()
+                .all(|address| TcpListener::bind(address).is_ok())
+        })
+        .with_context(|| format!("no four ports in a row are free from {port} on, see --port"))
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
@@ -272,11 +290,24 @@ fn wait_ready(process: &mut Process, metrics: &str) -> Result<()> {
 
 /// Status and body. The servers are ours and the answers small, so this is all of HTTP that is needed.
 fn http_get(address: &str, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(HTTP_MAX))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(HTTP_MAX))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = get().map_err(|error| match error.kind() {
+        // A read that runs into its limit.
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            anyhow!(
+                "http://{address}{path} gave no answer within {} s",
+                HTTP_MAX.as_secs()
+            )
+        }
+        _ => anyhow!(error).context(format!("cannot read http://{address}{path}")),
+    })?;
     parse_http(&answer).context("an answer that is no HTTP")
 }
 
@@ -303,6 +334,25 @@ mod tests {
         assert_eq!(sum_metric(text, "a{"), 7.0);
         assert_eq!(sum_metric(text, "a{shard=\"1\""), 4.0);
         assert_eq!(sum_metric(text, "none"), 0.0);
+    }
+
+    #[test]
+    fn ports_that_are_taken_are_passed_over() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port().min(PORT_MAX - 400);
+        let free = free_ports(port.saturating_sub(2)).unwrap();
+        assert!(!(free..free + 4).contains(&taken.local_addr().unwrap().port()));
+    }
+
+    #[test]
+    fn a_page_that_does_not_answer_is_named_with_how_long_it_was_awaited() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let error = http_get(&address, "/metrics").unwrap_err().to_string();
+        assert!(
+            error.ends_with("/metrics gave no answer within 5 s"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::rows::{FETCH_COLD, FETCH_TAIL, Row, Sample, UNDER_SCAN};
 use crate::clock::now;
 
 /// Half of the tail's memory, so that all of it is still there.
-const TAIL_WORDS: &str =
+pub(super) const TAIL_WORDS: &str =
     "--bytes 64m --partitions 1 --acks 1 --config write.caching=true --batch-bytes 64k";
 
 /// Of one fetch.
@@ -106,12 +106,12 @@ fn cold_sample(broker: &Outcome, disk: f64, loopback: &Outcome) -> Sample {
     }
 }
 
-fn fill_old(cluster: &Cluster<'_>, run: &str) -> Result<()> {
+pub(super) fn fill_old(cluster: &Cluster<'_>, run: &str) -> Result<Outcome> {
     progress(&format!("{run}: writing 1.5 GiB"));
-    cluster.produce_to(run, "old", OLD_WORDS)?;
+    let filled = cluster.produce_to(run, "old", OLD_WORDS)?;
     // What is written ahead of the log must not meet the reading.
     cluster.settle();
-    Ok(())
+    Ok(filled)
 }
 
 /// Reads files from start to end past the page cache, all at the same time: one read at a time would leave the disk idle between two.

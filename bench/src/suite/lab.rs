@@ -1,5 +1,6 @@
 //! Where the suite measures: its directories and ports, the servers it starts, and single runs of this program against them.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub(super) struct Lab {
     pub(super) children: Children,
     pub(super) runs: PathBuf,
     pub(super) scratch: PathBuf,
+    /// Rounds that gave no figure since the last line, each with its reason.
+    pub(super) stalls: RefCell<Vec<String>>,
 }
 
 /// What one run wrote, as far as the suite needs it.
@@ -150,7 +153,8 @@ impl Lab {
         })
     }
 
-    /// Runs `ceiling` and `broker` in turn, so that whatever the host does meanwhile meets both.
+    /// Runs `ceiling` and `broker` in turn, so that whatever the host does meanwhile meets both. A round in which one of them fails is said
+    /// and left out: one that stalls is worth knowing, and no reason to lose the others.
     pub(super) fn interleave<B, C>(
         &self,
         name: &str,
@@ -158,13 +162,45 @@ impl Lab {
         mut broker: impl FnMut(&str) -> Result<B>,
     ) -> Result<Vec<(B, C)>> {
         let mut pairs = Vec::new();
+        let mut last_error = None;
         for round in 1..=self.rounds {
             progress(&format!("{name}: round {round} of {}", self.rounds));
-            let against = ceiling(&format!("{name}-{round}-ceiling"))?;
-            let value = broker(&format!("{name}-{round}-broker"))?;
-            pairs.push((value, against));
+            let measured = self
+                .timed(round, "the ceiling", || {
+                    ceiling(&format!("{name}-{round}-ceiling"))
+                })
+                .and_then(|against| {
+                    let value = self.timed(round, "the broker", || {
+                        broker(&format!("{name}-{round}-broker"))
+                    })?;
+                    Ok((value, against))
+                });
+            match measured {
+                Ok(pair) => pairs.push(pair),
+                Err(error) => last_error = Some(error),
+            }
         }
-        Ok(pairs)
+        match last_error {
+            Some(error) if pairs.is_empty() => Err(error),
+            _ => Ok(pairs),
+        }
+    }
+
+    /// One side's turn. If it fails, which side it was, when and why is noted for the line.
+    fn timed<T>(&self, round: u32, side: &str, turn: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begun = now();
+        turn().inspect_err(|error| {
+            let seconds = begun.elapsed().as_secs_f64();
+            let stall =
+                format!("round {round} left out: {side} failed after {seconds:.1} s: {error:#}");
+            progress(&stall);
+            self.stalls.borrow_mut().push(stall);
+        })
+    }
+
+    /// What was noted since this was last asked.
+    pub(super) fn take_stalls(&self) -> Vec<String> {
+        self.stalls.take()
     }
 }
 
@@ -265,6 +301,48 @@ mod tests {
             "server_cpu_seconds_per_gigabyte":null,"client_cpu_seconds_per_gigabyte":{client_cpu},"error":null}}"#
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    fn lab(rounds: u32) -> Lab {
+        Lab {
+            broker: PathBuf::new(),
+            controller: PathBuf::new(),
+            preload: None,
+            rounds,
+            seconds: 1,
+            port: 0,
+            children: Children::default(),
+            runs: PathBuf::new(),
+            scratch: PathBuf::new(),
+            stalls: RefCell::default(),
+        }
+    }
+
+    #[test]
+    fn a_round_that_stalls_is_said_and_the_others_are_kept() {
+        let lab = lab(3);
+        let stalled = |run: &str| match run {
+            "line-2-broker" => Err(anyhow::anyhow!("it answered nothing for 10 s")),
+            _ => Ok(run.to_owned()),
+        };
+        let pairs = lab
+            .interleave("line", |run| Ok(run.to_owned()), stalled)
+            .unwrap();
+        let values: Vec<&str> = pairs.iter().map(|(value, _)| &value[..]).collect();
+        assert_eq!(values, ["line-1-broker", "line-3-broker"]);
+        let stalls = lab.take_stalls();
+        assert_eq!(stalls.len(), 1);
+        assert!(stalls[0].starts_with("round 2 left out: the broker failed after 0.0 s"));
+        assert!(stalls[0].ends_with("it answered nothing for 10 s"));
+        assert!(lab.take_stalls().is_empty());
+    }
+
+    #[test]
+    fn a_line_of_which_every_round_stalls_is_not_measured() {
+        let lab = lab(2);
+        let stalled = |_: &str| -> Result<()> { Err(anyhow::anyhow!("no answer")) };
+        assert!(lab.interleave("line", stalled, |_| Ok(())).is_err());
+        assert_eq!(lab.take_stalls().len(), 2);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! produce  durable  fetch     against the sink and the disk, in interleaved runs
 //! instructions  callgrind     what a request costs, counted and not timed
 //! memory                      what an idle connection and an idle partition cost
+//! stock                       a client library at its defaults, against this program
 //! beside                      what the page shows beside the lines
 //!    lab  cluster             servers, runs and what they wrote
 //!    children                 processes, and that none is left behind
@@ -22,7 +23,9 @@ mod lab;
 mod memory;
 mod produce;
 mod rows;
+mod stock;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{Write, stdout};
@@ -58,7 +61,7 @@ pub struct Arguments {
     /// Seconds of a run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// First of four ports on 127.0.0.1
+    /// First of four ports on 127.0.0.1; where one of them is taken, the next four that are free
     #[arg(long, default_value_t = 29_092, value_parser = clap::value_parser!(u16).range(1024..=65_000))]
     port: u16,
 }
@@ -69,7 +72,7 @@ struct Measurement {
     run: fn(&Lab) -> Result<Vec<Row>>,
 }
 
-const MEASUREMENTS: [Measurement; 12] = [
+const MEASUREMENTS: [Measurement; 13] = [
     Measurement {
         lines: &[
             rows::PRODUCE_64K,
@@ -107,6 +110,10 @@ const MEASUREMENTS: [Measurement; 12] = [
         run: fetch::cold,
     },
     Measurement {
+        lines: &[rows::FETCH_STOCK_TAIL, rows::FETCH_STOCK_OLD],
+        run: stock::measure,
+    },
+    Measurement {
         lines: &[rows::UNDER_SCAN],
         run: fetch::under_scan,
     },
@@ -135,7 +142,9 @@ impl Measurement {
 
     /// Its lines, whatever happens: what cannot be measured says why.
     fn rows(&self, lab: &Lab) -> Vec<Row> {
-        let mut rows = (self.run)(lab).unwrap_or_else(|error| {
+        let measured = (self.run)(lab);
+        let stalls = lab.take_stalls();
+        let mut rows = measured.unwrap_or_else(|error| {
             let why = format!("{error:#}");
             let missing = |line: &Spec| Row::not_measured(*line, &why);
             self.lines.iter().map(missing).collect()
@@ -145,7 +154,11 @@ impl Measurement {
                 rows.push(Row::not_measured(*line, "the runs gave no figure for it"));
             }
         }
-        rows
+        if stalls.is_empty() {
+            return rows;
+        }
+        let stalls = stalls.join(", ");
+        rows.into_iter().map(|row| row.with_note(&stalls)).collect()
     }
 }
 
@@ -169,6 +182,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         children: Children::default(),
         runs: empty_directory(out.join("runs"))?,
         scratch: scratch.0.clone(),
+        stalls: RefCell::default(),
     };
     lab.children.end_on_interrupt(scratch.0.clone())?;
     let mut rows = Vec::new();

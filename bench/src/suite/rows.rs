@@ -64,6 +64,9 @@ pub(super) const DURABLE_P99: Spec = spec("durable-p99", "ms", Target::AtMost(2.
 pub(super) const DURABLE_P99_SINK: Spec = spec("durable-p99-sink", "ms", Target::Stated);
 pub(super) const FETCH_TAIL: Spec = spec("fetch-tail", "MB/s", Target::AtLeast(0.90));
 pub(super) const FETCH_COLD: Spec = spec("fetch-cold", "MB/s", Target::AtLeast(0.85));
+pub(super) const FETCH_STOCK_TAIL: Spec =
+    spec("fetch-stock-tail", "MB/CPU s", Target::AtLeast(0.90));
+pub(super) const FETCH_STOCK_OLD: Spec = spec("fetch-stock-old", "MB/CPU s", Target::AtLeast(0.90));
 pub(super) const UNDER_SCAN: Spec = spec("produce-under-scan", "ms", Target::AtMost(1.5));
 pub(super) const SHARDS_NO_HOP: Spec = spec(
     "shards-no-hop",
@@ -174,6 +177,15 @@ impl Row {
             ratio_max: None,
             note: Some(format!("not measured: {why}")),
         }
+    }
+
+    /// Adds what a reader has to know of it to what it says already.
+    pub(super) fn with_note(mut self, more: &str) -> Self {
+        self.note = Some(match self.note {
+            Some(note) => format!("{note}; {more}"),
+            None => more.to_owned(),
+        });
+        self
     }
 
     pub(super) fn name(&self) -> &'static str {
