@@ -5,11 +5,11 @@
 //! copied   once so much is pinned that they would: memory of its own, and little of it per answer
 //! neither  the fetch waits until some of both is given back
 //! ```
-//! A slice keeps the whole buffer that it lies in, so buffers are what is charged. An answer takes at most half of what is left: many
-//! clients that do not read leave something for those that do.
+//! A slice keeps the whole buffer that it lies in, so buffers are what is charged. An answer pins at most half of what is left, and copies at
+//! most a small part of it: many clients that do not read leave something for those that do.
 
 use crate::io::{Buffer, Charge, MemoryBudget, Slice};
-use crate::limits::{COPIED_ANSWER_BYTES_MAX, COPIED_BYTES_MAX, TAIL_BUFFER_BYTES};
+use crate::limits::{COPIED_BYTES_MAX, COPYING_ANSWERS, TAIL_BUFFER_BYTES};
 
 pub struct AnswerMemory {
     pinned: MemoryBudget,
@@ -51,7 +51,7 @@ impl AnswerMemory {
     }
 
     fn copied_share(&self) -> usize {
-        (self.copied.left() / 2).min(COPIED_ANSWER_BYTES_MAX)
+        self.copied.left() / COPYING_ANSWERS
     }
 
     /// Leave to read up to `bytes_max` bytes, or fewer if they must be copied; `None` while nothing can be kept.
@@ -142,7 +142,7 @@ mod tests {
     fn what_can_no_more_be_pinned_is_copied_and_what_can_no_more_be_copied_waits() {
         let memory = AnswerMemory::new(4 * TAIL_BUFFER_BYTES);
         let pinned = read(&memory, 1, 4).expect("there is room");
-        assert_eq!(memory.share(), COPIED_ANSWER_BYTES_MAX);
+        assert_eq!(memory.share(), COPIED_BYTES_MAX / COPYING_ANSWERS);
         let copied = read(&memory, 4 * TAIL_BUFFER_BYTES, 3).expect("there is memory");
         assert_eq!(copied.slices.len(), 1, "one copy");
         assert_eq!(copied.slices[0][..], [7; 30]);
@@ -162,7 +162,7 @@ mod tests {
         let mut held = Vec::new();
         for _ in 0..100 {
             let share = memory.share();
-            assert!(share >= COPIED_ANSWER_BYTES_MAX / 2, "{share}");
+            assert!(share >= TAIL_BUFFER_BYTES, "{share}");
             let permit = memory.permit(share).expect("there is room");
             let buffers = permit.bytes_max.div_ceil(TAIL_BUFFER_BYTES);
             held.push(memory.keep(permit, slices(buffers), 10 * buffers));

@@ -65,9 +65,10 @@ pub const CALLS_MAX: usize = 4 * 1024;
 /// Bytes that one fetch response carries, whatever the client asks, as Kafka's `fetch.max.bytes`.
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 
-/// Once answers pin all the log memory that they may, records are copied: so many bytes for one answer, and for all of a shard.
-pub const COPIED_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Once answers pin all the log memory that they may, records are copied, into so much memory over all of a shard's answers. One takes a
+/// share of what is left of it, or a batch, so that hundreds of clients that do not read leave something for the next one that does.
 pub const COPIED_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const COPYING_ANSWERS: usize = 128;
 
 /// A fetch for whose records there is no memory looks again after this long.
 pub const MEMORY_WAIT_MS: u64 = 5;

@@ -114,6 +114,10 @@ async fn read_one<I: Io>(
         cut: Offset(read.offset) < high_watermark,
         starved: false,
     };
+    // What was committed before a log failed can be read still; nothing will come after it.
+    if partition.is_poisoned() && Offset(read.offset) == high_watermark {
+        return Err(ErrorCode::KafkaStorageError);
+    }
     let bytes_max = read.bytes_max.min(limit.bytes_max).min(READ_BYTES_MAX);
     if outcome.diverging.is_some() || (bytes_max == 0 && !limit.at_least_one) {
         return Ok(outcome);

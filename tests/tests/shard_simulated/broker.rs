@@ -70,6 +70,13 @@ impl ControlPlane {
         assert!(matches!(&answer, Response::Topics(topics) if topics[0].is_ok()));
     }
 
+    /// The broker is taken for dead, so that it leads nothing; it hears of it with the next metadata.
+    pub(super) fn fence_broker(&mut self) {
+        if let Some(registered) = self.registered {
+            self.apply(&MetaCommand::FenceBroker(registered));
+        }
+    }
+
     /// A new process of the broker: its predecessor's session ends, and as its metadata is ours it is in service at once.
     fn register_broker(&mut self) {
         if let Some(predecessor) = self.registered {
@@ -121,8 +128,13 @@ impl ControlPlane {
     }
 }
 
-/// The shards of one life of a broker, once they have been started.
-pub(super) type RunningShards = Rc<RefCell<Vec<Rc<Shard<SimIo>>>>>;
+/// The shards of one life of a broker, once they have been started, and the inbox of each.
+pub(super) type RunningShards = Rc<RefCell<Vec<RunningShard>>>;
+
+pub(super) struct RunningShard {
+    pub(super) shard: Rc<Shard<SimIo>>,
+    pub(super) inbox: Sender<Message<SimIo>>,
+}
 
 /// Starts all tasks of a broker with so many shards.
 pub(super) fn start_broker(
@@ -171,7 +183,10 @@ pub(super) fn start_broker(
             if let Some(listener) = listener.take() {
                 shard_io.spawn(Rc::clone(&shard).accept(listener));
             }
-            started.borrow_mut().push(Rc::clone(&shard));
+            started.borrow_mut().push(RunningShard {
+                shard: Rc::clone(&shard),
+                inbox: peers[index].clone(),
+            });
             shard_io.spawn(async move { shard.run(inbox).await });
         }
         serve_control(main, control, peers, from_shards).await;

@@ -70,7 +70,7 @@ impl Client {
         }
     }
 
-    async fn try_produce(
+    pub(super) async fn try_produce(
         &mut self,
         topic: &str,
         partition: i32,

@@ -1,13 +1,16 @@
 //! Fetches against real shards: what answers may keep in memory and for how long, and when a parked fetch is answered.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use control_api::ids::TopicId;
 use dataplane::io::Io;
 use dataplane::mesh::ShardId;
+use dataplane::message::Message;
 use dataplane::routes::shard_of;
-use millrace_tests::sim::{SimIo, Simulation};
+use millrace_tests::sim::{FileFault, SimIo, Simulation};
 use wire::messages::AnyRequest;
+use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_topics::DeleteTopicsRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use wire::{ApiKey, Array, ErrorCode, Uuid};
@@ -30,7 +33,8 @@ const RECORD_BYTES: usize = 100_000;
 const PINNED_BYTES_MAX: usize = 16 * 256 * 1024;
 
 struct Broker {
-    _simulation: Simulation,
+    simulation: Simulation,
+    control: Rc<RefCell<ControlPlane>>,
     io: SimIo,
     shards: RunningShards,
 }
@@ -73,10 +77,12 @@ impl Broker {
         let mut control = ControlPlane::new();
         control.create_topic(TOPIC, PARTITIONS);
         let io = simulation.boot("broker");
-        let shards = start_broker(&io, shards, &Rc::new(control.into()));
+        let control = Rc::new(RefCell::new(control));
+        let shards = start_broker(&io, shards, &control);
         let clients = simulation.boot("clients");
         let broker = Broker {
-            _simulation: simulation,
+            simulation,
+            control,
             io: clients,
             shards,
         };
@@ -98,7 +104,10 @@ impl Broker {
     }
 
     fn pinned_bytes(&self, shard: ShardId) -> usize {
-        self.shards.borrow()[shard.0].answer_memory.pinned_bytes()
+        self.shards.borrow()[shard.0]
+            .shard
+            .answer_memory
+            .pinned_bytes()
     }
 
     fn all_pinned_bytes(&self) -> usize {
@@ -241,7 +250,7 @@ fn clients_that_do_not_read_pin_no_more_than_the_bound_and_others_go_on() {
     for (seed, shards) in [(7, 1), (8, 2)] {
         let broker = Broker::with_records(seed, shards, 20);
         broker.run(async |io| {
-            let mut stalled: Vec<Client> = (0..40).map(|_| Client::new(io.clone())).collect();
+            let mut stalled: Vec<Client> = (0..200).map(|_| Client::new(io.clone())).collect();
             for client in &mut stalled {
                 fetch_and_stall(&io, client, Ask::default()).await;
                 let pinned = broker.all_pinned_bytes();
@@ -303,44 +312,92 @@ fn a_fetch_waits_for_as_much_as_it_can_carry() {
     });
 }
 
+/// Parks a fetch of one partition at its end, does something to the partition a second later, and expects this error at once.
+fn parked_until(
+    version: i16,
+    error: ErrorCode,
+    happens: impl AsyncFn(Rc<Broker>, Client) + Copy + 'static,
+) {
+    for shards in [1, 2] {
+        let broker = Rc::new(Broker::with_records(11, shards, 1));
+        let event = Rc::clone(&broker);
+        broker.run(async |io| {
+            let client = Client::new(io.clone());
+            io.spawn(async move {
+                pause(&event.io, 1000).await;
+                happens(Rc::clone(&event), client).await;
+            });
+            let ask = Ask {
+                version,
+                partitions: 1,
+                offset: 1,
+                wait_ms: 30_000,
+                ..Ask::default()
+            };
+            let answer = fetch(&io, &mut Client::new(io.clone()), ask).await;
+            assert_eq!(answer.errors, [error], "version {version}");
+            let after_ms = answer.after_ms;
+            assert!((1000..2000).contains(&after_ms), "{after_ms} ms");
+        });
+    }
+}
+
+async fn delete_topic(mut client: Client) {
+    let names = [TOPIC];
+    let request = DeleteTopicsRequest {
+        topic_names: Array::from(&names),
+        timeout_ms: 5000,
+        ..Default::default()
+    };
+    client.exchange(AnyRequest::DeleteTopics(request), 5).await;
+}
+
 #[test]
 fn a_fetch_parked_on_a_topic_that_is_deleted_is_answered_at_once() {
     for (version, error) in [
         (BY_NAME, ErrorCode::UnknownTopicOrPartition),
         (BY_ID, ErrorCode::UnknownTopicId),
     ] {
-        for shards in [1, 2] {
-            let broker = Broker::with_records(11, shards, 1);
-            broker.run(async |io| {
-                let deleter = io.clone();
-                io.spawn(async move {
-                    pause(&deleter, 1000).await;
-                    let names = [TOPIC];
-                    let request = DeleteTopicsRequest {
-                        topic_names: Array::from(&names),
-                        timeout_ms: 5000,
-                        ..Default::default()
-                    };
-                    let mut client = Client::new(deleter);
-                    client.exchange(AnyRequest::DeleteTopics(request), 5).await;
-                });
-                let ask = Ask {
-                    version,
-                    offset: 1,
-                    wait_ms: 30_000,
-                    ..Ask::default()
-                };
-                let answer = fetch(&io, &mut Client::new(io.clone()), ask).await;
-                assert_eq!(
-                    answer.errors, [error; PARTITIONS as usize],
-                    "version {version}"
-                );
-                assert!(
-                    (1000..2000).contains(&answer.after_ms),
-                    "{} ms",
-                    answer.after_ms
-                );
-            });
-        }
+        parked_until(version, error, async |_, client| delete_topic(client).await);
     }
+}
+
+#[test]
+fn a_fetch_parked_on_a_partition_that_is_led_elsewhere_is_answered_at_once() {
+    let error = ErrorCode::NotLeaderOrFollower;
+    parked_until(BY_ID, error, async |broker, mut client| {
+        broker.control.borrow_mut().fence_broker();
+        // Whoever asks for a change makes the metadata known.
+        let topics = [CreatableTopic {
+            name: "another",
+            num_partitions: 1,
+            replication_factor: 1,
+            ..Default::default()
+        }];
+        let request = CreateTopicsRequest {
+            topics: Array::from(&topics[..]),
+            timeout_ms: 1000,
+            ..Default::default()
+        };
+        client.exchange(AnyRequest::CreateTopics(request), 5).await;
+    });
+}
+
+#[test]
+fn a_fetch_parked_on_a_partition_whose_log_fails_is_answered_at_once() {
+    let error = ErrorCode::KafkaStorageError;
+    parked_until(BY_ID, error, async |broker, mut client| {
+        let log = "0/00000000000000000000.log";
+        broker.simulation.fail_once(FileFault::WriteError, log, 0);
+        client.try_produce(TOPIC, 0, b"lost").await;
+    });
+}
+
+#[test]
+fn a_parked_fetch_is_answered_at_once_when_the_broker_stops() {
+    parked_until(BY_ID, ErrorCode::None, async |broker, _| {
+        for running in broker.shards.borrow().iter() {
+            assert!(running.inbox.try_send(Message::Stop).is_ok());
+        }
+    });
 }
