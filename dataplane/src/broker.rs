@@ -18,6 +18,7 @@ use control_api::ids::{BrokerId, Incarnation};
 use control_api::message::BrokerRegistration;
 use ring::signals::Termination;
 use ring::{Ring, RingConfig};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -33,7 +34,8 @@ type RingMessage = Message<RingIo>;
 pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
     // Before any thread is started: they inherit the blocked signals.
     let termination = ring::signals::termination().context("cannot take over signals")?;
-    ring::host::raise_open_files().context("cannot raise the limit of open files")?;
+    let open_files =
+        ring::host::raise_open_files().context("cannot raise the limit of open files")?;
     let _directory = DataDirectory::open(&config.data, config.id)?;
     let stored = load_image(&config.data)?.unwrap_or_default();
     let metrics = Metrics::new().context("cannot make the metrics")?;
@@ -64,6 +66,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         peers: shard_senders.clone(),
         control: control_sender,
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+        connections_max: connections_max(open_files),
         metrics,
         opening,
     };
@@ -77,7 +80,6 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
             host: config.advertise_host.clone(),
             port: config.advertise_port,
             rack: config.rack.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: stored.cluster_id.clone(),
         },
         data: config.data.clone(),
@@ -133,6 +135,7 @@ struct Shards<'a> {
     peers: Vec<Sender<RingMessage>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
+    connections_max: usize,
     metrics: Metrics,
     opening: Arc<AtomicUsize>,
 }
@@ -144,6 +147,7 @@ struct ShardThread {
     peers: Vec<Sender<RingMessage>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
+    connections_max: usize,
     metrics: Metrics,
     opening: Arc<AtomicUsize>,
     inbox: Receiver<RingMessage>,
@@ -161,6 +165,7 @@ impl Shards<'_> {
                 peers: self.peers.clone(),
                 control: self.control.clone(),
                 loads: self.loads.clone(),
+                connections_max: self.connections_max,
                 metrics: self.metrics.clone(),
                 opening: self.opening.clone(),
                 inbox,
@@ -196,8 +201,13 @@ impl ShardThread {
     fn spare_segments(&self) -> SpareSegments {
         let (all, shards) = (self.config.spare_segments, self.config.shards);
         let own = all / shards + usize::from(self.id.0 < all % shards);
-        let directory = self.config.data.join("spare").join(self.id.0.to_string());
+        let directory = self.spare_directory().join(self.id.0.to_string());
         SpareSegments::new(directory, own, self.config.spare_segment_bytes)
+    }
+
+    /// Holds one directory of prepared segments for each shard.
+    fn spare_directory(&self) -> PathBuf {
+        self.config.data.join("spare")
     }
 
     fn serve(self, started: &mpsc::Sender<anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -234,6 +244,7 @@ impl ShardThread {
             _ => None,
         };
         let families = self.metrics.clone();
+        let spare_directory = self.spare_directory();
         let shard = Shard::new(ShardParts {
             id: self.id,
             broker: BrokerId(self.config.id),
@@ -251,8 +262,15 @@ impl ShardThread {
         let _ = started.send(Ok(()));
         ring.spawn(report_ring(ring.clone(), io, families, self.id));
         ring.spawn(spare::replenish(RingIo::new(ring.clone()), log_shared));
+        if self.id.0 == 0 {
+            ring.spawn(spare::remove_unused(
+                RingIo::new(ring.clone()),
+                spare_directory,
+                self.config.shards,
+            ));
+        }
         if let Some(listener) = listener {
-            ring.spawn(Rc::clone(&shard).accept(listener));
+            ring.spawn(Rc::clone(&shard).accept(listener, self.connections_max));
         }
         ring.block_on(shard.run(self.inbox));
         ring.drop_tasks();

@@ -34,7 +34,7 @@ pub fn append_error_code(error: &AppendError) -> ErrorCode {
     match error {
         // The produce handler waits for room instead.
         AppendError::Busy => ErrorCode::RequestTimedOut,
-        AppendError::Poisoned => ErrorCode::KafkaStorageError,
+        AppendError::Poisoned | AppendError::Stalled => ErrorCode::KafkaStorageError,
         AppendError::Closed => ErrorCode::NotLeaderOrFollower,
         AppendError::TooLarge => ErrorCode::MessageTooLarge,
         AppendError::Invalid => ErrorCode::InvalidRecord,

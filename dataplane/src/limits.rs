@@ -53,6 +53,17 @@ pub const SEND_BYTES_MAX: usize = 1024 * 1024;
 /// A connection that takes no byte of an answer for this long is closed.
 pub const SEND_STALL_MS_MAX: u64 = 30_000;
 
+/// Of the files that the process may have open, one in so many, and no fewer than this, is kept from connections: whatever clients do,
+/// segments find descriptors.
+pub const OPEN_FILES_RESERVED_PART: u64 = 4;
+pub const OPEN_FILES_RESERVED_MIN: u64 = 64;
+
+/// Connections of a process that may have so many files open.
+pub fn connections_max(open_files: u64) -> usize {
+    let reserved = (open_files / OPEN_FILES_RESERVED_PART).max(OPEN_FILES_RESERVED_MIN);
+    usize::try_from(open_files.saturating_sub(reserved)).unwrap_or(usize::MAX)
+}
+
 /// Connections of one shard.
 pub const CONNECTIONS_MAX: usize = 100_000;
 
@@ -109,6 +120,7 @@ const _: () = assert!(
     FRAME_BYTES_MAX <= LARGE_FRAME_BYTES_MAX - LARGE_FRAME_RESERVE_BYTES,
     "the largest frame must fit the budget of large frames without the reserve"
 );
+const _: () = assert!(OPEN_FILES_RESERVED_PART > 1);
 const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
 const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(

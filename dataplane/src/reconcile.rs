@@ -2,7 +2,8 @@
 
 use crate::handlers::configs_of_broker;
 use crate::io::Io;
-use crate::log::LogConfig;
+use crate::log::limits::SHORTAGE_RETRY_MS;
+use crate::log::{LogConfig, LogError, is_shortage};
 use crate::partition::{Partition, PartitionIdentity};
 use crate::partition_request::PartitionKey;
 use crate::routes::{PartitionSlot, TopicRoute, shard_of};
@@ -136,15 +137,29 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
         topic: name,
         partition: key.partition,
     };
-    let opened = Partition::open(
-        shard.io.clone(),
-        directory,
-        identity,
-        config,
-        shard.log_shared.clone(),
-        &shard.metrics.families.partitions,
-    )
-    .await;
+    let mut refused = false;
+    let opened = loop {
+        let opened = Partition::open(
+            shard.io.clone(),
+            directory.clone(),
+            identity.clone(),
+            config,
+            shard.log_shared.clone(),
+            &shard.metrics.families.partitions,
+        )
+        .await;
+        match opened {
+            // Other logs or clients may let go of what is missing.
+            Err(LogError::Io(error)) if is_shortage(&error) && !shard.stopping.get() => {
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::error!(partition = %identity, %error, "cannot open the partition's log yet");
+                }
+            }
+            opened => break opened,
+        }
+        let again = shard.io.now().after_ms(SHORTAGE_RETRY_MS);
+        shard.io.sleep_until(again).await;
+    };
     let held = match opened {
         Ok(partition) => Held::Open(partition),
         Err(error) => {

@@ -12,7 +12,7 @@ use crate::frame::FrameMemory;
 use crate::handlers::init_producer_id::ProducerIdBlock;
 use crate::handlers::produce::BlockedAppends;
 use crate::inspection::Inspector;
-use crate::io::Io;
+use crate::io::{Instant, Io};
 use crate::limits::CONNECTIONS_MAX;
 use crate::log::LogShared;
 use crate::mesh::{Receiver, Sender, ShardId};
@@ -31,6 +31,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A warning that clients could cause at will is said again after this long.
+const SAID_AGAIN_MS: u64 = 10_000;
 
 /// What every shard of a broker is given at its start.
 pub struct ShardParts<I: Io> {
@@ -129,11 +132,24 @@ impl<I: Io> Shard<I> {
         self.stop().await;
     }
 
-    /// Accepts clients and gives each to the shard with the fewest, until the listener fails.
-    pub async fn accept(self: Rc<Self>, listener: I::Listener) {
+    /// Accepts clients and gives each to the shard with the fewest. With `connections_max` of them on all shards the next is closed.
+    pub async fn accept(self: Rc<Self>, listener: I::Listener, connections_max: usize) {
+        let mut said = Instant::default();
         loop {
             match self.io.accept(&listener).await {
-                Ok((socket, _)) => self.place_connection(socket),
+                Ok((socket, _)) if self.connections() < connections_max => {
+                    self.place_connection(socket);
+                }
+                Ok(_) => {
+                    let now = self.io.now();
+                    if now >= said.after_ms(SAID_AGAIN_MS) {
+                        said = now;
+                        tracing::warn!(
+                            limit = connections_max,
+                            "closed new connections: there are as many as the limit of open files leaves beside the logs"
+                        );
+                    }
+                }
                 Err(error) => {
                     // Out of descriptors or memory: those connected go on; try again when some may have left.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -141,6 +157,12 @@ impl<I: Io> Shard<I> {
                 }
             }
         }
+    }
+
+    /// Open connections of all shards.
+    fn connections(&self) -> usize {
+        let loads = self.loads.iter();
+        loads.map(|load| load.load(Ordering::Relaxed)).sum()
     }
 
     pub fn image(&self) -> Arc<MetadataImage> {

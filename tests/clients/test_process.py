@@ -222,6 +222,8 @@ def small_disk(cluster):
 
 def test_a_full_disk_is_an_error_and_not_a_loss(cluster, topic, small_disk):
     create_topic(cluster.bootstrap, topic)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(30 << 20))
     producer = kafka.KafkaProducer(bootstrap_servers=cluster.bootstrap, retries=2, delivery_timeout_ms=20_000,
                                    request_timeout_ms=10_000, enable_idempotence=False, acks="all")
     acknowledged = 0
@@ -234,3 +236,11 @@ def test_a_full_disk_is_an_error_and_not_a_loss(cluster, topic, small_disk):
     assert cluster.is_running(), "a full disk is no reason to die"
     fetched = LIBRARIES["confluent-kafka"].fetch(cluster.bootstrap, topic, acknowledged)
     assert [int(record.value.split(b" ")[0]) for record in fetched] == list(range(acknowledged))
+    # What fills the disk goes, and the partition takes records again without a restart.
+    ballast.unlink()
+    producer = kafka.KafkaProducer(bootstrap_servers=cluster.bootstrap, acks="all", delivery_timeout_ms=60_000)
+    offset = producer.send(topic, b"last").get(60).offset
+    assert offset >= acknowledged
+    producer.close()
+    fetched = LIBRARIES["confluent-kafka"].fetch(cluster.bootstrap, topic, offset + 1)
+    assert fetched[offset].value == b"last"

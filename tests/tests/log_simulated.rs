@@ -8,10 +8,16 @@ mod ages;
 mod crashes;
 #[path = "log_simulated/files.rs"]
 mod files;
+#[path = "log_simulated/retention.rs"]
+mod retention;
 #[path = "log_simulated/running.rs"]
 mod running;
+#[path = "log_simulated/shortages.rs"]
+mod shortages;
 #[path = "log_simulated/spares.rs"]
 mod spares;
+#[path = "log_simulated/sweep.rs"]
+mod sweep;
 
 use std::path::Path;
 use std::rc::Rc;
@@ -107,11 +113,10 @@ async fn read_from(log: &Log<SimIo>, from: Offset, bytes_max: usize) -> Vec<(i64
             .read(next, bytes_max, true, Bound::HighWatermark)
             .await
             .unwrap();
-        let bytes: Vec<u8> = read
-            .slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
+        let mut bytes = Vec::with_capacity(read.bytes);
+        for slice in &read.slices {
+            bytes.extend_from_slice(slice);
+        }
         assert_eq!(bytes.len(), read.bytes);
         if bytes.is_empty() {
             assert_eq!(next, log.high_watermark());

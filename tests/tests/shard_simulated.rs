@@ -18,7 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use dataplane::io::Io;
-use millrace_tests::sim::{CrashKind, SimIo, Simulation};
+use millrace_tests::sim::{CrashKind, FaultPlan, SimIo, Simulation};
 
 use broker::{ControlPlane, start_broker};
 use client::{Client, Produced};
@@ -107,7 +107,10 @@ fn check(acknowledged: &Acknowledged, partitions: &[Vec<Produced>], seed: u64) {
 
 /// Runs producers to their end through any crashes, then reads everything back. Returns the trace's hash.
 fn run(seed: u64, shards: usize, crashes: &[CrashKind]) -> u64 {
-    let world = World::new(seed, shards);
+    run_in(&World::new(seed, shards), seed, crashes)
+}
+
+fn run_in(world: &World, seed: u64, crashes: &[CrashKind]) -> u64 {
     let clients = world.simulation.boot("clients");
     let acknowledged = Acknowledged::default();
     let mut broker = world.boot();
@@ -165,6 +168,19 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
 fn nothing_acknowledged_is_lost_when_the_power_fails() {
     for seed in 0..12 {
         run(seed, 2, &[CrashKind::PowerLost; 3]);
+    }
+}
+
+/// One file operation in fifty is refused, those that open a partition's log too: all are served all the same.
+#[test]
+fn nothing_acknowledged_is_lost_while_the_kernel_refuses() {
+    for seed in 0..8 {
+        let world = World::new(seed, 2);
+        world.simulation.set_faults(FaultPlan {
+            refusals: 20_000,
+            ..FaultPlan::default()
+        });
+        run_in(&world, seed, &[CrashKind::ProcessKilled; 3]);
     }
 }
 

@@ -42,8 +42,6 @@ pub struct BrokerRecord {
     pub host: String,
     pub port: u16,
     pub rack: Option<String>,
-    /// Of its program.
-    pub version: String,
     pub fenced: bool,
     pub shutting_down: bool,
 }

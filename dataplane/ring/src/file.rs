@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::Ring;
 use crate::leases::WriteLeases;
 use crate::memory::{BLOCK_BYTES, Buffer};
-use crate::operation::{Operation, is_passing, perform};
+use crate::operation::perform;
 use crate::reactor::descriptor_of;
 use crate::request::Request;
 
@@ -287,21 +287,10 @@ impl Ring {
 
     async fn open(&self, path: &Path, flags: i32) -> io::Result<File> {
         let path = c_path(path)?;
-        loop {
-            let (result, _) = Operation::start(
-                &self.0,
-                Request::Open {
-                    path: path.clone(),
-                    flags,
-                },
-            )
-            .await;
-            match descriptor_of(result) {
-                Ok(descriptor) => return Ok(File(Rc::new(descriptor))),
-                Err(errno) if is_passing(errno) => {}
-                Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            }
-        }
+        let (result, _) = perform(&self.0, Request::Open { path, flags }).await;
+        let descriptor = descriptor_of(result? as i32);
+        let descriptor = descriptor.map_err(io::Error::from_raw_os_error)?;
+        Ok(File(Rc::new(descriptor)))
     }
 
     async fn write_bytes(&self, file: &File, mut bytes: Vec<u8>) -> io::Result<()> {

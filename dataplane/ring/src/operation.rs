@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 
+use crate::Ring;
 use crate::listener::ListenerState;
 use crate::reactor::Reactor;
 use crate::receive_buffers::GROUP;
@@ -26,9 +27,13 @@ use crate::registered::Registered;
 use crate::request::Request;
 use crate::slots::Key;
 use crate::socket::SocketState;
+use crate::timer::now_nanos;
 
-/// A request that is interrupted or refused for the moment is started this many times before that is its result.
+/// A request that is interrupted or refused for the moment is started this many times before that is its result: the first few at once,
+/// the others each after a pause, because what the kernel lacks comes back with time and not with trying.
 const STARTS_MAX: usize = 64;
+const STARTS_AT_ONCE: usize = 8;
+const PAUSE_NANOS: u64 = 1_000_000;
 
 /// What a completion belongs to.
 pub(crate) enum InFlight {
@@ -123,7 +128,11 @@ pub(crate) async fn perform(
     reactor: &Rc<Reactor>,
     mut request: Request,
 ) -> (io::Result<usize>, Request) {
-    for _ in 0..STARTS_MAX {
+    for start in 0..STARTS_MAX {
+        if start >= STARTS_AT_ONCE {
+            let ring = Ring(Rc::clone(reactor));
+            ring.sleep_until(now_nanos() + PAUSE_NANOS).await;
+        }
         let (result, returned) = Operation::start(reactor, request).await;
         request = returned;
         match result {

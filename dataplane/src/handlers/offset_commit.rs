@@ -182,7 +182,6 @@ mod tests {
                 host: "localhost".to_owned(),
                 port: 9092,
                 rack: None,
-                version: String::new(),
                 fenced: false,
                 shutting_down: false,
             };

@@ -472,6 +472,8 @@ async fn wait<I: Io>(
     match partition.wait(appended.next_offset, level).await {
         Ok(()) => ProduceOutcome::accepted(partition, appended),
         Err(WaitError::Poisoned) => ProduceOutcome::refused(ErrorCode::KafkaStorageError),
+        // It may yet be written: nobody can say.
+        Err(WaitError::Stalled) => ProduceOutcome::refused(ErrorCode::RequestTimedOut),
         Err(WaitError::LeaderEpochChanged) => {
             ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower)
         }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::checkpoint::{Checkpoint, RecoveryPoint};
 use super::limits::{INDEX_WRITE_BYTES, READ_AT_OPEN_BYTES_MAX, SEGMENTS_MAX};
 use super::segment::{Segment, ignore_missing};
-use super::types::{Level, Offset, block_ceil};
+use super::types::{Level, Offset, WaitError, block_ceil};
 use super::{Log, LogError};
 use crate::io::{Io, WriteDurability};
 
@@ -72,12 +72,15 @@ impl<I: Io> Log<I> {
     pub async fn delete(&self) -> Result<(), LogError> {
         self.stop_taking();
         self.quiet().await;
-        let _pass = self.0.checkpointing.enter().await;
+        let _pass = self.0.replacing.enter().await;
         self.0.deleted.set(true);
         // A flush that is still due must not make the files again.
         self.0.dirty.take();
         let io = &self.0.io;
         self.0.warm.take();
+        for segment in self.0.doomed.take() {
+            segment.free(io, &self.0.shared.spares, 1).await?;
+        }
         // The log keeps its own handles, for whoever still asks it something.
         let segments = self.0.segments.borrow().clone();
         for segment in segments {
@@ -94,6 +97,8 @@ impl<I: Io> Log<I> {
     /// Appends end with an error from here on, and parked fetches look again.
     fn stop_taking(&self) {
         self.0.closed.set(true);
+        // What is refused from here on ends the log, so that nobody waits for it.
+        self.0.progress.go_on();
         self.0.changed.notify();
         self.0.progress.wake_fetches();
     }
@@ -138,11 +143,15 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) async fn flush_until(&self, end: Offset) -> Result<(), LogError> {
-        self.0
-            .progress
-            .wait(end, Level::Written)
-            .await
-            .or_else(|_| self.poisoned())?;
+        loop {
+            match self.0.progress.wait(end, Level::Written).await {
+                Ok(()) => break,
+                // Whoever leads, what was appended is written.
+                Err(WaitError::LeaderEpochChanged) => {}
+                Err(WaitError::Poisoned) => return Err(LogError::Poisoned),
+                Err(WaitError::Stalled) => return Err(LogError::Stalled),
+            }
+        }
         while self.flushed() < end {
             self.poisoned()?;
             let generation = self.0.changed.generation();
@@ -184,22 +193,23 @@ impl<I: Io> Log<I> {
     async fn sync_dirty_segments(&self) -> io::Result<()> {
         // Writes that complete from here on need the next flush.
         for segment in self.0.dirty.take() {
+            // Its sealing has synced it, after its last write.
+            if segment.sealed.get() {
+                continue;
+            }
             let file = segment.open(&self.0.io).await?;
             self.0.io.sync(&file).await?;
-            if segment.sealed.get() {
-                segment.file.replace(None);
-            }
         }
         Ok(())
     }
 
     pub(super) async fn store_checkpoint(&self, clean: bool) -> Result<(), LogError> {
-        let _pass = self.0.checkpointing.enter().await;
+        let _pass = self.0.replacing.enter().await;
         if self.0.deleted.get() {
             return Ok(());
         }
         let active = self.0.active();
-        self.0.bytes_since_checkpoint.set(0);
+        let covered_bytes = self.0.bytes_since_checkpoint.get();
         // State and index are taken together, before the flush that makes them true on disk.
         let checkpoint = self.snapshot(&active, clean);
         let grown = active.bytes.get() - active.index_stored_bytes.get();
@@ -222,6 +232,8 @@ impl<I: Io> Log<I> {
             .io
             .replace_file(&self.0.directory.join(CHECKPOINT_FILE), checkpoint.encode())
             .await?;
+        let grown = self.0.bytes_since_checkpoint.get();
+        self.0.bytes_since_checkpoint.set(grown - covered_bytes);
         self.0
             .checkpointed
             .set((checkpoint.log_start, checkpoint.recovery.offset));

@@ -86,6 +86,12 @@ pub const PRODUCER_BATCHES: usize = 5;
 /// Leader epochs whose start one partition remembers; the oldest make room.
 pub const EPOCHS_MAX: usize = 10_000;
 
+/// A log that was refused descriptors, memory or room tries again after this long.
+pub const SHORTAGE_RETRY_MS: u64 = 100;
+
+/// After this long without success its producers are told, instead of being kept waiting.
+pub const SHORTAGE_STALL_MS: u64 = 2_000;
+
 /// Segments that a checkpoint can list, and the bytes of its file.
 pub const SEGMENTS_MAX: usize = 100_000;
 pub const CHECKPOINT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -110,4 +116,5 @@ const _: () = assert!(
 );
 const _: () = assert!(SCAN_BYTES >= BATCH_BYTES_MIN && LOOKUP_BYTES >= BATCH_BYTES_MIN);
 
+const _: () = assert!(SHORTAGE_RETRY_MS < SHORTAGE_STALL_MS);
 const _: () = assert!(SHARD_WRITES_IN_FLIGHT < SHARD_WRITES_IN_FLIGHT_MAX);

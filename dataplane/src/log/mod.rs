@@ -35,6 +35,7 @@ mod retention;
 mod scan;
 mod segment;
 mod shared;
+mod shortage;
 mod space;
 pub mod spare;
 mod tail;
@@ -61,6 +62,7 @@ use self::producers::{Producers, Sequenced};
 use self::progress::Progress;
 use self::read::Places;
 use self::segment::Segment;
+use self::shortage::Shortage;
 use self::tail::Tail;
 use crate::event::Event;
 use crate::io::{Buffer, Io};
@@ -69,6 +71,7 @@ pub use self::lookup::FoundRecord;
 pub use self::progress::FetchWaiter;
 pub use self::read::Read;
 pub use self::shared::LogShared;
+pub use self::shortage::is_shortage;
 pub use self::spare::SpareSegments;
 pub use self::types::{
     AppendError, Appended, Bound, Level, LogConfig, LogError, Offset, ReadError, WaitError,
@@ -102,6 +105,8 @@ struct Inner<I: Io> {
     warm: RefCell<VecDeque<Rc<Segment<I>>>>,
     /// Closed segments that are not sealed yet, oldest first.
     unsealed: RefCell<VecDeque<Rc<Segment<I>>>>,
+    /// Segments below the log start whose files are still there, oldest first.
+    doomed: RefCell<VecDeque<Rc<Segment<I>>>>,
     /// Segments with completed writes that no flush has covered.
     dirty: RefCell<Vec<Rc<Segment<I>>>>,
     closed: Cell<bool>,
@@ -113,9 +118,11 @@ struct Inner<I: Io> {
     flush_runs: Cell<bool>,
     flush_wanted: Cell<bool>,
     sealing: Cell<usize>,
+    shortage: Shortage,
     /// Something was completed; for the rare waits that have no offset.
     changed: Event,
-    checkpointing: Rc<Gate>,
+    /// Held by the one task that replaces a small file of the partition, or removes files.
+    replacing: Rc<Gate>,
     /// What the last checkpoint covered.
     checkpointed: Cell<(Offset, Offset)>,
     bytes_since_checkpoint: Cell<u64>,
@@ -147,6 +154,7 @@ impl<I: Io> Log<I> {
             places: RefCell::default(),
             warm: RefCell::default(),
             unsealed: RefCell::default(),
+            doomed: RefCell::default(),
             dirty: RefCell::default(),
             closed: Cell::new(false),
             deleted: Cell::new(false),
@@ -157,8 +165,9 @@ impl<I: Io> Log<I> {
             flush_runs: Cell::new(false),
             flush_wanted: Cell::new(false),
             sealing: Cell::new(0),
+            shortage: Shortage::default(),
             changed: Event::default(),
-            checkpointing: Rc::default(),
+            replacing: Rc::default(),
             checkpointed: Cell::new(recovered.checkpointed),
             bytes_since_checkpoint: Cell::new(recovered.bytes_since_checkpoint),
             io,
@@ -308,6 +317,11 @@ impl<I: Io> Log<I> {
         self.0.progress.is_poisoned()
     }
 
+    /// Whether the log waits for the system to have what it needs, and takes nothing until then.
+    pub fn is_stalled(&self) -> bool {
+        self.0.progress.is_stalled()
+    }
+
     /// Whether the log ends where an orderly close wrote down that it does. A log that is quickly read is closed without that.
     pub fn opened_clean(&self) -> bool {
         self.0.opened_clean
@@ -376,10 +390,12 @@ impl<I: Io> Inner<I> {
             return Err(AppendError::Poisoned);
         }
         if self.closed.get() {
-            Err(AppendError::Closed)
-        } else {
-            Ok(())
+            return Err(AppendError::Closed);
         }
+        if self.progress.is_stalled() {
+            return Err(AppendError::Stalled);
+        }
+        Ok(())
     }
 
     fn active(&self) -> Rc<Segment<I>> {

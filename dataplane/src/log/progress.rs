@@ -23,6 +23,7 @@ pub(super) struct Progress {
     high_watermark: Cell<Offset>,
     leader_epoch: Cell<LeaderEpoch>,
     poisoned: Cell<bool>,
+    stalled: Cell<bool>,
     answers: RefCell<Vec<(Offset, Level, Waker)>>,
     fetches: RefCell<Vec<FetchEntry>>,
     next_fetch: Cell<u64>,
@@ -52,6 +53,7 @@ impl Progress {
             high_watermark: Cell::new(log_end),
             leader_epoch: Cell::new(leader_epoch),
             poisoned: Cell::new(false),
+            stalled: Cell::new(false),
             answers: RefCell::default(),
             fetches: RefCell::default(),
             next_fetch: Cell::new(0),
@@ -84,6 +86,10 @@ impl Progress {
 
     pub(super) fn is_poisoned(&self) -> bool {
         self.poisoned.get()
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.get()
     }
 
     pub(super) fn appended(&self, log_end: Offset) {
@@ -147,6 +153,20 @@ impl Progress {
         self.wake_all();
     }
 
+    /// No append, and no wait for what is not there yet, until [`Progress::go_on`]; true if it was not so already.
+    pub(super) fn stall(&self) -> bool {
+        let begins = !self.stalled.replace(true);
+        if begins {
+            self.wake_all();
+        }
+        begins
+    }
+
+    /// True if it was stalled.
+    pub(super) fn go_on(&self) -> bool {
+        self.stalled.replace(false)
+    }
+
     pub(super) fn set_leader_epoch(&self, epoch: LeaderEpoch) {
         if self.leader_epoch.replace(epoch) != epoch {
             self.wake_all();
@@ -186,6 +206,9 @@ impl Progress {
             }
             if self.leader_epoch.get() != epoch {
                 return Poll::Ready(Err(WaitError::LeaderEpochChanged));
+            }
+            if self.stalled.get() {
+                return Poll::Ready(Err(WaitError::Stalled));
             }
             let mut answers = self.answers.borrow_mut();
             let waker = context.waker();

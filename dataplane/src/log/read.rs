@@ -193,9 +193,22 @@ impl<I: Io> Log<I> {
             let interval = self.config().index_interval_bytes;
             index.append(offset, next_offset, bytes, header.max_timestamp, interval);
         }
-        io.replace_file(&segment.index_path(), index.encode())
-            .await?;
+        self.keep_index(segment, &index).await;
         Ok(index)
+    }
+
+    /// Stores an index that was built anew. The reader has it in any case.
+    async fn keep_index(&self, segment: &Rc<Segment<I>>, index: &Index) {
+        let _pass = self.0.replacing.enter().await;
+        // The segment may have been deleted meanwhile.
+        let segments = self.0.segments.borrow().clone();
+        if self.0.deleted.get() || !segments.iter().any(|known| Rc::ptr_eq(known, segment)) {
+            return;
+        }
+        let path = segment.index_path();
+        if let Err(error) = self.0.io.replace_file(&path, index.encode()).await {
+            tracing::warn!(path = %path.display(), %error, "cannot store the index");
+        }
     }
 }
 

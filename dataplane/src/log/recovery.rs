@@ -5,6 +5,9 @@
 //! that does not fall, and the CRC. The first that fails ends the log: the file is cut there, physically, so that nothing behind it
 //! can come back, and later segments are set aside by renaming (Kafka deletes them). Without a usable checkpoint everything is
 //! checked from the first segment on, so no good batch is lost.
+//!
+//! The checkpoint also says where the log starts. Files of what ends below may still be there, any of them, because a disk forgets
+//! names in whatever order it likes: they are removed before anything is concluded from a gap.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +26,7 @@ use super::producers::Producers;
 use super::scan::Scanner;
 use super::segment::{Segment, base_of, ignore_missing, segment_path};
 use super::sequenced_header;
+use super::shortage::is_shortage;
 use super::types::{LogConfig, Offset, block_floor};
 use crate::io::{Io, OpenMode};
 
@@ -54,17 +58,34 @@ pub(super) async fn recover<I: Io>(
     let mut bases: Vec<Offset> = names.iter().filter_map(|name| base_of(name)).collect();
     bases.sort_unstable();
     let checkpoint = read_checkpoint(io, directory).await?;
+    let log_start = checkpoint
+        .as_ref()
+        .map_or(Offset(0), |known| known.log_start);
+    remove_leftovers(io, directory, &names).await?;
     if let Some(checkpoint) = &checkpoint {
-        let recovery = Recovery::new(io, directory, newest_epoch, Some(checkpoint));
+        let recovery = Recovery::new(io, directory, newest_epoch, log_start, Some(checkpoint));
         if let Some(recovered) = recovery.run(&bases).await? {
             return Ok(recovered);
         }
         let directory = directory.display();
         tracing::warn!(%directory, "the segments do not reach the checkpoint: checking all of them");
     }
-    let recovery = Recovery::new(io, directory, newest_epoch, None);
+    let recovery = Recovery::new(io, directory, newest_epoch, log_start, None);
     let recovered = recovery.run(&bases).await?;
     Ok(recovered.expect("only a checkpoint can be contradicted"))
+}
+
+/// Small files that were being replaced, and indexes whose segments are gone.
+async fn remove_leftovers<I: Io>(io: &I, directory: &Path, names: &[String]) -> io::Result<()> {
+    let is_leftover = |name: &&String| {
+        let index = name.strip_suffix(".index");
+        let segment = index.map(|base| format!("{base}.log"));
+        name.ends_with(".tmp") || segment.is_some_and(|segment| !names.contains(&segment))
+    };
+    for name in names.iter().filter(is_leftover) {
+        ignore_missing(io.remove_file(&directory.join(name)).await)?;
+    }
+    Ok(())
 }
 
 /// A new directory's name, and those of the directories around it, survive the loss of power from here on.
@@ -106,6 +127,8 @@ struct Recovery<'a, I: Io> {
     io: &'a I,
     directory: &'a Path,
     newest_epoch: Option<LeaderEpoch>,
+    /// What is known of it: everything before was deleted.
+    log_start: Offset,
     checkpoint: Option<&'a Checkpoint>,
     segments: VecDeque<Rc<Segment<I>>>,
     epochs: Epochs,
@@ -113,6 +136,8 @@ struct Recovery<'a, I: Io> {
     partial: Vec<u8>,
     /// What is to be done to the files once the attempt has succeeded.
     cuts: Vec<Cut<I>>,
+    /// Segments that end below the log start.
+    deleted: Vec<Offset>,
     reached_checkpoint: bool,
     bytes_since_checkpoint: u64,
 }
@@ -129,12 +154,14 @@ impl<'a, I: Io> Recovery<'a, I> {
         io: &'a I,
         directory: &'a Path,
         newest_epoch: Option<LeaderEpoch>,
+        log_start: Offset,
         checkpoint: Option<&'a Checkpoint>,
     ) -> Self {
         Recovery {
             io,
             directory,
             newest_epoch,
+            log_start,
             checkpoint,
             segments: VecDeque::new(),
             epochs: checkpoint
@@ -145,6 +172,7 @@ impl<'a, I: Io> Recovery<'a, I> {
                 .unwrap_or_default(),
             partial: Vec::new(),
             cuts: Vec::new(),
+            deleted: Vec::new(),
             reached_checkpoint: false,
             bytes_since_checkpoint: 0,
         }
@@ -152,8 +180,11 @@ impl<'a, I: Io> Recovery<'a, I> {
 
     /// `None` when the files contradict the checkpoint. Changes no file before it is sure.
     async fn run(mut self, bases: &[Offset]) -> io::Result<Option<Recovered<I>>> {
-        let mut taken = 0;
-        for base in bases {
+        // The one that may hold the log start; those before it end there at the latest.
+        let first = bases.partition_point(|base| *base <= self.log_start);
+        let mut taken = first.saturating_sub(1);
+        self.deleted.extend(&bases[..taken]);
+        for base in &bases[taken..] {
             let due = self
                 .segments
                 .back()
@@ -165,6 +196,7 @@ impl<'a, I: Io> Recovery<'a, I> {
                 return Ok(None);
             }
             taken += 1;
+            self.drop_deleted();
         }
         // A log without records may have no file at all.
         let empty = self
@@ -177,8 +209,21 @@ impl<'a, I: Io> Recovery<'a, I> {
             return Ok(None);
         }
         self.set_aside(&bases[taken..]).await?;
+        self.remove_deleted().await?;
         self.cut().await?;
         self.finish().await.map(Some)
+    }
+
+    /// The segment that was found last may end below the log start too.
+    fn drop_deleted(&mut self) {
+        let log_start = self.log_start;
+        let ends_below =
+            |last: &&Rc<Segment<I>>| last.base < log_start && last.next.get() <= log_start;
+        if let Some(last) = self.segments.back().filter(ends_below).cloned() {
+            self.deleted.push(last.base);
+            self.segments.pop_back();
+            self.cuts.retain(|cut| !Rc::ptr_eq(&cut.segment, &last));
+        }
     }
 
     /// Takes a closed segment as the checkpoint lists it, if its file is as long as it says.
@@ -346,6 +391,16 @@ impl<'a, I: Io> Recovery<'a, I> {
         Ok(())
     }
 
+    /// A deletion that a crash interrupted, or undid.
+    async fn remove_deleted(&self) -> io::Result<()> {
+        for base in &self.deleted {
+            let path = segment_path(self.directory, *base);
+            ignore_missing(self.io.remove_file(&path.with_extension("index")).await)?;
+            ignore_missing(self.io.remove_file(&path).await)?;
+        }
+        Ok(())
+    }
+
     /// Ends each scanned file where its batches end. Afterwards all that was found is flushed.
     async fn cut(&self) -> io::Result<()> {
         for Cut {
@@ -357,7 +412,7 @@ impl<'a, I: Io> Recovery<'a, I> {
             if *file_bytes == segment.bytes.get() && !grown {
                 continue;
             }
-            let file = self.io.open(segment.path(), OpenMode::DirectCreate).await?;
+            let file = self.io.open(segment.path(), OpenMode::Direct).await?;
             if *file_bytes != segment.bytes.get() {
                 self.io.truncate(&file, segment.bytes.get()).await?;
             }
@@ -368,25 +423,14 @@ impl<'a, I: Io> Recovery<'a, I> {
     }
 
     async fn finish(mut self) -> io::Result<Recovered<I>> {
-        let stored = self
-            .checkpoint
-            .map(|known| (known.log_start, known.recovery.offset));
         let first = self.segments.front().map(|first| first.base);
-        let log_start = stored
-            .map(|(start, _)| start)
-            .max(first)
-            .unwrap_or_default();
-        // A deletion that a crash interrupted.
-        while self.segments.len() > 1 && self.segments[0].next.get() <= log_start {
-            let deleted = self.segments.pop_front().expect("there are two at least");
-            deleted.remove(self.io).await?;
-        }
+        let log_start = self.log_start.max(first.unwrap_or_default());
         self.seal_closed().await?;
         self.begin_active(log_start);
         let active = Rc::clone(self.segments.back().expect("one was just begun"));
         let log_end = active.next.get();
-        let log_start = log_start.min(log_end);
         self.epochs.truncate(log_end);
+        self.epochs.forget_before(log_start);
         let clean = self
             .checkpoint
             .is_some_and(|known| known.clean && known.recovery.offset == log_end);
@@ -402,7 +446,9 @@ impl<'a, I: Io> Recovery<'a, I> {
             epochs: self.epochs,
             producers: self.producers,
             partial: self.partial,
-            checkpointed: stored.unwrap_or((Offset(-1), Offset(-1))),
+            checkpointed: self.checkpoint.map_or((Offset(-1), Offset(-1)), |known| {
+                (known.log_start, known.recovery.offset)
+            }),
             bytes_since_checkpoint: self.bytes_since_checkpoint,
         })
     }
@@ -416,7 +462,11 @@ impl<'a, I: Io> Recovery<'a, I> {
             .take(closed)
             .filter(|segment| !segment.sealed.get())
         {
-            segment.store_index(self.io).await?;
+            match segment.store_index(self.io).await {
+                // A full disk keeps no log closed. Who reads the segment builds its index anew.
+                Err(error) if is_shortage(&error) => {}
+                stored => stored?,
+            }
             segment.seal();
         }
         Ok(())

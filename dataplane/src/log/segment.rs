@@ -127,12 +127,19 @@ impl<I: Io> Segment<I> {
         }
     }
 
-    /// The file for writing, opened or created.
+    /// The file for writing, made if absent: where the segment begins and nowhere else, or a file that was deleted would come back.
+    pub(super) async fn create(&self, io: &I) -> io::Result<I::File> {
+        let file = io.open(&self.path, OpenMode::DirectCreate).await?;
+        self.file.replace(Some(file.clone()));
+        Ok(file)
+    }
+
+    /// The file for writing.
     pub(super) async fn open(&self, io: &I) -> io::Result<I::File> {
         if let Some(file) = self.file.borrow().as_ref() {
             return Ok(file.clone());
         }
-        let file = io.open(&self.path, OpenMode::DirectCreate).await?;
+        let file = io.open(&self.path, OpenMode::Direct).await?;
         self.file.replace(Some(file.clone()));
         Ok(file)
     }
@@ -188,14 +195,8 @@ impl<I: Io> Segment<I> {
         Ok(())
     }
 
-    /// Removes the files; the index first, so that no index outlives its segment.
-    pub(super) async fn remove(&self, io: &I) -> io::Result<()> {
-        ignore_missing(io.remove_file(&self.index_path()).await)?;
-        ignore_missing(io.remove_file(&self.path).await)
-    }
-
-    /// As `remove`, but leaves the file to be used again if more are wanted and nobody but the caller's `handles` knows the segment: a
-    /// reader that has it open must not see what it holds next.
+    /// Removes the files; the index first, so that no index outlives its segment. The other file is left to be used again if more are
+    /// wanted and nobody but the caller's `handles` knows the segment: a reader that has it open must not see what it holds next.
     pub(super) async fn free(
         self: &Rc<Self>,
         io: &I,
@@ -205,7 +206,7 @@ impl<I: Io> Segment<I> {
         self.file.replace(None);
         self.cool();
         ignore_missing(io.remove_file(&self.index_path()).await)?;
-        if Rc::strong_count(self) > handles || !spares.offer(io, &self.path).await? {
+        if Rc::strong_count(self) > handles || !spares.offer(io, &self.path).await {
             ignore_missing(io.remove_file(&self.path).await)?;
         }
         Ok(())

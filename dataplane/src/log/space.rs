@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Log;
-use super::limits::{EXTENT_BYTES_MAX, SEGMENT_BYTES_MAX, TERMINATOR_BYTES};
+use super::limits::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, SEGMENT_BYTES_MAX, TERMINATOR_BYTES};
 use super::segment::{Segment, ignore_missing};
+use super::shortage::{is_shortage, never_passes};
 use super::types::block_ceil;
 use crate::io::{BLOCK_BYTES, FilePosition, Io, WriteDurability};
 
@@ -48,11 +49,12 @@ impl<I: Io> Log<I> {
             log.0.preparing.set(false);
             log.0.changed.notify();
             match result {
-                Ok(()) => log.write_what_is_ready(),
-                Err(error) if needed => log.poison("making space", &error),
+                Ok(()) => log.went_well(),
                 // A disk that is full now may have room when the space is needed.
-                Err(_) => log.write_what_is_ready(),
+                Err(error) if !needed && is_shortage(&error) => {}
+                Err(error) => log.refused("making space", &error),
             }
+            log.write_what_is_ready();
         });
     }
 
@@ -95,7 +97,11 @@ impl<I: Io> Log<I> {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                     self.extend_by_zeros(segment, &file, at + bytes).await?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // There may be room for less.
+                    segment.next_extent.set(EXTENT_BYTES_MIN);
+                    return Err(error);
+                }
             }
             segment.next_extent.set((extent * 2).min(EXTENT_BYTES_MAX));
         }
@@ -121,18 +127,20 @@ impl<I: Io> Log<I> {
             segment.allocated.set(end);
             self.write_what_is_ready();
         }
-        io.sync(file).await
+        io.sync(file).await.map_err(never_passes)
     }
 
     /// Makes the segment's file: one that is prepared already, else an empty one.
     async fn begin_file(&self, segment: &Segment<I>) -> io::Result<()> {
         let io = &self.0.io;
+        // An attempt that was cut short may have opened a file that has lost its name since.
+        segment.file.replace(None);
         // Whatever files of this name held belongs to another life.
         ignore_missing(io.remove_file(&segment.index_path()).await)?;
         let spares = &self.0.shared.spares;
         let bytes_max = self.segment_bytes_max();
         let prepared = spares.take(io, segment.path(), bytes_max).await?;
-        let file = segment.open(io).await?;
+        let file = segment.create(io).await?;
         if prepared.is_none() {
             io.truncate(&file, 0).await?;
         }
@@ -162,9 +170,12 @@ impl<I: Io> Log<I> {
             segment.zeroing_runs.set(false);
             log.0.changed.notify();
             match result {
-                Ok(()) => log.write_what_is_ready(),
-                Err(error) => log.poison("zeroing new space", &error),
+                Ok(()) => {}
+                // The space reads as zeros without.
+                Err(error) if is_shortage(&error) => {}
+                Err(error) => return log.poison("zeroing new space", &error),
             }
+            log.write_what_is_ready();
         });
     }
 
@@ -190,7 +201,7 @@ impl<I: Io> Log<I> {
             self.write_what_is_ready();
         }
         // Without this the first durable write into the extent would wait for the metadata of all of it.
-        self.0.io.sync(&file).await
+        self.0.io.sync(&file).await.map_err(never_passes)
     }
 
     /// The next range of allocated space that no append has reached.

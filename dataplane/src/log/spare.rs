@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::load::WriteLoad;
-use super::segment::ignore_missing;
 use super::shared::LogShared;
 use crate::event::Event;
 use crate::io::{BLOCK_BYTES, FilePosition, Instant, Io, OpenMode, WriteDurability};
@@ -40,6 +39,8 @@ pub struct SpareSegments {
     /// One is being zeroed.
     zeroing: Cell<bool>,
     next_number: Cell<u64>,
+    /// What an earlier process left is known.
+    opened: Cell<bool>,
     changed: Event,
 }
 
@@ -58,6 +59,7 @@ impl SpareSegments {
             raw: RefCell::default(),
             zeroing: Cell::new(false),
             next_number: Cell::new(0),
+            opened: Cell::new(false),
             changed: Event::default(),
         }
     }
@@ -83,29 +85,42 @@ impl SpareSegments {
         if self.bytes > bytes_max {
             return Ok(None);
         }
-        let Some(spare) = self.ready.borrow_mut().pop() else {
-            return Ok(None);
-        };
-        io.rename(&spare, path).await?;
+        loop {
+            let Some(spare) = self.ready.borrow_mut().pop() else {
+                return Ok(None);
+            };
+            self.changed.notify();
+            match io.rename(&spare, path).await {
+                Ok(()) => break,
+                // Somebody has removed it: there may be another, and without any a log makes its own.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::warn!(file = %spare.display(), "a prepared segment is missing");
+                }
+                Err(error) => {
+                    self.ready.borrow_mut().push(spare);
+                    return Err(error);
+                }
+            }
+        }
         io.sync_directory(&self.directory).await?;
-        self.changed.notify();
         Ok(Some(self.bytes))
     }
 
-    /// Takes over the file of a segment that is gone and that nobody reads any more; false if there are enough.
-    pub(super) async fn offer<I: Io>(&self, io: &I, path: &Path) -> io::Result<bool> {
-        if self.count() >= self.wanted {
-            return Ok(false);
+    /// Takes over the file of a segment that is gone and that nobody reads any more; false if there are enough, or it cannot be had.
+    pub(super) async fn offer<I: Io>(&self, io: &I, path: &Path) -> bool {
+        // Before the directory was read, a number could be one that is taken.
+        if !self.opened.get() || self.count() >= self.wanted {
+            return false;
         }
         let raw = self.next_path(RAW);
         // Counted before the wait, so that two offers do not both find room for one.
         self.raw.borrow_mut().push(raw.clone());
-        if let Err(error) = io.rename(path, &raw).await {
+        if io.rename(path, &raw).await.is_err() {
             self.raw.borrow_mut().retain(|known| *known != raw);
-            return ignore_missing(Err(error)).map(|()| true);
+            return false;
         }
         self.changed.notify();
-        Ok(true)
+        true
     }
 
     fn count(&self) -> usize {
@@ -118,10 +133,18 @@ impl SpareSegments {
         self.directory.join(format!("{number}.{state}"))
     }
 
-    /// Finds what an earlier process left.
+    /// Finds what an earlier process left, and removes what is more than wanted.
     async fn open<I: Io>(&self, io: &I) -> io::Result<()> {
+        if self.wanted == 0 {
+            return remove_directory(io, &self.directory).await;
+        }
+        self.ready.borrow_mut().clear();
+        self.raw.borrow_mut().clear();
         io.create_directories(&self.directory).await?;
-        for name in io.list(&self.directory).await? {
+        let mut names = io.list(&self.directory).await?;
+        // Those that are ready first.
+        names.sort_by_key(|name| !name.ends_with(READY));
+        for name in names {
             let path = self.directory.join(&name);
             let Some((number, state)) = name
                 .split_once('.')
@@ -139,6 +162,7 @@ impl SpareSegments {
                 self.raw.borrow_mut().push(path);
             }
         }
+        self.opened.set(true);
         Ok(())
     }
 
@@ -152,24 +176,23 @@ impl SpareSegments {
 /// keep it busy.
 pub async fn replenish<I: Io>(io: I, shared: Rc<LogShared>) {
     let spares = &shared.spares;
-    if spares.wanted == 0 {
+    if spares.directory.as_os_str().is_empty() {
         return;
     }
-    let mut opened = false;
     loop {
         let generation = spares.changed.generation();
-        let step = match opened {
+        let step = match spares.opened.get() {
             false => spares.open(&io).await,
             true => prepare_next(&io, &shared).await,
         };
-        match step {
-            Ok(()) => opened = true,
-            Err(error) => {
-                let directory = spares.directory.display();
-                tracing::warn!(%directory, %error, "cannot prepare a segment ahead of need");
-                io.sleep_until(io.now().after_ms(RETRY_MS)).await;
-                continue;
-            }
+        if let Err(error) = step {
+            let directory = spares.directory.display();
+            tracing::warn!(%directory, %error, "cannot prepare a segment ahead of need");
+            io.sleep_until(io.now().after_ms(RETRY_MS)).await;
+            continue;
+        }
+        if spares.wanted == 0 {
+            return;
         }
         if spares.raw.borrow().is_empty() && spares.count() >= spares.wanted {
             spares.changed.changed_since(generation).await;
@@ -191,11 +214,37 @@ async fn prepare_next<I: Io>(io: &I, shared: &LogShared) -> io::Result<()> {
     match prepared {
         Ok(ready) => spares.ready.borrow_mut().push(ready),
         Err(error) => {
-            spares.raw.borrow_mut().push(raw);
+            // Half made it would only take what others are short of. What cannot be removed now is found at the next start.
+            let _ = io.remove_file(&raw).await;
+            let _ = io.remove_file(&raw.with_extension(READY)).await;
             return Err(error);
         }
     }
     Ok(())
+}
+
+/// Removes the files of shards that there no longer are, from the directory that holds one directory for each shard.
+pub async fn remove_unused<I: Io>(io: I, directory: PathBuf, shards: usize) {
+    let names = io.list(&directory).await.unwrap_or_default();
+    let gone = |name: &&String| name.parse::<usize>().is_ok_and(|shard| shard >= shards);
+    for name in names.iter().filter(gone) {
+        let path = directory.join(name);
+        if let Err(error) = remove_directory(&io, &path).await {
+            tracing::warn!(directory = %path.display(), %error, "cannot remove prepared segments that nobody uses");
+        }
+    }
+}
+
+/// A directory of prepared files, with all of them.
+async fn remove_directory<I: Io>(io: &I, directory: &Path) -> io::Result<()> {
+    let names = match io.list(directory).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        names => names?,
+    };
+    for name in names {
+        io.remove_file(&directory.join(&name)).await?;
+    }
+    io.remove_directory(directory).await
 }
 
 /// Writes zeros over the whole file. It gets the name of one that may be taken only once they are on stable storage.

@@ -72,7 +72,7 @@ struct Piece<I: Io> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PieceState {
-    /// An earlier piece is writing one of its blocks.
+    /// An earlier piece is writing one of its blocks, or its own write came to nothing.
     Waiting,
     InFlight,
     Done,
@@ -324,6 +324,17 @@ impl<I: Io> Tail<I> {
             self.first_piece += 1;
         }
         written
+    }
+
+    /// A write of these pieces came to nothing: they wait to be written again.
+    pub(super) fn failed(&mut self, pieces: Range<u64>) {
+        self.in_flight -= 1;
+        if self.abandoned {
+            return;
+        }
+        for piece in pieces {
+            self.pieces[(piece - self.first_piece) as usize].state = PieceState::Waiting;
+        }
     }
 
     /// After a failed write nothing more is written, so no buffer is worth keeping for it.

@@ -89,6 +89,8 @@ pub enum AppendError {
     Busy,
     #[error("the log took no more after a failed write")]
     Poisoned,
+    #[error("the log waits for descriptors, memory or room on the disk")]
+    Stalled,
     #[error("the log is closed, or led elsewhere")]
     Closed,
     #[error("the batch is larger than a log takes")]
@@ -105,6 +107,8 @@ pub enum AppendError {
 pub enum WaitError {
     #[error("a write or a flush failed")]
     Poisoned,
+    #[error("the log waits for descriptors, memory or room on the disk")]
+    Stalled,
     #[error("the leader epoch changed")]
     LeaderEpochChanged,
 }
@@ -128,6 +132,8 @@ pub enum ReadError {
 pub enum LogError {
     #[error("a write or a flush failed")]
     Poisoned,
+    #[error("the log waits for descriptors, memory or room on the disk")]
+    Stalled,
     #[error("{0}")]
     Io(#[from] io::Error),
 }

@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 use super::limits::WRITE_BUFFERS_MAX;
 use super::load::Writer;
 use super::segment::Segment;
+use super::shortage::{is_shortage, never_passes};
 use super::tail::{Next, Write, WriteLimits};
 use super::types::Offset;
 use super::{Inner, Log, LogError};
@@ -28,7 +29,7 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) fn write_what_is_ready(&self) {
-        while !self.0.progress.is_poisoned() {
+        while !self.0.progress.is_poisoned() && !self.0.shortage.retry_is_due() {
             if !self.0.shared.load.has_turn() {
                 return self.wait_for_turn();
             }
@@ -90,15 +91,21 @@ impl<I: Io> Log<I> {
         result: io::Result<()>,
     ) {
         self.0.shared.load.end_write();
-        if let Err(error) = result {
-            self.poison("a write", &error);
-        }
         if durability == WriteDurability::Written {
             self.note_dirty(segment);
         }
-        let written = self.0.tail.borrow_mut().complete(pieces);
-        if let Some(written) = written {
-            self.note_written(written);
+        match result {
+            Ok(()) => {
+                self.went_well();
+                let written = self.0.tail.borrow_mut().complete(pieces);
+                if let Some(written) = written {
+                    self.note_written(written);
+                }
+            }
+            Err(error) => {
+                self.0.tail.borrow_mut().failed(pieces);
+                self.refused("a write", &error);
+            }
         }
         self.0.shared.tails.written();
         self.seal_what_is_complete();
@@ -139,8 +146,16 @@ impl<I: Io> Log<I> {
             self.0.sealing.set(self.0.sealing.get() + 1);
             let log = self.clone();
             self.0.io.spawn(async move {
-                if let Err(error) = log.seal(&segment).await {
-                    log.poison("closing a segment", &error);
+                while let Err(error) = log.seal(&segment).await {
+                    if !is_shortage(&error) {
+                        log.poison("closing a segment", &error);
+                        break;
+                    }
+                    if log.0.closed.get() {
+                        // The next opening finds the segment longer than its batches, and cuts it.
+                        break;
+                    }
+                    log.pause_for_shortage().await;
                 }
                 log.0.sealing.set(log.0.sealing.get() - 1);
                 log.0.changed.notify();
@@ -152,8 +167,13 @@ impl<I: Io> Log<I> {
         self.zeroing_ended(segment).await;
         let file = segment.open(&self.0.io).await?;
         self.0.io.truncate(&file, segment.bytes.get()).await?;
-        self.0.io.sync(&file).await?;
-        segment.store_index(&self.0.io).await?;
+        self.0.io.sync(&file).await.map_err(never_passes)?;
+        let _pass = self.0.replacing.enter().await;
+        match segment.store_index(&self.0.io).await {
+            // On a full disk a segment must be closed all the same, or it could not be deleted. Who reads it builds the index anew.
+            Err(error) if is_shortage(&error) => {}
+            result => result?,
+        }
         segment.seal();
         Ok(())
     }

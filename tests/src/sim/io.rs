@@ -380,9 +380,11 @@ impl Io for SimIo {
     ) -> io::Result<()> {
         let leases = leases.into();
         let memory = || {
-            let leases = leases.as_slice().iter();
-            let bytes = leases.flat_map(|lease| lease.as_slice().into_owned());
-            bytes.collect::<Vec<u8>>()
+            let mut bytes = Vec::with_capacity(leases.bytes());
+            for lease in leases.as_slice() {
+                bytes.extend_from_slice(&lease.as_slice());
+            }
+            bytes
         };
         let bytes = memory();
         let hash = trace::hash_bytes(&bytes);

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use disk::Disk;
+use faults::Faults;
 use world::{Incarnation, Shared, World};
 
 pub use disk::DiskCounters;
@@ -145,8 +146,9 @@ impl Simulation {
         self.shared.world.borrow_mut().hosts[number].crash_after = Some((operations, kind));
     }
 
+    /// In place of all that was planned or aimed before.
     pub fn set_faults(&self, plan: FaultPlan) {
-        self.shared.world.borrow_mut().faults.plan = plan;
+        self.shared.world.borrow_mut().faults = Faults::new(plan);
     }
 
     /// Makes one file operation fail: the first one that suits and whose path ends so, after `skip` that go well.

@@ -75,13 +75,12 @@ impl Trace {
 /// FNV-1a over eight bytes at a time: contents belong to the trace, and there are many of them.
 pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325 ^ bytes.len() as u64;
-    let mut words = bytes.chunks_exact(8);
-    for word in &mut words {
-        let word = word.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
-        hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        hash = (hash ^ u64::from_be_bytes(*word)).wrapping_mul(0x0000_0100_0000_01B3);
         hash ^= hash >> 29;
     }
-    for &byte in words.remainder() {
+    for &byte in rest {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
     }
     hash

@@ -133,7 +133,6 @@ fn a_failed_write_or_sync_ends_the_log_and_keeps_what_could_be_read() {
         (FileFault::WriteError, durable()),
         (FileFault::ShortWrite, cached()),
         (FileFault::SyncError, cached()),
-        (FileFault::NoSpace, durable()),
     ];
     for (fault, config) in faults {
         let simulation = simulation(3);

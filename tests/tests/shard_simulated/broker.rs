@@ -14,6 +14,7 @@ use control_api::message::{BrokerRegistration, ControlError, NewTopic, Request, 
 use controlplane::command::{FEATURE_LEVEL, MetaCommand, RegisteredBroker};
 use controlplane::meta::MetaState;
 use dataplane::io::Io;
+use dataplane::limits::CONNECTIONS_MAX;
 use dataplane::log::{LogShared, SpareSegments};
 use dataplane::mesh::{Receiver, Sender, ShardId, inbox};
 use dataplane::message::{ControlMessage, Message, Reply};
@@ -89,7 +90,6 @@ impl ControlPlane {
             host: address().ip().to_string(),
             port: address().port(),
             rack: None,
-            version: String::new(),
             cluster_id: String::new(),
         }));
         let Response::Registered { epoch, .. } = answer else {
@@ -160,8 +160,8 @@ pub(super) fn start_broker(
     io.spawn(async move {
         // The process makes its directory before any shard starts.
         let data = PathBuf::from(DATA);
-        main.create_directories(&data).await.unwrap();
-        main.sync_directory(&PathBuf::from("/")).await.unwrap();
+        while main.create_directories(&data).await.is_err() {}
+        while main.sync_directory(&PathBuf::from("/")).await.is_err() {}
         let mut listener = Some(listener);
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let shard_io = match index {
@@ -182,7 +182,7 @@ pub(super) fn start_broker(
                 tail_buffers: 32,
             });
             if let Some(listener) = listener.take() {
-                shard_io.spawn(Rc::clone(&shard).accept(listener));
+                shard_io.spawn(Rc::clone(&shard).accept(listener, CONNECTIONS_MAX));
             }
             started.borrow_mut().push(RunningShard {
                 shard: Rc::clone(&shard),
