@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const FILE_LINES_MAX: usize = 700;
 
@@ -176,6 +177,27 @@ fn manifests_keep_the_planes_apart() {
         }
     }
     report("dependencies that point the wrong way", faults);
+}
+
+/// `scripts/planted` puts them back one by one; one that no longer applies is one that no test is known to find.
+#[test]
+fn planted_faults_still_apply() {
+    let mut faults = Vec::new();
+    let patches = fs::read_dir(root().join("tests/planted")).expect("the folder of planted faults");
+    for patch in patches {
+        let patch = patch.expect("a name in it").path();
+        let applies = Command::new("git")
+            .current_dir(root())
+            .args(["apply", "--check"])
+            .arg(&patch)
+            .output()
+            .expect("git runs");
+        if !applies.status.success() {
+            let said = String::from_utf8_lossy(&applies.stderr);
+            faults.push(format!("{}: {}", patch.display(), said.trim()));
+        }
+    }
+    report("faults that cannot be planted any more", faults);
 }
 
 #[test]
