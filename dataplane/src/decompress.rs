@@ -15,6 +15,8 @@ use crate::limits::{DECOMPRESSED_BYTES_FREE, DECOMPRESSED_BYTES_PER_BYTE, SNAPPY
 pub struct Decompressor {
     zstd: Option<DCtx<'static>>,
     buffer: Vec<u8>,
+    /// The largest Snappy block, which comes out as a whole.
+    block_bytes_max: usize,
 }
 
 impl Default for Decompressor {
@@ -22,6 +24,7 @@ impl Default for Decompressor {
         Decompressor {
             zstd: None,
             buffer: vec![0; STEP_BYTES],
+            block_bytes_max: SNAPPY_BLOCK_BYTES_MAX,
         }
     }
 }
@@ -37,6 +40,14 @@ pub struct Decompression<'a> {
 }
 
 impl Decompressor {
+    /// One that leaves blocks of more than so many bytes to another: they are an error of the kind `WouldBlock`.
+    pub fn for_blocks_of(bytes_max: usize) -> Self {
+        Decompressor {
+            block_bytes_max: bytes_max,
+            ..Self::default()
+        }
+    }
+
     /// Begins with `records`, what follows a batch's header.
     pub fn begin<'a>(
         &'a mut self,
@@ -46,7 +57,7 @@ impl Decompressor {
         let stream: Box<dyn Read + 'a> = match codec {
             Compression::None => Box::new(records),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(records)),
-            Compression::Snappy => Box::new(Snappy::new(records)),
+            Compression::Snappy => Box::new(Snappy::new(records, self.block_bytes_max)),
             Compression::Lz4 => Box::new(Lz4::new(records)?),
             Compression::Zstd => {
                 let context = self.zstd.get_or_insert_with(DCtx::create);
@@ -124,6 +135,7 @@ impl Read for Lz4<'_> {
 struct Snappy<'a> {
     left: &'a [u8],
     framed: bool,
+    block_bytes_max: usize,
     block: Vec<u8>,
     given: usize,
 }
@@ -132,9 +144,10 @@ impl<'a> Snappy<'a> {
     const MAGIC: &'static [u8] = b"\x82SNAPPY\0";
     const HEADER_BYTES: usize = 16;
 
-    fn new(records: &'a [u8]) -> Self {
+    fn new(records: &'a [u8], block_bytes_max: usize) -> Self {
         Snappy {
             left: records,
+            block_bytes_max,
             framed: records.starts_with(Self::MAGIC),
             block: Vec::new(),
             given: 0,
@@ -178,6 +191,9 @@ impl<'a> Snappy<'a> {
         }
         if bytes > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
             return Err(ErrorKind::InvalidData.into());
+        }
+        if bytes > self.block_bytes_max {
+            return Err(ErrorKind::WouldBlock.into());
         }
         self.block.resize(bytes, 0);
         let filled = snap::raw::Decoder::new().decompress(block, &mut self.block)?;
@@ -354,6 +370,19 @@ pub(crate) mod tests {
         let block = compress(Compression::Snappy, &zeros[..SNAPPY_BLOCK_BYTES_MAX + 1]);
         let error = all(Compression::Snappy, &block).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_large_block_can_be_left_to_another() {
+        let block = compress(Compression::Snappy, &text()[..20_000]);
+        let mut small = Decompressor::for_blocks_of(10_000);
+        let refused = small
+            .begin(Compression::Snappy, &block)
+            .unwrap()
+            .step()
+            .map(drop);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(all(Compression::Snappy, &block).unwrap().len(), 20_000);
     }
 
     #[test]

@@ -22,11 +22,19 @@ pub struct Inspector {
     at_length: Rc<Gate>,
 }
 
-#[derive(Default)]
 struct AtOnce {
     decompressor: Decompressor,
     /// Compressed records that lay in several pieces.
     gathered: Vec<u8>,
+}
+
+impl Default for AtOnce {
+    fn default() -> Self {
+        AtOnce {
+            decompressor: Decompressor::for_blocks_of(INSPECTED_BYTES_AT_ONCE as usize),
+            gathered: Vec::new(),
+        }
+    }
 }
 
 /// Why records were not taken.
@@ -72,8 +80,14 @@ impl Inspector {
                 gathered
             }
         };
-        let times = at_once(decompressor, &batch.header, records);
-        times.map_err(|error| error.code()).transpose()
+        match at_once(decompressor, &batch.header, records) {
+            Err(InspectionError::Compression(error))
+                if error.kind() == io::ErrorKind::WouldBlock =>
+            {
+                None
+            }
+            times => times.map_err(|error| error.code()).transpose(),
+        }
     }
 
     /// As `at_once` for the batch with this header, whatever it takes. It has no more than its turns on the shard.
@@ -83,15 +97,13 @@ impl Inspector {
         records: &[Slice],
     ) -> Result<RecordTimes, ErrorCode> {
         let _pass = self.at_length.enter().await;
-        let gathered: Vec<u8>;
+        let mut gathered = Vec::new();
         let records = match records {
             [one] => &one[..],
             several => {
-                gathered = several
+                several
                     .iter()
-                    .flat_map(|slice| &slice[..])
-                    .copied()
-                    .collect();
+                    .for_each(|slice| gathered.extend_from_slice(slice));
                 &gathered
             }
         };

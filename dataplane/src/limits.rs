@@ -109,6 +109,11 @@ pub const SNAPPY_BLOCK_BYTES_MAX: usize = crate::log::limits::BATCH_BYTES_MAX;
 pub const INSPECTED_BYTES_AT_ONCE: u64 = 256 * 1024;
 
 const _: () = assert!(
+    INSPECTED_BYTES_AT_ONCE >= crate::decompress::STEP_BYTES as u64,
+    "a turn has at least one step"
+);
+const _: () = assert!(SNAPPY_BLOCK_BYTES_MAX as u64 <= DECOMPRESSED_BYTES_FREE);
+const _: () = assert!(
     FRAME_BYTES_HELD_MAX <= HELD_BYTES_MAX,
     "one held frame must fit what a shard may hold"
 );
