@@ -1,5 +1,6 @@
 //! What one controller is told at its start.
 
+use control_api::message::BROKER_HEARTBEAT;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,14 +15,69 @@ pub struct NodeConfig {
     /// Where metrics and health are served over HTTP.
     pub metrics: String,
     pub data: PathBuf,
-    /// A broker that is silent for so long is taken for dead.
-    pub session: Duration,
+    pub times: Times,
     /// A snapshot is taken when the log behind the last one is longer than it and than so many bytes.
     pub snapshot_log_bytes: u64,
     /// How long a committed offset is kept (`offsets.retention.minutes`).
     pub offsets_retention: Duration,
     /// How many entries stay in the log behind a snapshot, for followers that are a little behind.
     pub log_entries_kept: u64,
+}
+
+/// How soon a dead leader or broker is noticed. They depend on each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How often a leader tells its followers that it lives.
+    pub heartbeat: Duration,
+    /// A follower that has heard of no leader for this up to twice as long asks for votes.
+    pub election: Duration,
+    /// A broker that is silent for so long is taken for dead.
+    pub session: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Times {
+            heartbeat: Duration::from_millis(50),
+            election: Duration::from_millis(150),
+            session: Duration::from_millis(1_000),
+        }
+    }
+}
+
+impl Times {
+    /// So many may be lost or late.
+    const BEATS_MIN: u32 = 3;
+
+    /// An error is one clear line for the operator.
+    pub fn check(self) -> anyhow::Result<()> {
+        let Times {
+            heartbeat,
+            election,
+            session,
+        } = self;
+        anyhow::ensure!(
+            !heartbeat.is_zero() && election >= heartbeat * Self::BEATS_MIN,
+            "--election-ms {} is too short: {} heartbeats of --raft-heartbeat-ms {} must fit",
+            election.as_millis(),
+            Self::BEATS_MIN,
+            heartbeat.as_millis()
+        );
+        anyhow::ensure!(
+            session >= BROKER_HEARTBEAT * Self::BEATS_MIN,
+            "--session-ms {} is too short: a broker sends a heartbeat each {} ms, and {} must fit",
+            session.as_millis(),
+            BROKER_HEARTBEAT.as_millis(),
+            Self::BEATS_MIN
+        );
+        anyhow::ensure!(
+            session >= election * Self::BEATS_MIN,
+            "--session-ms {} is too short: a leader must be elected meanwhile, within up to twice --election-ms {}",
+            session.as_millis(),
+            election.as_millis()
+        );
+        Ok(())
+    }
 }
 
 /// The members of the control plane, by node id: the same on every node.
@@ -70,6 +126,30 @@ impl std::fmt::Display for Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_cannot_hold_together_are_refused() {
+        let ms = Duration::from_millis;
+        let check = |heartbeat, election, session| {
+            let times = Times {
+                heartbeat: ms(heartbeat),
+                election: ms(election),
+                session: ms(session),
+            };
+            times.check().map_err(|error| error.to_string())
+        };
+        Times::default().check().unwrap();
+        check(500, 1_500, 6_000).unwrap();
+        for (heartbeat, election, session, flag) in [
+            (50, 149, 1_000, "--election-ms 149"),
+            (0, 150, 1_000, "--raft-heartbeat-ms 0"),
+            (50, 150, 100, "--session-ms 100"),
+            (50, 1_000, 2_000, "--session-ms 2000"),
+        ] {
+            let error = check(heartbeat, election, session).unwrap_err();
+            assert!(error.contains(flag), "{error}");
+        }
+    }
 
     #[test]
     fn only_sound_odd_clusters_are_taken() {

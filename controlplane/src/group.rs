@@ -17,6 +17,7 @@ use control_api::message::{ControlError, RaftGroupStatus, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ForwardToLeader, RaftError};
 use openraft::{BasicNode, Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use prometheus::{Histogram, HistogramOpts};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,36 @@ pub struct Group<M: Machine> {
     pub id: u8,
     pub raft: Raft<M>,
     pub shared: Arc<Shared<M>>,
+    pub times: Times,
+}
+
+/// How long things take, for Prometheus.
+pub struct Times {
+    /// From a proposal to its answer, where it was committed.
+    pub proposal: Histogram,
+    /// From a write of the log to its being on stable storage.
+    pub flush: Histogram,
+}
+
+impl Times {
+    fn new(group: &str) -> prometheus::Result<Self> {
+        let histogram = |name: &str, help: &str| {
+            // 0.1 ms, below any device's flush, to 1.6 s, above any timeout.
+            let buckets = prometheus::exponential_buckets(0.0001, 2.0, 15)?;
+            let options = HistogramOpts::new(name, help).buckets(buckets);
+            Histogram::with_opts(options.const_label("group", group))
+        };
+        Ok(Times {
+            proposal: histogram(
+                "millrace_raft_proposal_seconds",
+                "From a command's proposal on this node to its having been committed and applied",
+            )?,
+            flush: histogram(
+                "millrace_raft_flush_seconds",
+                "From a write of the Raft log to its being on stable storage",
+            )?,
+        })
+    }
 }
 
 impl<M: Machine> Group<M> {
@@ -42,7 +73,9 @@ impl<M: Machine> Group<M> {
     pub async fn open(id: u8, config: &NodeConfig, directory: &Path) -> anyhow::Result<Self> {
         let name = group_name(id);
         let damaged = || format!("data directory {} is damaged", config.data.display());
+        let times = Times::new(name)?;
         let log = LogStore::open(&directory.join("log")).with_context(damaged)?;
+        let log = log.timed(times.flush.clone());
         let snapshots = SnapshotStore::open(directory).with_context(damaged)?;
         let applier = Applier::<M>::open(snapshots).with_context(damaged)?;
         let shared = applier.shared();
@@ -53,7 +86,12 @@ impl<M: Machine> Group<M> {
         let raft_config = Arc::new(raft_config(name, config).validate()?);
         let raft = Raft::new(config.id, raft_config, network, log, applier).await;
         let raft = raft.with_context(damaged)?;
-        let group = Group { id, raft, shared };
+        let group = Group {
+            id,
+            raft,
+            shared,
+            times,
+        };
         group.initialize(config).await?;
         Ok(group)
     }
@@ -69,9 +107,13 @@ impl<M: Machine> Group<M> {
             return Err(ControlError::InvalidRequest(text));
         }
         self.refuse_without_majority()?;
+        let started = tokio::time::Instant::now();
         let write = self.raft.client_write(Proposal(bytes.into()));
         match timeout(QUORUM_TIME_MAX, write).await {
-            Ok(Ok(written)) => Ok(written.data.0),
+            Ok(Ok(written)) => {
+                self.times.proposal.observe(started.elapsed().as_secs_f64());
+                Ok(written.data.0)
+            }
             Ok(Err(error)) => Err(refusal(error.forward_to_leader())),
             Err(_) => Err(ControlError::Unavailable),
         }
@@ -110,6 +152,12 @@ impl<M: Machine> Group<M> {
             && applied_term == Some(metrics.current_term)
             && has_majority(&metrics);
         leads.then_some(metrics.current_term)
+    }
+
+    /// Whether this node leads and a majority has answered it of late.
+    pub fn leads_majority(&self) -> bool {
+        let metrics = self.metrics();
+        metrics.state == ServerState::Leader && has_majority(&metrics)
     }
 
     /// `Err` names the leader, as far as it is known here.
@@ -214,12 +262,16 @@ fn refusal(forward: Option<&ForwardToLeader<TypeConfig>>) -> ControlError {
     }
 }
 
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
     openraft::Config {
         cluster_name: name.to_owned(),
-        heartbeat_interval: 50,
-        election_timeout_min: 150,
-        election_timeout_max: 300,
+        heartbeat_interval: ms(config.times.heartbeat),
+        election_timeout_min: ms(config.times.election),
+        election_timeout_max: ms(config.times.election * 2),
         enable_pre_vote: Some(true),
         max_payload_entries: ENTRIES_PER_BATCH_MAX as u64,
         // The node asks for snapshots itself, by bytes of log: a count says little about their cost.

@@ -7,6 +7,7 @@ mod clock;
 pub mod command;
 pub mod config;
 mod data;
+mod descriptors;
 mod group;
 mod history;
 mod http;

@@ -8,6 +8,7 @@ pub const PARTITIONS_PER_TOPIC_MAX: usize = 10_000;
 pub const PARTITIONS_MAX: usize = 100_000;
 pub const BROKERS_MAX: usize = 1_000;
 pub const HOST_BYTES_MAX: usize = 255;
+pub const VERSION_BYTES_MAX: usize = 255;
 /// Values are numbers and words.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 32;
 
@@ -45,8 +46,6 @@ pub const QUORUM_TIME_MAX: Duration = Duration::from_millis(1_000);
 pub const PEER_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long writing one frame may take before the reader at the other end is given up.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
-/// A metadata stream is never silent for longer.
-pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 const _: () = assert!(
     ENTRIES_PER_BATCH_MAX * (crate::command::COMMAND_BYTES_MAX + 64) < PEER_FRAME_BYTES_MAX,

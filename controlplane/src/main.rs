@@ -1,10 +1,13 @@
 //! `millrace-controller`: serves a control plane node, or asks a running control plane.
 
+mod config_file;
+
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use controlplane::config::{NodeConfig, Peers};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use control_api::client::ControlClient;
+use controlplane::config::{NodeConfig, Peers, Times};
 use controlplane::node::RunningNode;
-use controlplane::operator::{self, Question};
+use controlplane::operator::{self, Form, Question};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +30,7 @@ struct Cli {
 enum Command {
     /// Run one controller until SIGTERM.
     Serve(ServeArgs),
-    /// How each controller and its Raft groups are doing.
+    /// How each controller and its Raft groups are doing. The exit status is 0 only if all is well.
     Status(AskArgs),
     /// The brokers that are registered.
     Brokers(AskArgs),
@@ -35,10 +38,24 @@ enum Command {
     Topics(AskArgs),
     /// The consumer groups with committed offsets.
     Groups(AskArgs),
+    /// What a controller that does not run has on disk: its snapshots and logs, one line for each thing in them.
+    Dump(DumpArgs),
+}
+
+#[derive(Args)]
+struct DumpArgs {
+    /// A controller's data directory, or `meta` or `offsets` in it.
+    path: PathBuf,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
 struct ServeArgs {
+    /// A TOML file with any of these settings, written with underscores. A flag goes before the environment, that before the file.
+    #[arg(long, env = "MILLRACE_CONTROLLER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// This node's id among the peers.
     #[arg(long, env = "MILLRACE_CONTROLLER_ID")]
     id: u64,
@@ -57,6 +74,12 @@ struct ServeArgs {
     /// A broker that is silent for so many milliseconds is fenced.
     #[arg(long, env = "MILLRACE_CONTROLLER_SESSION_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     session_ms: u64,
+    /// A controller that has heard of no leader for this up to twice as many milliseconds asks for votes.
+    #[arg(long, env = "MILLRACE_CONTROLLER_ELECTION_MS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    election_ms: u64,
+    /// How often a leader tells the other controllers that it lives, in milliseconds.
+    #[arg(long, env = "MILLRACE_CONTROLLER_RAFT_HEARTBEAT_MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    raft_heartbeat_ms: u64,
     /// For how many minutes a committed offset is kept after its last commit, as Kafka's offsets.retention.minutes.
     #[arg(long, env = "MILLRACE_CONTROLLER_OFFSETS_RETENTION_MINUTES", default_value_t = 10_080, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     offsets_retention_minutes: u32,
@@ -82,10 +105,17 @@ struct AskArgs {
         required = true
     )]
     controllers: Vec<String>,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = match config_file::arguments(std::env::args_os(), &Cli::command()) {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(&format!("{error:#}")),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version are no errors.
         Err(error) if !error.use_stderr() => error.exit(),
@@ -106,7 +136,7 @@ fn main() -> ExitCode {
         .context("cannot start the runtime")
         .and_then(|runtime| runtime.block_on(run(cli.command)));
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(&format!("{error:#}")),
     }
 }
@@ -118,16 +148,33 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+fn form(json: bool) -> Form {
+    match json {
+        true => Form::Json,
+        false => Form::Table,
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let (question, args) = match command {
-        Command::Serve(args) => return serve(args).await,
+        Command::Serve(args) => return serve(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Dump(args) => {
+            let form = form(args.json);
+            operator::dump(&args.path, form, &mut std::io::stdout().lock())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Status(args) => (Question::Status, args),
         Command::Brokers(args) => (Question::Brokers, args),
         Command::Topics(args) => (Question::Topics, args),
         Command::Groups(args) => (Question::Groups, args),
     };
-    print!("{}", operator::ask(question, &args.controllers).await?);
-    Ok(())
+    let client = ControlClient::new(args.controllers.clone());
+    let answer = operator::ask(question, &client, &args.controllers, form(args.json)).await?;
+    print!("{}", answer.text);
+    Ok(match answer.healthy {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
@@ -145,7 +192,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         peers: args.peers,
         metrics: args.metrics,
         data: args.data,
-        session: Duration::from_millis(args.session_ms),
+        times: Times {
+            heartbeat: Duration::from_millis(args.raft_heartbeat_ms),
+            election: Duration::from_millis(args.election_ms),
+            session: Duration::from_millis(args.session_ms),
+        },
         snapshot_log_bytes: args.snapshot_log_bytes,
         log_entries_kept: args.log_entries_kept,
         offsets_retention: Duration::from_secs(60 * u64::from(args.offsets_retention_minutes)),

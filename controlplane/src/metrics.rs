@@ -2,11 +2,12 @@
 //!
 //! Counters are kept as things happen; everything that can be read off the node is read when it is asked for.
 
-use crate::group::{Group, follower_lag};
+use crate::group::{Group, Times, follower_lag};
 use crate::limits::{GROUPS_MAX, OFFSETS_MAX};
 use crate::node::Node;
 use crate::raft::group_name;
 use crate::raft::machine::Machine;
+use control_api::image::{MetadataImage, PartitionRecord};
 use control_api::message::ControlError;
 use control_api::process::ProcessCollector;
 use openraft::ServerState;
@@ -22,6 +23,8 @@ pub struct Metrics {
     /// By reason.
     refused_commits: IntCounterVec,
     pub offsets_expired: IntCounter,
+    /// By reason.
+    pub fences: IntCounterVec,
     raft: RaftGauges,
     cluster: ClusterGauges,
 }
@@ -29,6 +32,7 @@ pub struct Metrics {
 /// Each by group; the lag by follower too.
 struct RaftGauges {
     leader: IntGaugeVec,
+    majority: IntGaugeVec,
     leader_known: IntGaugeVec,
     term: IntGaugeVec,
     last_log: IntGaugeVec,
@@ -50,11 +54,72 @@ struct ClusterGauges {
     offsets: IntGauge,
     offset_groups_max: IntGauge,
     offsets_max: IntGauge,
+    kafka: KafkaGauges,
+}
+
+/// The names that dashboards of Kafka's controller ask for.
+struct KafkaGauges {
+    active_controllers: IntGauge,
+    active_brokers: IntGauge,
+    fenced_brokers: IntGauge,
+    topics: IntGauge,
+    partitions: IntGauge,
+    offline_partitions: IntGauge,
+    not_preferred: IntGauge,
+}
+
+impl KafkaGauges {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| {
+            let name = format!("kafka_controller_kafkacontroller_{name}");
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        Ok(KafkaGauges {
+            active_controllers: gauge(
+                "activecontrollercount",
+                "1 on the leader of the metadata, 0 on the others",
+            )?,
+            active_brokers: gauge("activebrokercount", "Brokers that are not fenced")?,
+            fenced_brokers: gauge("fencedbrokercount", "Brokers that are fenced")?,
+            topics: gauge("globaltopiccount", "Topics")?,
+            partitions: gauge("globalpartitioncount", "Partitions")?,
+            offline_partitions: gauge("offlinepartitionscount", "Partitions without a leader")?,
+            not_preferred: gauge(
+                "preferredreplicaimbalancecount",
+                "Partitions that another broker leads than the first of its replicas",
+            )?,
+        })
+    }
+
+    fn read(&self, image: &MetadataImage, leads: bool) {
+        let set = |gauge: &IntGauge, count: usize| gauge.set(count as i64);
+        let live = image.live_brokers().count();
+        let partitions = || image.topics.values().flat_map(|topic| &topic.partitions);
+        let count = |which: fn(&PartitionRecord) -> bool| {
+            partitions().filter(|partition| which(partition)).count()
+        };
+        set(&self.active_controllers, leads.into());
+        set(&self.active_brokers, live);
+        set(&self.fenced_brokers, image.brokers.len() - live);
+        set(&self.topics, image.topics.len());
+        set(&self.partitions, partitions().count());
+        set(&self.offline_partitions, count(|one| one.leader.is_none()));
+        set(
+            &self.not_preferred,
+            count(|one| one.leader.as_ref() != one.replicas.first()),
+        );
+    }
 }
 
 impl Metrics {
-    pub fn new() -> prometheus::Result<Self> {
+    pub fn new(groups: [&Times; 2]) -> prometheus::Result<Self> {
         let registry = Registry::new();
+        for times in groups {
+            registry.register(Box::new(times.proposal.clone()))?;
+            registry.register(Box::new(times.flush.clone()))?;
+        }
         registry.register(Box::new(ProcessCollector::new(env!("CARGO_PKG_VERSION"))?))?;
         let by_group = |name: &str, help: &str| {
             let gauge = IntGaugeVec::new(Opts::new(name, help), &["group"])?;
@@ -108,14 +173,30 @@ impl Metrics {
             "Committed offsets that this node has had removed because they expired",
         )?;
         registry.register(Box::new(offsets_expired.clone()))?;
+        let fences = IntCounterVec::new(
+            Opts::new(
+                "millrace_controller_fences_total",
+                "Brokers that this node has had fenced, by reason: silent (the session ended), left (the broker stopped)",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(fences.clone()))?;
+        for reason in ["silent", "left"] {
+            fences.with_label_values(&[reason]);
+        }
         Ok(Metrics {
             connections: gauge("millrace_controller_connections", "Open connections")?,
             proposals,
             offset_commits,
             refused_commits,
             offsets_expired,
+            fences,
             raft: RaftGauges {
                 leader: by_group("millrace_raft_leader", "1 where this node leads the group")?,
+                majority: by_group(
+                    "millrace_raft_leader_with_majority",
+                    "1 where this node leads the group and a majority has answered it of late",
+                )?,
                 leader_known: by_group(
                     "millrace_raft_leader_known",
                     "1 where this node knows a leader",
@@ -178,6 +259,7 @@ impl Metrics {
                     "millrace_controller_committed_offsets_max",
                     "How many committed offsets are kept; more are refused",
                 )?,
+                kafka: KafkaGauges::new(&registry)?,
             },
             registry,
         })
@@ -213,6 +295,7 @@ impl RaftGauges {
                 .set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&self.leader, (metrics.state == ServerState::Leader).into());
+        set(&self.majority, group.leads_majority().into());
         set(&self.leader_known, metrics.current_leader.is_some().into());
         set(&self.term, metrics.current_term);
         set(&self.last_log, metrics.last_log_index.unwrap_or(0));
@@ -262,6 +345,7 @@ impl ClusterGauges {
         set(&self.sessions, sessions);
         node.meta.shared.read(|state| {
             let image = state.image();
+            self.kafka.read(image, leads);
             let live = image.live_brokers().count();
             set(&self.live_brokers, live);
             set(&self.fenced_brokers, image.brokers.len() - live);

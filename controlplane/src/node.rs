@@ -7,7 +7,7 @@ use crate::meta::MetaState;
 use crate::metrics::Metrics;
 use crate::offsets::OffsetsState;
 use crate::sessions::Sessions;
-use crate::{http, server, supervise};
+use crate::{descriptors, http, server, supervise};
 use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
@@ -43,6 +43,8 @@ pub struct RunningNode {
 impl RunningNode {
     /// Opens the data directory and the ports and starts serving. An error is one clear line for the operator.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        config.times.check()?;
+        let shares = descriptors::raise()?;
         let data = DataDirectory::open(&config.data, config.id, &config.peers)?;
         let listener = bind(&config.listen).await?;
         let metrics_listener = bind(&config.metrics).await?;
@@ -50,16 +52,20 @@ impl RunningNode {
         let offsets = Group::open(OFFSETS_GROUP, &config, &data.group("offsets")).await?;
         info!(id = config.id, listen = config.listen, peers = %config.peers, "controller started");
         let node = Arc::new(Node {
+            metrics: Metrics::new([&meta.times, &offsets.times])?,
             meta,
             offsets,
-            metrics: Metrics::new()?,
             client: ControlClient::new(config.peers.0.values().cloned().collect()),
-            sessions: Mutex::new(Sessions::new(config.session)),
+            sessions: Mutex::new(Sessions::new(config.times.session)),
             config,
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(server::serve(node.clone(), listener));
-        tasks.spawn(http::serve(node.clone(), metrics_listener));
+        tasks.spawn(server::serve(node.clone(), listener, shares.connections));
+        tasks.spawn(http::serve(
+            node.clone(),
+            metrics_listener,
+            shares.http_connections,
+        ));
         tasks.spawn(supervise::lead_brokers(node.clone()));
         tasks.spawn(supervise::forget_deleted_topics(node.clone()));
         tasks.spawn(supervise::expire_offsets(node.clone()));

@@ -1,13 +1,26 @@
-//! What an operator asks a running control plane, printed as tables.
+//! What an operator asks a running control plane, printed as tables or as JSON.
+
+mod dump;
+mod health;
+mod table;
+
+pub use dump::dump;
 
 use anyhow::{Context, bail};
 use control_api::client::ControlClient;
-use control_api::image::MetadataImage;
-use control_api::message::{GroupSummary, NodeStatus, Request, Response};
-use std::fmt::Write;
+use control_api::image::{BrokerRecord, MetadataImage};
+use control_api::message::{GroupSummary, NodeStatus, RaftGroupStatus, Request, Response};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
+use table::Table;
+use tokio::time::sleep;
 
-const TIME_MAX: Duration = Duration::from_secs(3);
+/// A node that has not answered by then is as good as down. All are asked side by side, so this is also what a hung one costs.
+const TIME_MAX: Duration = Duration::from_secs(1);
+/// How long a follower may take to store what its leader had when it was looked at.
+const SETTLE_TRIES: u32 = 10;
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug)]
 pub enum Question {
@@ -17,128 +30,307 @@ pub enum Question {
     Groups,
 }
 
-/// Asks the controllers at these addresses and answers with the text to print.
-pub async fn ask(question: Question, controllers: &[String]) -> anyhow::Result<String> {
-    let client = ControlClient::new(controllers.to_vec());
-    let mut answers = Vec::new();
-    for address in controllers {
-        let answer = client.call_one(address, Request::Status, TIME_MAX).await;
-        let status = match answer {
-            Ok(Response::Status(status)) => Ok(status),
-            Ok(other) => bail!("{address} answered {other:?}"),
-            Err(error) => Err(error.to_string()),
-        };
-        answers.push((address.as_str(), status));
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Table,
+    Json,
+}
+
+/// What to print, and whether all is well with what was asked for.
+#[derive(Debug)]
+pub struct Answer {
+    pub text: String,
+    pub healthy: bool,
+}
+
+/// Each controller's address, and what it says of itself or why it says nothing.
+type Answers = Vec<(String, Result<NodeStatus, String>)>;
+
+/// Asks the controllers through a client that knows all of them.
+pub async fn ask(
+    question: Question,
+    client: &ControlClient,
+    controllers: &[String],
+    form: Form,
+) -> anyhow::Result<Answer> {
+    if matches!(question, Question::Groups) {
+        let table = groups_table(&groups(client).await?);
+        return Ok(print(&table, form));
     }
-    let known = answers
-        .iter()
-        .filter_map(|(_, status)| status.as_ref().ok());
-    let newest = known.max_by_key(|status| applied(status));
-    let newest = newest.context("no controller answered")?;
+    let answers = match question {
+        Question::Status => settled(client, controllers).await,
+        _ => statuses(client, controllers).await,
+    };
+    let Some(newest) = newest(&answers) else {
+        let reasons = answers.iter().filter_map(|(address, answer)| {
+            let error = answer.as_ref().err()?;
+            Some(format!("{address}: {error}"))
+        });
+        bail!(
+            "no controller answered: {}",
+            reasons.collect::<Vec<_>>().join("; ")
+        );
+    };
     Ok(match question {
-        Question::Status => status_table(&answers),
-        Question::Brokers => brokers_table(&newest.image),
-        Question::Topics => topics_table(&newest.image),
-        Question::Groups => groups_table(&groups(&client).await?),
+        Question::Status => status(&answers, newest, form),
+        Question::Topics => print(&topics_table(&newest.image), form),
+        Question::Brokers | Question::Groups => {
+            print(&brokers_table(&newest.image, &last_beats(&answers)), form)
+        }
     })
 }
 
-fn applied(status: &NodeStatus) -> Vec<u64> {
-    status
-        .groups
-        .iter()
-        .map(|group| group.applied_index)
-        .collect()
+async fn statuses(client: &ControlClient, controllers: &[String]) -> Answers {
+    let asked = controllers.iter().map(|address| async {
+        let answer = client.call_one(address, Request::Status, TIME_MAX).await;
+        let status = match answer {
+            Ok(Response::Status(status)) => Ok(*status),
+            Ok(other) => Err(format!("answered {other:?}")),
+            Err(error) => Err(error.to_string()),
+        };
+        (address.clone(), status)
+    });
+    futures::future::join_all(asked).await
 }
 
-fn status_table(answers: &[(&str, Result<NodeStatus, String>)]) -> String {
+/// As [`statuses`], and a follower lags only by what its leader had at the start and it has not stored a while later.
+async fn settled(client: &ControlClient, controllers: &[String]) -> Answers {
+    let mut answers = statuses(client, controllers).await;
+    let goals = leaders(&answers).map(|leader| (leader.name.clone(), leader.last_log_index));
+    let goals: BTreeMap<String, u64> = goals.collect();
+    for _ in 0..SETTLE_TRIES {
+        if !health::lagging(&answers) {
+            break;
+        }
+        sleep(SETTLE_PAUSE).await;
+        answers = statuses(client, controllers).await;
+        let nodes = answers
+            .iter_mut()
+            .filter_map(|(_, answer)| answer.as_mut().ok());
+        for group in nodes.flat_map(|node| &mut node.groups) {
+            let (last, goal) = (group.last_log_index, goals.get(&group.name));
+            for (_, lag) in &mut group.follower_lag {
+                let stored = last.saturating_sub(*lag);
+                if goal.is_some_and(|goal| stored >= *goal) {
+                    *lag = 0;
+                }
+            }
+        }
+    }
+    answers
+}
+
+fn leaders(answers: &Answers) -> impl Iterator<Item = &RaftGroupStatus> {
+    let nodes = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok());
+    nodes
+        .flat_map(|node| &node.groups)
+        .filter(|group| group.has_majority)
+}
+
+/// The answer that knows most.
+fn newest(answers: &Answers) -> Option<&NodeStatus> {
+    let known = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok());
+    known.max_by_key(|node| {
+        let applied = node.groups.iter().map(|group| group.applied_index);
+        applied.collect::<Vec<_>>()
+    })
+}
+
+fn print(table: &Table, form: Form) -> Answer {
+    Answer {
+        text: match form {
+            Form::Table => table.text(),
+            Form::Json => format!("{:#}\n", table.json()),
+        },
+        healthy: true,
+    }
+}
+
+fn status(answers: &Answers, newest: &NodeStatus, form: Form) -> Answer {
+    let problems = health::problems(answers);
+    let table = status_table(answers);
+    let verdict = match problems.is_empty() {
+        true => "well",
+        false => "not well",
+    };
+    let image = &newest.image;
+    let live = image.live_brokers().count();
+    let partitions = image.topics.values().map(|topic| topic.partitions.len());
+    let partitions: usize = partitions.sum();
+    let text = match form {
+        Form::Json => {
+            let answer = json!({
+                "verdict": verdict,
+                "healthy": problems.is_empty(),
+                "problems": problems,
+                "cluster_id": image.cluster_id,
+                "brokers": image.brokers.len(),
+                "live_brokers": live,
+                "topics": image.topics.len(),
+                "partitions": partitions,
+                "groups": newest.offset_groups,
+                "committed_offsets": newest.committed_offsets,
+                "controllers": table.json(),
+            });
+            format!("{answer:#}\n")
+        }
+        Form::Table => {
+            let mut text = table.text();
+            text.push_str(&format!(
+                "\ncluster {}: {live} of {} brokers live, {} topics, {partitions} partitions, {} groups with {} offsets\n",
+                match image.cluster_id.as_str() {
+                    "" => "(not formed)",
+                    id => id,
+                },
+                image.brokers.len(),
+                image.topics.len(),
+                newest.offset_groups,
+                newest.committed_offsets,
+            ));
+            text.push_str(&format!("verdict: {verdict}\n"));
+            let lines = problems.iter().map(|problem| format!("  {problem}\n"));
+            text.extend(lines);
+            text
+        }
+    };
+    Answer {
+        text,
+        healthy: problems.is_empty(),
+    }
+}
+
+fn status_table(answers: &Answers) -> Table {
     let mut table = Table::new(&[
-        "CONTROLLER",
-        "NODE",
-        "GROUP",
-        "ROLE",
-        "LEADER",
-        "TERM",
-        "LOG",
-        "APPLIED",
-        "FOLLOWER LAG",
+        "controller",
+        "node",
+        "version",
+        "group",
+        "role",
+        "leader",
+        "majority",
+        "term",
+        "log",
+        "applied",
+        "snapshot",
+        "snapshot_age_s",
+        "follower_lag",
     ]);
-    for (address, status) in answers {
-        let Ok(status) = status else {
-            table.row(&[address, "-", "-", "unreachable"]);
+    for (address, answer) in answers {
+        let Ok(node) = answer else {
+            let none = Value::Null;
+            let mut cells: [Value; 13] = std::array::from_fn(|_| none.clone());
+            cells[0] = json!(address);
+            cells[4] = json!("unreachable");
+            table.row(cells);
             continue;
         };
-        for group in &status.groups {
-            let lag = group
-                .follower_lag
-                .iter()
-                .map(|(id, entries)| format!("{id}:{entries}"));
-            table.row(&[
-                address,
-                &status.node.to_string(),
-                &group.name,
-                &group.role,
-                &group
-                    .leader
-                    .map_or("-".to_owned(), |leader| leader.to_string()),
-                &group.term.to_string(),
-                &group.last_log_index.to_string(),
-                &group.applied_index.to_string(),
-                &lag.collect::<Vec<_>>().join(" "),
+        for group in &node.groups {
+            let lag = group.follower_lag.iter();
+            let lag = lag.map(|(id, entries)| (id.to_string(), json!(entries)));
+            table.row([
+                json!(address),
+                json!(node.node),
+                json!(node.version),
+                json!(group.name),
+                json!(group.role),
+                json!(group.leader),
+                json!(group.has_majority),
+                json!(group.term),
+                json!(group.last_log_index),
+                json!(group.applied_index),
+                json!(group.snapshot_index),
+                json!(group.snapshot_age_ms.map(|age_ms| age_ms / 1000)),
+                Value::Object(lag.collect()),
             ]);
         }
     }
-    table.text()
+    table
 }
 
-fn brokers_table(image: &MetadataImage) -> String {
-    let mut table = Table::new(&["BROKER", "ADDRESS", "EPOCH", "STATE", "LEADS"]);
+/// By broker: how long ago the leader of `meta` heard from it.
+fn last_beats(answers: &Answers) -> BTreeMap<i32, u64> {
+    let nodes = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok());
+    let beats = nodes.flat_map(|node| &node.last_beats_ms);
+    beats.map(|(id, age_ms)| (id.0, *age_ms)).collect()
+}
+
+fn brokers_table(image: &MetadataImage, last_beats: &BTreeMap<i32, u64>) -> Table {
+    let mut table = Table::new(&[
+        "broker",
+        "address",
+        "rack",
+        "version",
+        "epoch",
+        "state",
+        "last_beat_ms",
+        "leads",
+        "replicas",
+    ]);
+    let partitions = || image.topics.values().flat_map(|topic| &topic.partitions);
     for broker in image.brokers.values() {
-        let state = match (broker.fenced, broker.shutting_down) {
-            (true, _) => "fenced",
-            (false, true) => "shutting down",
-            (false, false) => "live",
-        };
-        let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
-        let led = partitions
-            .filter(|one| one.leader == Some(broker.id))
-            .count();
-        table.row(&[
-            &broker.id.to_string(),
-            &format!("{}:{}", broker.host, broker.port),
-            &broker.epoch.0.to_string(),
-            state,
-            &led.to_string(),
+        let led = partitions().filter(|one| one.leader == Some(broker.id));
+        let held = partitions().filter(|one| one.replicas.contains(&broker.id));
+        table.row([
+            json!(broker.id.0),
+            json!(format!("{}:{}", broker.host, broker.port)),
+            json!(broker.rack),
+            json!(broker.version),
+            json!(broker.epoch.0),
+            json!(state(broker)),
+            json!(last_beats.get(&broker.id.0)),
+            json!(led.count()),
+            json!(held.count()),
         ]);
     }
-    table.text()
+    table
 }
 
-fn topics_table(image: &MetadataImage) -> String {
-    let mut table = Table::new(&["TOPIC", "ID", "PARTITIONS", "OFFLINE", "CONFIGS"]);
-    let topics = image
-        .topic_ids
-        .values()
-        .filter_map(|id| image.topics.get(id));
-    for topic in topics {
-        let offline = topic
-            .partitions
-            .iter()
-            .filter(|one| one.leader.is_none())
-            .count();
-        let configs = topic
-            .configs
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"));
-        table.row(&[
-            &topic.name,
-            &topic.id.to_string(),
-            &topic.partitions.len().to_string(),
-            &offline.to_string(),
-            &configs.collect::<Vec<_>>().join(","),
-        ]);
+fn state(broker: &BrokerRecord) -> &'static str {
+    match (broker.fenced, broker.shutting_down) {
+        (true, _) => "fenced",
+        (false, true) => "shutting down",
+        (false, false) => "live",
     }
-    table.text()
+}
+
+/// A row for each partition.
+fn topics_table(image: &MetadataImage) -> Table {
+    let mut table = Table::new(&[
+        "topic",
+        "id",
+        "partition",
+        "leader",
+        "leader_epoch",
+        "replicas",
+        "in_sync",
+        "configs",
+    ]);
+    let topics = image.topic_ids.values();
+    for topic in topics.filter_map(|id| image.topics.get(id)) {
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            let ids = |brokers: &[control_api::ids::BrokerId]| -> Vec<i32> {
+                brokers.iter().map(|id| id.0).collect()
+            };
+            table.row([
+                json!(topic.name),
+                json!(topic.id.to_string()),
+                json!(number),
+                json!(partition.leader.map(|leader| leader.0)),
+                json!(partition.leader_epoch.0),
+                json!(ids(&partition.replicas)),
+                json!(ids(&partition.in_sync)),
+                json!(topic.configs),
+            ]);
+        }
+    }
+    table
 }
 
 /// All groups, asked for some at a time.
@@ -146,7 +338,10 @@ async fn groups(client: &ControlClient) -> anyhow::Result<Vec<GroupSummary>> {
     let mut groups: Vec<GroupSummary> = Vec::new();
     loop {
         let after = groups.last().map(|group| group.name.clone());
-        match client.call(Request::ListGroups { after }, TIME_MAX).await? {
+        let answer = client
+            .call(Request::ListGroups { after }, 3 * TIME_MAX)
+            .await;
+        match answer.context("the groups are not known")? {
             Response::Groups(more) if more.is_empty() => return Ok(groups),
             Response::Groups(more) => groups.extend(more),
             other => bail!("a controller answered {other:?}"),
@@ -154,47 +349,10 @@ async fn groups(client: &ControlClient) -> anyhow::Result<Vec<GroupSummary>> {
     }
 }
 
-fn groups_table(groups: &[GroupSummary]) -> String {
-    let mut table = Table::new(&["GROUP", "COMMITTED OFFSETS"]);
+fn groups_table(groups: &[GroupSummary]) -> Table {
+    let mut table = Table::new(&["group", "committed_offsets"]);
     for group in groups {
-        table.row(&[&group.name, &group.offsets.to_string()]);
+        table.row([json!(group.name), json!(group.offsets)]);
     }
-    table.text()
-}
-
-/// Rows of cells, each column as wide as its widest.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(head: &[&str]) -> Self {
-        let mut table = Table { rows: Vec::new() };
-        table.row(head);
-        table
-    }
-
-    fn row(&mut self, cells: &[&str]) {
-        self.rows
-            .push(cells.iter().map(|cell| cell.to_string()).collect());
-    }
-
-    fn text(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:width$}  ");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
-    }
+    table
 }

@@ -68,7 +68,7 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
         Request::DeleteGroups { groups } => delete_groups(node, groups).await,
         Request::ListGroups { after } => list_groups(node, after.as_deref()).await,
         Request::FindGroups { groups } => find_groups(node, &groups).await,
-        Request::Status => Ok(Response::Status(status(node))),
+        Request::Status => Ok(Response::Status(Box::new(status(node)))),
         Request::MetadataIndex => {
             let read = node.meta.read_barrier().await;
             read.map(|()| Response::MetadataIndex(*node.meta.shared.applied().borrow()))
@@ -145,6 +145,7 @@ async fn beat(node: &Node, beat: BrokerHeartbeat) -> Answer {
     if beat.goodbye {
         if !record.fenced {
             change(node, MetaCommand::FenceBroker(broker), false).await?;
+            node.metrics.fences.with_label_values(&["left"]).inc();
             info!(broker = beat.id.0, "broker left");
         }
         node.sessions().end(beat.id);
@@ -280,8 +281,13 @@ async fn propose_offsets(node: &Node, command: &OffsetsCommand) -> Answer {
 fn status(node: &Node) -> NodeStatus {
     NodeStatus {
         node: node.config.id,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         groups: vec![node.meta.status(), node.offsets.status()],
         image: node.meta.shared.read(|state| state.image().clone()),
+        last_beats_ms: match node.meta.led_term() {
+            Some(_) => node.sessions().silences_ms(Instant::now()),
+            None => Vec::new(),
+        },
         offset_groups: node.offsets.shared.read(|state| state.group_count() as u64),
         committed_offsets: node
             .offsets

@@ -3,7 +3,7 @@
 //! The first frame of a connection says who is there: a hello comes from a controller, a request from anyone else. A
 //! connection that sends garbage, nothing, or reads nothing is closed and costs the others nothing.
 
-use crate::limits::{CONNECTIONS_MAX, PEER_FRAME_BYTES_MAX, WRITE_TIME_MAX};
+use crate::limits::{PEER_FRAME_BYTES_MAX, WRITE_TIME_MAX};
 use crate::node::Node;
 use crate::raft::network::{KIND_HELLO, Link};
 use crate::raft::peer;
@@ -30,8 +30,9 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
 /// After a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// `connections_max`: what the process has descriptors for.
+pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_max: usize) {
+    let free = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
     loop {
         // At the limit, new connections wait in the kernel's queue.

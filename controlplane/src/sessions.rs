@@ -99,6 +99,15 @@ impl Sessions {
         .collect()
     }
 
+    /// How long ago each broker was heard from, or granted its session.
+    pub fn silences_ms(&self, now: Instant) -> Vec<(BrokerId, u64)> {
+        let sessions = self.sessions.iter();
+        let silences = sessions.map(|(id, session)| (*id, now.duration_since(session.last)));
+        silences
+            .map(|(id, silence)| (id, u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)))
+            .collect()
+    }
+
     pub fn live_count(&self, now: Instant) -> usize {
         let sessions = self.sessions.values();
         sessions
@@ -125,6 +134,7 @@ mod tests {
             host: "localhost".into(),
             port: 9092,
             rack: None,
+            version: String::new(),
             fenced: false,
             shutting_down: false,
         };

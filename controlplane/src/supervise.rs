@@ -71,11 +71,14 @@ async fn bootstrap(node: &Node) {
 
 async fn fence(node: &Node, broker: RegisteredBroker) {
     match node.meta.propose(&MetaCommand::FenceBroker(broker)).await {
-        Ok(_) => warn!(
-            broker = broker.id.0,
-            epoch = broker.epoch.0,
-            "broker fenced: its session ended"
-        ),
+        Ok(_) => {
+            node.metrics.fences.with_label_values(&["silent"]).inc();
+            warn!(
+                broker = broker.id.0,
+                epoch = broker.epoch.0,
+                "broker fenced: its session ended"
+            );
+        }
         Err(_) => sleep(FAILURE_PAUSE).await,
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Any node serves it, from what it has applied. A broker that reads too slowly is dropped and comes back for a snapshot.
 
-use crate::limits::KEEP_ALIVE;
 use crate::node::Node;
 use crate::raft::network::Link;
 use crate::server;
 use bytes::Bytes;
+use control_api::client::KEEP_ALIVE;
 use control_api::frame::{self, FrameError, KIND_UPDATE, META_GROUP};
 use control_api::message::MetadataUpdate;
 use std::io;
@@ -21,8 +21,10 @@ pub(crate) async fn stream(
 ) -> Result<(), FrameError> {
     let mut applied = node.meta.shared.applied();
     let mut position = from_index;
-    if from_index == 0 {
-        position = send_snapshot(node, &mut link).await?;
+    match from_index {
+        0 => position = send_snapshot(node, &mut link).await?,
+        // The broker waits for a sign that this node does more than to take connections.
+        _ => keep_alive(position, &mut link).await?,
     }
     loop {
         applied.borrow_and_update();
@@ -55,10 +57,7 @@ async fn wait_or_keep_alive(
         changed = timeout(KEEP_ALIVE, applied.changed()) => match changed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::Error::other("the node is being stopped").into()),
-            Err(_) => {
-                let update = MetadataUpdate::Delta { index: position, events: Vec::new() };
-                server::write(link, &frame::encode(KIND_UPDATE, META_GROUP, &update)).await
-            }
+            Err(_) => keep_alive(position, link).await,
         },
         // The broker says nothing on this connection, so whatever comes is its end.
         frame = link.reader.next() => match frame {
@@ -66,6 +65,14 @@ async fn wait_or_keep_alive(
             Err(error) => Err(error),
         },
     }
+}
+
+async fn keep_alive(position: u64, link: &mut Link) -> Result<(), FrameError> {
+    let update = MetadataUpdate::Delta {
+        index: position,
+        events: Vec::new(),
+    };
+    server::write(link, &frame::encode(KIND_UPDATE, META_GROUP, &update)).await
 }
 
 /// Answers with the index that the snapshot is at.

@@ -80,6 +80,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
             host: config.advertise_host.clone(),
             port: config.advertise_port,
             rack: config.rack.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: stored.cluster_id.clone(),
         },
         data: config.data.clone(),

@@ -7,6 +7,7 @@
 use crate::frame::{self, Frame, FrameError, FrameReader};
 use crate::message::{ControlError, MetadataUpdate, Request, Response};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -22,8 +23,19 @@ const ATTEMPT_TIME_MAX: Duration = Duration::from_millis(1_500);
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 /// The pause before another controller is asked; a new leader takes some hundred milliseconds to be elected.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// A metadata stream is silent for at most a second when all is well.
-const STREAM_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A controller that has not answered for so long may be hung, so another one is asked beside it: two survivors have elected a
+/// leader soon after, while the attempt itself would go on for much longer.
+const SILENCE_MAX: Duration = Duration::from_millis(250);
+/// For so long the others are preferred to a controller that was silent.
+const SUSPICION: Duration = Duration::from_secs(5);
+/// A metadata stream is silent for at most this when all is well.
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const STREAM_SILENCE_MAX: Duration = Duration::from_millis(1_500);
+
+const _: () = assert!(
+    KEEP_ALIVE.as_millis() * 3 <= STREAM_SILENCE_MAX.as_millis(),
+    "one late keep-alive does not end a stream"
+);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -52,6 +64,8 @@ struct State {
     leaders: HashMap<u8, String>,
     /// Which address is tried next when no leader is known.
     next_address: usize,
+    /// Who did not answer, and until when others are preferred.
+    suspects: HashMap<String, Instant>,
 }
 
 type Connection = FrameReader<TcpStream>;
@@ -86,9 +100,14 @@ impl ControlClient {
         let _permit = permit.expect("the semaphore is never closed");
         while Instant::now() < deadline {
             let address = self.leader_or_next(group);
-            let attempt = self.attempt(&address, &bytes);
             let until = deadline.min(Instant::now() + ATTEMPT_TIME_MAX);
-            let pause = match timeout_at(until, attempt).await {
+            let attempt = timeout_at(until, self.ask_around(&address, &bytes)).await;
+            // Whoever of them answered.
+            let (address, attempt) = match attempt {
+                Ok((answered, outcome)) => (answered, Ok(outcome)),
+                Err(elapsed) => (address, Err(elapsed)),
+            };
+            let pause = match attempt {
                 Ok(Ok(Response::Error(ControlError::NotLeader { leader }))) => {
                     why = format!("{address} is not the leader");
                     let hint = leader.filter(|leader| *leader != address);
@@ -154,11 +173,63 @@ impl ControlClient {
         for _ in &self.addresses {
             let address = self.next_address();
             match open_stream(&address, &bytes).await {
-                Ok(connection) => return Ok(MetadataStream { connection }),
-                Err(error) => why = format!("{address}: {error}"),
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    self.suspect(&address);
+                    why = format!("{address}: {error}");
+                }
             }
         }
         Err(ClientError::Unavailable(why))
+    }
+
+    /// Asks a controller and, once it has been silent for too long, the others beside it, one after the other: a request may be
+    /// repeated, so the first answer counts that says more than to ask the silent one.
+    async fn ask_around(
+        &self,
+        address: &str,
+        request: &[u8],
+    ) -> (String, Result<Response, FrameError>) {
+        let mut first = pin!(self.attempt(address, request));
+        let patience = match self.is_suspect(address) {
+            true => Duration::ZERO,
+            false => SILENCE_MAX,
+        };
+        if let Ok(outcome) = timeout(patience, &mut first).await {
+            self.trust(address);
+            return (address.to_owned(), outcome);
+        }
+        self.suspect(address);
+        loop {
+            for other in self.addresses.iter().filter(|other| *other != address) {
+                let beside = timeout(SILENCE_MAX, self.attempt(other, request));
+                let outcome = tokio::select! {
+                    outcome = &mut first => {
+                        self.trust(address);
+                        return (address.to_owned(), outcome);
+                    }
+                    outcome = beside => outcome,
+                };
+                match outcome {
+                    Ok(Ok(Response::Error(ControlError::NotLeader { leader }))) => {
+                        if leader.as_ref().is_some_and(|leader| leader != address) {
+                            let elsewhere = Response::Error(ControlError::NotLeader { leader });
+                            return (other.clone(), Ok(elsewhere));
+                        }
+                    }
+                    Ok(Ok(Response::Error(ControlError::Unavailable)) | Err(_)) => {}
+                    Ok(Ok(response)) => return (other.clone(), Ok(response)),
+                    Err(_) => self.suspect(other),
+                }
+            }
+            tokio::select! {
+                outcome = &mut first => {
+                    self.trust(address);
+                    return (address.to_owned(), outcome);
+                }
+                () = sleep(RETRY_PAUSE) => {}
+            }
+        }
     }
 
     async fn attempt(&self, address: &str, request: &[u8]) -> Result<Response, FrameError> {
@@ -206,11 +277,34 @@ impl ControlClient {
         };
     }
 
+    /// In turn, but one that was silent of late only if all were.
     fn next_address(&self) -> String {
         let mut state = self.state();
-        let position = state.next_address % self.addresses.len();
+        let (count, now) = (self.addresses.len(), Instant::now());
+        let start = state.next_address;
+        let mut turns = (start..start + count).map(|turn| turn % count);
+        let suspected = |position: &usize| {
+            let until = state.suspects.get(&self.addresses[*position]);
+            until.is_some_and(|until| now < *until)
+        };
+        let position = turns.find(|position| !suspected(position));
+        let position = position.unwrap_or(start % count);
         state.next_address = position + 1;
         self.addresses[position].clone()
+    }
+
+    fn is_suspect(&self, address: &str) -> bool {
+        let until = self.state().suspects.get(address).copied();
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn suspect(&self, address: &str) {
+        let until = Instant::now() + SUSPICION;
+        self.state().suspects.insert(address.to_owned(), until);
+    }
+
+    fn trust(&self, address: &str) {
+        self.state().suspects.remove(address);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -222,12 +316,17 @@ impl ControlClient {
 /// Metadata as it is committed. Updates come in index order; one may repeat what an earlier one said.
 pub struct MetadataStream {
     connection: Connection,
+    /// The first update, which shows that the controller does more than to take connections, as a hung one does.
+    first: Option<Frame>,
 }
 
 impl MetadataStream {
     /// The next update, a keep-alive (a delta with no events) included. May be dropped and called again. After an error
     /// the stream is of no more use.
     pub async fn next(&mut self) -> Result<MetadataUpdate, ClientError> {
+        if let Some(first) = self.first.take() {
+            return read_update(first).map_err(|error| ClientError::StreamEnded(error.to_string()));
+        }
         let frame = timeout(STREAM_SILENCE_MAX, self.connection.next())
             .await
             .map_err(|_| ClientError::StreamEnded("the controller fell silent".to_owned()))?;
@@ -241,10 +340,15 @@ fn read_update(frame: Frame) -> Result<MetadataUpdate, FrameError> {
     frame.body(frame::KIND_UPDATE)
 }
 
-async fn open_stream(address: &str, request: &[u8]) -> Result<Connection, FrameError> {
+async fn open_stream(address: &str, request: &[u8]) -> Result<MetadataStream, FrameError> {
     let mut connection = connect(address).await?;
     connection.get_mut().write_all(request).await?;
-    Ok(connection)
+    let first = timeout(STREAM_SILENCE_MAX, connection.next()).await;
+    let first = first.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    Ok(MetadataStream {
+        connection,
+        first: Some(first),
+    })
 }
 
 async fn connect(address: &str) -> Result<Connection, FrameError> {
@@ -258,6 +362,7 @@ async fn connect(address: &str) -> Result<Connection, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::META_GROUP;
     use tokio::net::TcpListener;
 
     /// Answers every request on every connection with what `answer` gives for the running number of the request.
@@ -322,6 +427,82 @@ mod tests {
         let live = controller(|_| heartbeat()).await;
         let client = ControlClient::new(vec![dead, live]);
         assert_eq!(call(&client).await.unwrap(), heartbeat());
+    }
+
+    /// Takes connections, as the kernel of a stopped process does, and says nothing. Counts them.
+    async fn hung() -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = taken.clone();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            loop {
+                kept.push(listener.accept().await.unwrap());
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        (address, taken)
+    }
+
+    /// An attempt takes longer than this call may.
+    const BELOW_AN_ATTEMPT: Duration = Duration::from_millis(1_200);
+    const _: () = assert!(BELOW_AN_ATTEMPT.as_millis() < ATTEMPT_TIME_MAX.as_millis());
+
+    #[tokio::test]
+    async fn a_hung_controller_that_led_is_passed_over_though_another_still_takes_it_for_the_leader()
+     {
+        let (hung, _) = hung().await;
+        let hint = hung.clone();
+        let live = controller(move |number| match number {
+            0 => Response::Error(ControlError::NotLeader {
+                leader: Some(hint.clone()),
+            }),
+            1 => Response::Error(ControlError::Unavailable),
+            _ => heartbeat(),
+        })
+        .await;
+        let client = ControlClient::new(vec![hung.clone(), live]);
+        client.learn_leader(META_GROUP, Some(hung));
+        let answer = client.call(Request::Status, BELOW_AN_ATTEMPT).await;
+        assert_eq!(answer.unwrap(), heartbeat());
+    }
+
+    #[tokio::test]
+    async fn a_hung_controller_is_not_asked_again_while_others_answer() {
+        let (hung, taken) = hung().await;
+        let live = controller(|_| heartbeat()).await;
+        let client = ControlClient::new(vec![hung, live]);
+        for _ in 0..10 {
+            client.learn_leader(META_GROUP, None);
+            let answer = client.call(Request::Status, BELOW_AN_ATTEMPT).await;
+            assert_eq!(answer.unwrap(), heartbeat());
+        }
+        assert!(taken.load(std::sync::atomic::Ordering::Relaxed) <= 1);
+    }
+
+    #[tokio::test]
+    async fn the_only_controller_is_waited_for_however_slow_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
+            let frame = connection.next().await.unwrap();
+            sleep(SILENCE_MAX * 2).await;
+            let stream = connection.get_mut();
+            frame::write(stream, frame::KIND_RESPONSE, frame.group, &heartbeat()).await
+        });
+        let client = ControlClient::new(vec![address]);
+        assert_eq!(call(&client).await.unwrap(), heartbeat());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_a_hung_controller_takes_is_none() {
+        let (hung, _) = hung().await;
+        let client = ControlClient::new(vec![hung]);
+        let error = client.watch(0).await.err().unwrap();
+        assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
     }
 
     #[tokio::test]

@@ -23,9 +23,7 @@ pub struct BrokerEpoch(pub u64);
 pub struct Incarnation(pub [u8; 16]);
 
 /// A topic's id, a version 4 UUID (KIP-516).
-#[derive(
-    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
-)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[rkyv(derive(PartialEq, Eq, PartialOrd, Ord, Hash))]
 pub struct TopicId(pub [u8; 16]);
 
@@ -38,6 +36,12 @@ impl fmt::Display for TopicId {
     /// Thirty-two lower-case hex digits: safe in a file name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TopicId({self})")
     }
 }
 

@@ -42,6 +42,8 @@ pub struct BrokerRecord {
     pub host: String,
     pub port: u16,
     pub rack: Option<String>,
+    /// Of its program.
+    pub version: String,
     pub fenced: bool,
     pub shutting_down: bool,
 }

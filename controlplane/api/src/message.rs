@@ -8,6 +8,10 @@ use crate::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use crate::image::{MetadataEvent, MetadataImage, TopicRecord};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often a broker sends a heartbeat: several fit into a session, so that one lost heartbeat does not end it.
+pub const BROKER_HEARTBEAT: Duration = Duration::from_millis(150);
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub enum Request {
@@ -112,7 +116,7 @@ pub enum Response {
         count: i32,
     },
     Offsets(Vec<CommittedOffset>),
-    Status(NodeStatus),
+    Status(Box<NodeStatus>),
     MetadataIndex(u64),
     Groups(Vec<GroupSummary>),
 }
@@ -135,6 +139,8 @@ pub struct BrokerRegistration {
     pub host: String,
     pub port: u16,
     pub rack: Option<String>,
+    /// Of the broker's program.
+    pub version: String,
     /// Empty when the broker has never seen a cluster; otherwise it must match.
     pub cluster_id: String,
 }
@@ -245,8 +251,12 @@ pub struct GroupSummary {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct NodeStatus {
     pub node: u64,
+    /// Of the controller's program.
+    pub version: String,
     pub groups: Vec<RaftGroupStatus>,
     pub image: MetadataImage,
+    /// On the leader of `meta`: how long ago each broker's last heartbeat came, or its session was granted.
+    pub last_beats_ms: Vec<(BrokerId, u64)>,
     /// How many groups have anything committed, and how many offsets that is.
     pub offset_groups: u64,
     pub committed_offsets: u64,

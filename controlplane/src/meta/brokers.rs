@@ -2,7 +2,7 @@
 
 use super::{Change, coordinators, election};
 use crate::command::RegisteredBroker;
-use crate::limits::{BROKERS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK};
+use crate::limits::{BROKERS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK, VERSION_BYTES_MAX};
 use control_api::ids::BrokerEpoch;
 use control_api::image::{BrokerRecord, MetadataEvent};
 use control_api::message::{BrokerRegistration, ControlError, Response};
@@ -27,6 +27,7 @@ pub(super) fn register(
         host: new.host.clone(),
         port: new.port,
         rack: new.rack.clone(),
+        version: new.version.clone(),
         fenced,
         shutting_down,
     };
@@ -109,6 +110,9 @@ fn check(change: &Change, new: &BrokerRegistration) -> Result<(), ControlError> 
         .is_some_and(|rack| rack.len() > HOST_BYTES_MAX)
     {
         return invalid("the rack's name is too long");
+    }
+    if new.version.len() > VERSION_BYTES_MAX {
+        return invalid("the version is too long");
     }
     match change.image.brokers.get(&new.id) {
         // The other process may still be alive; its session must end first.

@@ -102,6 +102,7 @@ fn registration(id: i32, process: u8) -> BrokerRegistration {
         host: "localhost".into(),
         port: 9092,
         rack: None,
+        version: String::new(),
         cluster_id: String::new(),
     }
 }

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use control_api::codec;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use prometheus::{Histogram, HistogramTimer};
 use raft_log::api::raft_log_writer::RaftLogWriter;
+use raft_log::{DumpApi, RaftLogAction, RaftLogRecord};
 use std::error::Error;
 use std::fmt::Debug;
 use std::io;
@@ -36,22 +38,29 @@ const PAYLOAD_BYTES_MAX: usize = COMMAND_BYTES_MAX + 1024;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Arc<Mutex<raft_log::RaftLog<LogTypes>>>,
+    /// From a write to its being on stable storage.
+    flush_seconds: Option<Histogram>,
 }
 
 impl LogStore {
     /// Cuts a torn tail; any other damage is an error.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(directory)?;
-        let mut config = raft_log::Config::new(directory.display());
-        config.wal.chunk_max_size = Some(FILE_BYTES);
-        config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
-        config.wal.flush_batch_wait = Some(FLUSH_WAIT);
-        config.log_cache_capacity = Some(CACHE_BYTES);
-        config.log_cache_max_items = Some(CACHE_ENTRIES);
-        let log = raft_log::RaftLog::open(Arc::new(config))?;
+        let log = raft_log::RaftLog::open(Arc::new(config(directory)))?;
         Ok(LogStore {
             log: Arc::new(Mutex::new(log)),
+            flush_seconds: None,
         })
+    }
+
+    /// Has every flush observed.
+    pub(crate) fn timed(mut self, flush_seconds: Histogram) -> Self {
+        self.flush_seconds = Some(flush_seconds);
+        self
+    }
+
+    fn timer(&self) -> Option<HistogramTimer> {
+        self.flush_seconds.as_ref().map(Histogram::start_timer)
     }
 
     fn log(&self) -> MutexGuard<'_, raft_log::RaftLog<LogTypes>> {
@@ -70,7 +79,8 @@ impl LogStore {
         {
             let mut log = self.log();
             change(&mut log)?;
-            log.flush(true, Some(Flushed::Waiting(sender)))?;
+            let waiting = Awaiter::Waiting(sender);
+            log.flush(true, Some(Flushed(waiting, self.timer())))?;
         }
         receiver.await.map_err(io::Error::other)?
     }
@@ -149,7 +159,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut log = self.log();
         log.append(entries.into_iter().map(record))?;
-        log.flush(true, Some(Flushed::Append(callback)))
+        let waiting = Awaiter::Append(callback);
+        log.flush(true, Some(Flushed(waiting, self.timer())))
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
@@ -266,20 +277,122 @@ fn damaged(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Whom to tell that a write is on stable storage.
-enum Flushed {
+/// Whom to tell that a write is on stable storage, and what times it.
+struct Flushed(Awaiter, Option<HistogramTimer>);
+
+enum Awaiter {
     Append(IOFlushed<TypeConfig>),
     Waiting(oneshot::Sender<io::Result<()>>),
 }
 
 impl raft_log::Callback for Flushed {
     fn send(self, result: io::Result<()>) {
-        match self {
-            Flushed::Append(callback) => callback.io_completed(result),
+        let Flushed(waiting, timer) = self;
+        if let Some(timer) = timer {
+            timer.observe_duration();
+        }
+        match waiting {
+            Awaiter::Append(callback) => callback.io_completed(result),
             // Nobody waits any more when the node is being stopped.
-            Flushed::Waiting(sender) => drop(sender.send(result)),
+            Awaiter::Waiting(sender) => drop(sender.send(result)),
         }
     }
+}
+
+/// One record of a log's files, for those who only look at them.
+#[derive(Debug)]
+pub(crate) enum Record {
+    Vote {
+        term: u64,
+        node: u64,
+        committed: bool,
+    },
+    Command {
+        term: u64,
+        index: u64,
+        bytes: Bytes,
+    },
+    /// Whatever else; the place is (term, index).
+    Other {
+        what: &'static str,
+        place: Option<StoredId>,
+        text: String,
+    },
+}
+
+/// Reads a log that no process uses, record by record, and changes nothing.
+pub(crate) fn read_records(
+    directory: &Path,
+    mut each: impl FnMut(Record) -> io::Result<()>,
+) -> io::Result<()> {
+    let dump = raft_log::Dump::<LogTypes>::new(Arc::new(config(directory)))?;
+    dump.write_with(|_, _, read| match read {
+        Ok((_, record)) => each(readable(record)),
+        // What a crash tore off at the end.
+        Err(error) => each(Record::Other {
+            what: "unreadable",
+            place: None,
+            text: error.to_string(),
+        }),
+    })
+}
+
+fn readable(record: RaftLogRecord<LogTypes>) -> Record {
+    let other = |what, place| Record::Other {
+        what,
+        place,
+        text: String::new(),
+    };
+    let action = match record {
+        RaftLogRecord::Action(action) => action,
+        RaftLogRecord::Checkpoint(state) => {
+            return Record::Other {
+                what: "checkpoint",
+                place: state.last().copied(),
+                text: format!("purged up to {:?}", state.purged()),
+            };
+        }
+    };
+    match action {
+        RaftLogAction::SaveVote(vote) => {
+            let WireVote {
+                term,
+                node,
+                committed,
+            } = WireVote::from(&load_vote(vote));
+            Record::Vote {
+                term,
+                node,
+                committed,
+            }
+        }
+        RaftLogAction::Append((term, index), payload) => match payload.0 {
+            EntryPayload::Normal(command) => Record::Command {
+                term,
+                index,
+                bytes: command.0,
+            },
+            EntryPayload::Blank => other("blank", Some((term, index))),
+            EntryPayload::Membership(membership) => Record::Other {
+                what: "membership",
+                place: Some((term, index)),
+                text: membership.to_string(),
+            },
+        },
+        RaftLogAction::Commit(id) => other("committed", Some(id)),
+        RaftLogAction::TruncateAfter(id) => other("truncated", id),
+        RaftLogAction::PurgeUpto(id) => other("purged", Some(id)),
+    }
+}
+
+fn config(directory: &Path) -> raft_log::Config {
+    let mut config = raft_log::Config::new(directory.display());
+    config.wal.chunk_max_size = Some(FILE_BYTES);
+    config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
+    config.wal.flush_batch_wait = Some(FLUSH_WAIT);
+    config.log_cache_capacity = Some(CACHE_BYTES);
+    config.log_cache_max_items = Some(CACHE_ENTRIES);
+    config
 }
 
 fn record(entry: Entry) -> (StoredId, Payload) {

@@ -196,6 +196,12 @@ impl<M: Machine> Decoded<M> {
     }
 }
 
+/// The state in a snapshot, for those who only look at it.
+pub(crate) fn read_state<M: Machine>(bytes: &[u8]) -> io::Result<M> {
+    let (state, _) = Digests::unseal(bytes, 0)?;
+    M::from_bytes(state).map_err(io::Error::other)
+}
+
 /// What openraft drives.
 pub struct Applier<M> {
     shared: Arc<Shared<M>>,

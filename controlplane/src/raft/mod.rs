@@ -12,7 +12,9 @@ mod store_tests;
 pub mod wire;
 
 pub use log::read_payload;
+pub(crate) use log::{Record, read_records};
 pub use machine::Machine;
+pub(crate) use machine::read_state;
 pub use snapshot::{encode_snapshot, read_snapshot};
 
 use bytes::Bytes;

@@ -219,6 +219,44 @@ async fn readiness(cluster: &Cluster, node: u64, wanted: &str) {
     .await;
 }
 
+/// The survivors elect a leader within an election's time; a call that waited for the hung one much longer would take its deadline
+/// with it, and brokers whose heartbeats did would be fenced.
+#[tokio::test]
+async fn a_leader_that_hangs_delays_a_call_by_an_election_and_has_no_broker_fenced() {
+    let cluster = Cluster::start(3, &["--session-ms", "1500"]).await;
+    let client = cluster.client();
+    let beats = cluster.client();
+    let broker = live_broker(&beats, 1).await;
+    let beating = async {
+        loop {
+            // As often, and as patiently, as a broker.
+            let request = Request::Heartbeat(broker.heartbeat());
+            let _ = beats.call(request, Duration::from_millis(600)).await;
+            tokio::time::sleep(control_api::message::BROKER_HEARTBEAT).await;
+        }
+    };
+    let rounds = async {
+        for round in 0..3 {
+            let hung = cluster.leader().await;
+            for node in 1..=3 {
+                cluster.caught_up(node).await;
+            }
+            cluster.signal(hung, "STOP");
+            create(&client, &format!("{round}-while-one-hangs")).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            cluster.signal(hung, "CONT");
+            cluster.caught_up(hung).await;
+        }
+    };
+    tokio::select! {
+        () = rounds => {}
+        () = beating => {}
+    }
+    for node in 1..=3 {
+        assert!(!cluster.log(node).contains("broker fenced"), "node {node}");
+    }
+}
+
 #[tokio::test]
 async fn a_silent_broker_is_fenced_and_everybody_hears_of_it() {
     let cluster = Cluster::start(3, &["--session-ms", "500"]).await;

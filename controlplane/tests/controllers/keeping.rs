@@ -3,7 +3,7 @@
 use crate::support::{self, PATIENCE, eventually, offset};
 use control_api::client::ControlClient;
 use control_api::message::{ControlError, GroupSummary, OffsetCommit, Request, Response};
-use controlplane::config::NodeConfig;
+use controlplane::config::{NodeConfig, Times};
 use controlplane::node::RunningNode;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +26,10 @@ impl Alone {
             peers: format!("1={}", addresses[0]).parse().unwrap(),
             metrics: addresses[1].clone(),
             data: directory.join("data"),
-            session: Duration::from_secs(60),
+            times: Times {
+                session: Duration::from_secs(60),
+                ..Times::default()
+            },
             snapshot_log_bytes,
             offsets_retention,
             log_entries_kept: 10,

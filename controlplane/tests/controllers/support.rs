@@ -23,18 +23,29 @@ pub(crate) struct Cluster {
     pub(crate) addresses: BTreeMap<u64, String>,
     pub(crate) metrics: BTreeMap<u64, String>,
     options: Vec<String>,
+    /// How many descriptors each process may have.
+    descriptors: Option<u32>,
     processes: BTreeMap<u64, Child>,
 }
 
 impl Cluster {
     /// `options`: more flags for `serve`.
     pub(crate) async fn start(nodes: u64, options: &[&str]) -> Self {
+        Cluster::start_with(nodes, options, None).await
+    }
+
+    pub(crate) async fn start_limited(nodes: u64, options: &[&str], descriptors: u32) -> Self {
+        Cluster::start_with(nodes, options, Some(descriptors)).await
+    }
+
+    async fn start_with(nodes: u64, options: &[&str], descriptors: Option<u32>) -> Self {
         let ports = free_addresses(2 * nodes as usize);
         let mut cluster = Cluster {
             directory: directory(),
             addresses: (1..=nodes).zip(ports.iter().cloned()).collect(),
             metrics: (1..=nodes).zip(ports.iter().rev().cloned()).collect(),
             options: options.iter().map(|option| option.to_string()).collect(),
+            descriptors,
             processes: BTreeMap::new(),
         };
         (1..=nodes).for_each(|node| cluster.start_node(node));
@@ -49,7 +60,15 @@ impl Cluster {
             .append(true)
             .open(self.log_path(node))
             .unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = match self.descriptors {
+            Some(descriptors) => {
+                let mut shell = Command::new("sh");
+                let limited = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited, PROGRAM]);
+                shell
+            }
+            None => Command::new(PROGRAM),
+        };
         let child = command
             .args(self.arguments(node))
             .stderr(log)
@@ -100,6 +119,14 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, node: u64, name: &str) {
+        let pid = self.processes[&node].id().to_string();
+        let signal = format!("-{name}");
+        let sent = Command::new("kill").args([&signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// SIGTERM; answers with the exit status.
     pub(crate) async fn terminate(&mut self, node: u64) -> Option<i32> {
         let mut child = self.processes.remove(&node).unwrap();
@@ -125,7 +152,7 @@ impl Cluster {
         let address = &self.addresses[&node];
         let time = Duration::from_secs(1);
         match client.call_one(address, Request::Status, time).await {
-            Ok(Response::Status(status)) => Some(status),
+            Ok(Response::Status(status)) => Some(*status),
             _ => None,
         }
     }
@@ -240,6 +267,7 @@ impl Broker {
             host: "localhost".into(),
             port: 9092,
             rack: None,
+            version: "test".into(),
             cluster_id: String::new(),
         };
         match client

@@ -2,13 +2,13 @@
 
 use control_api::client::{ClientError, ControlClient};
 use control_api::ids::BrokerEpoch;
-use control_api::message::{BrokerHeartbeat, BrokerRegistration, ControlError, Request, Response};
+use control_api::message::{
+    BROKER_HEARTBEAT, BrokerHeartbeat, BrokerRegistration, ControlError, Request, Response,
+};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// Several of these fit into a session, so that one lost heartbeat does not end it.
-const HEARTBEAT_PAUSE: Duration = Duration::from_millis(150);
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(600);
 const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -109,7 +109,7 @@ impl Session<'_> {
             let mut wants_shutdown = self.wants_shutdown.clone();
             let asked_already = *wants_shutdown.borrow_and_update();
             tokio::select! {
-                () = sleep(HEARTBEAT_PAUSE) => {}
+                () = sleep(BROKER_HEARTBEAT) => {}
                 _ = wants_shutdown.changed(), if !asked_already => {}
             }
         }

@@ -271,6 +271,7 @@ mod tests {
             host: "localhost".to_owned(),
             port: 9092,
             rack: None,
+            version: String::new(),
             fenced,
             shutting_down: false,
         }

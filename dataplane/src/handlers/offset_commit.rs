@@ -182,6 +182,7 @@ mod tests {
                 host: "localhost".to_owned(),
                 port: 9092,
                 rack: None,
+                version: String::new(),
                 fenced: false,
                 shutting_down: false,
             };

@@ -90,6 +90,7 @@ impl ControlPlane {
             host: address().ip().to_string(),
             port: address().port(),
             rack: None,
+            version: String::new(),
             cluster_id: String::new(),
         }));
         let Response::Registered { epoch, .. } = answer else {
