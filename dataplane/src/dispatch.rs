@@ -5,7 +5,7 @@ use crate::frame::{Frame, FrameReader};
 use crate::handlers;
 use crate::handlers::produce::{Blocked, PendingProduce};
 use crate::io::{Gather, Instant, Io};
-use crate::limits::FRAME_PIECES_MAX;
+use crate::limits::*;
 use crate::metrics::Stage;
 use crate::respond::{self, AnswerTo};
 use crate::shard::Shard;
@@ -22,6 +22,8 @@ pub enum RequestError {
     UnknownApi(i16),
     #[error("version {version} of {api:?} is not supported")]
     UnsupportedVersion { api: ApiKey, version: i16 },
+    #[error("a request of {0} bytes that carries no records")]
+    TooLarge(usize),
     #[error("the answer could not be encoded: {0}")]
     Encode(#[from] EncodeError),
     #[error("a request with acks=0 failed, and only a closed connection can tell the producer")]
@@ -39,6 +41,9 @@ pub async fn begin<I: Io>(
     if let Some(begun) = begin_produce(shard, &frame, started, outbox).await? {
         frames.recycle(frame);
         return Ok(begun);
+    }
+    if frame.bytes() > PLAIN_REQUEST_BYTES_MAX {
+        return Err(RequestError::TooLarge(frame.bytes()));
     }
     // Other requests are small and may wait long: copies let go of the receive buffers, of this frame and of what came behind it.
     // Their handlers live in a box of their own, so that an idle connection does not carry the largest of them.
@@ -118,7 +123,8 @@ fn append_batches<I: Io>(
         .zip(frame.parts())
         .map(|(slot, part)| *slot = part)
         .count();
-    let mut reader = Reader::fragments(&parts[..count], &scratch);
+    let mut reader =
+        Reader::fragments(&parts[..count], &scratch).with_elements_max(PRODUCE_ELEMENTS_MAX);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     if api != ApiKey::Produce {
@@ -159,7 +165,7 @@ async fn handle<I: Io>(
     shard: Rc<Shard<I>>,
     frame: Vec<u8>,
 ) -> Result<(ApiKey, Gather), RequestError> {
-    let mut reader = Reader::new(&frame);
+    let mut reader = Reader::new(&frame).with_elements_max(REQUEST_ELEMENTS_MAX);
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     let mut answer = Gather::default();

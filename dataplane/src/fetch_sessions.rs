@@ -4,8 +4,10 @@
 //! Sessions belong to the shard that the client's connection is on. A client that comes back on another shard is told that its
 //! session is unknown and starts a new one, as after a broker's restart.
 
-use crate::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
-use std::collections::{HashMap, HashSet};
+use crate::limits::{
+    FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX, FETCH_SESSIONS_PARTITIONS_MAX,
+};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 use std::rc::Rc;
 use wire::{ErrorCode, Uuid};
 
@@ -14,6 +16,19 @@ use wire::{ErrorCode, Uuid};
 pub enum FetchTopicName {
     Name(Rc<str>),
     Id(Uuid),
+}
+
+/// No topic has a longer name.
+const TOPIC_NAME_BYTES_MAX: usize = 249;
+
+impl FetchTopicName {
+    /// Whether a topic may have this name.
+    pub fn may_exist(&self) -> bool {
+        match self {
+            FetchTopicName::Name(name) => name.len() <= TOPIC_NAME_BYTES_MAX,
+            FetchTopicName::Id(_) => true,
+        }
+    }
 }
 
 /// One partition that a client wants.
@@ -75,6 +90,58 @@ impl SessionUse {
         match self {
             SessionUse::None => 0,
             SessionUse::Full(id) | SessionUse::Incremental(id) => id,
+        }
+    }
+}
+
+/// The partitions of a request, each once: of one that is named again the last position counts, at the place of the first, as in
+/// Kafka's map of them.
+#[derive(Default)]
+pub struct FetchTargets {
+    targets: Vec<FetchTarget>,
+    /// Where each partition stands, once there are too many to look for it.
+    places: HashMap<(FetchTopicName, i32), usize, foldhash::fast::RandomState>,
+}
+
+/// So many targets are looked through faster than a table is made.
+const TARGETS_LOOKED_THROUGH_MAX: usize = 16;
+
+impl FetchTargets {
+    pub fn want(&mut self, target: FetchTarget) {
+        match self.place(&target) {
+            Some(place) => self.targets[place] = target,
+            None => self.targets.push(target),
+        }
+    }
+
+    pub fn into_vec(self) -> Vec<FetchTarget> {
+        self.targets
+    }
+
+    /// Where the target's partition stands already. A new one is about to be pushed.
+    fn place(&mut self, target: &FetchTarget) -> Option<usize> {
+        if !target.topic.may_exist() {
+            return None;
+        }
+        let next = self.targets.len();
+        if next < TARGETS_LOOKED_THROUGH_MAX {
+            let same = |known: &FetchTarget| {
+                known.partition == target.partition && known.topic == target.topic
+            };
+            return self.targets.iter().position(same);
+        }
+        if self.places.is_empty() {
+            let known = self.targets.iter().enumerate();
+            self.places = known
+                .map(|(place, known)| ((known.topic.clone(), known.partition), place))
+                .collect();
+        }
+        match self.places.entry((target.topic.clone(), target.partition)) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(free) => {
+                free.insert(next);
+                None
+            }
         }
     }
 }
@@ -153,11 +220,12 @@ impl FetchSessions {
     }
 
     fn create(&mut self, by_id: bool, named: Vec<FetchTarget>) -> SessionUse {
-        if named.is_empty() || named.len() > FETCH_SESSION_PARTITIONS_MAX {
+        let fits = named.len() <= FETCH_SESSION_PARTITIONS_MAX;
+        if named.is_empty() || !fits || !named.iter().all(|target| target.topic.may_exist()) {
             return SessionUse::None;
         }
         while self.sessions.len() >= FETCH_SESSIONS_MAX
-            || self.partitions + named.len() > FETCH_SESSION_PARTITIONS_MAX
+            || self.partitions + named.len() > FETCH_SESSIONS_PARTITIONS_MAX
         {
             let oldest = self
                 .sessions
@@ -199,7 +267,11 @@ impl FetchSessions {
         if session.by_id != request.by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        if self.partitions + request.named.len() > FETCH_SESSION_PARTITIONS_MAX {
+        let named = request.named.len();
+        if session.targets.len() + named > FETCH_SESSION_PARTITIONS_MAX
+            || self.partitions + named > FETCH_SESSIONS_PARTITIONS_MAX
+            || !request.named.iter().all(|target| target.topic.may_exist())
+        {
             self.remove(request.id);
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
@@ -318,6 +390,64 @@ mod tests {
             .unwrap();
         assert_eq!(next, SessionUse::Incremental(session.id()));
         assert_eq!(targets, [target(0, 5), target(1, 7)]);
+    }
+
+    #[test]
+    fn a_partition_that_is_named_again_is_wanted_once_at_its_last_position() {
+        for count in [3, TARGETS_LOOKED_THROUGH_MAX as i32, 200] {
+            let mut targets = FetchTargets::default();
+            for round in 0..3 {
+                for partition in 0..count {
+                    targets.want(target(partition, round));
+                }
+            }
+            let expected: Vec<_> = (0..count).map(|partition| target(partition, 2)).collect();
+            assert_eq!(targets.into_vec(), expected);
+        }
+    }
+
+    #[test]
+    fn a_topic_whose_name_cannot_be_is_served_without_a_session() {
+        let mut sessions = FetchSessions::new(1);
+        let long = |bytes: usize| FetchTarget {
+            topic: FetchTopicName::Name("x".repeat(bytes).into()),
+            ..target(0, 0)
+        };
+        let (refused, _) = sessions
+            .begin(request(0, 0, vec![long(TOPIC_NAME_BYTES_MAX + 1)]))
+            .unwrap();
+        assert_eq!(refused, SessionUse::None);
+        let (session, _) = sessions
+            .begin(request(0, 0, vec![long(TOPIC_NAME_BYTES_MAX)]))
+            .unwrap();
+        assert_eq!(
+            sessions
+                .begin(request(session.id(), 1, vec![long(30_000)]))
+                .unwrap_err(),
+            ErrorCode::FetchSessionIdNotFound
+        );
+        assert_eq!(sessions.partitions, 0);
+    }
+
+    #[test]
+    fn a_session_does_not_outgrow_its_limit() {
+        let mut sessions = FetchSessions::new(1);
+        let targets = |range: std::ops::Range<i32>| range.map(|partition| target(partition, 0));
+        let most = FETCH_SESSION_PARTITIONS_MAX as i32;
+        let (none, _) = sessions
+            .begin(request(0, 0, targets(0..most + 1).collect()))
+            .unwrap();
+        assert_eq!(none, SessionUse::None);
+        let (session, _) = sessions
+            .begin(request(0, 0, targets(0..most).collect()))
+            .unwrap();
+        assert_eq!(
+            sessions
+                .begin(request(session.id(), 1, vec![target(most, 0)]))
+                .unwrap_err(),
+            ErrorCode::FetchSessionIdNotFound
+        );
+        assert_eq!(sessions.partitions, 0);
     }
 
     #[test]

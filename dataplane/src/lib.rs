@@ -31,6 +31,7 @@ pub mod log;
 pub mod mesh;
 pub mod message;
 pub mod metrics;
+pub mod pace;
 pub mod partition;
 pub mod partition_metrics;
 pub mod partition_request;

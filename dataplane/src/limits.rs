@@ -70,6 +70,9 @@ pub const CONNECTIONS_MAX: usize = 100_000;
 /// Messages that may wait in a shard's or the control link's inbox.
 pub const INBOX_MESSAGES_MAX: usize = 8 * 1024;
 
+/// Messages that a shard takes from its inbox before its connections and logs have their turn.
+pub const INBOX_MESSAGES_PER_TURN_MAX: usize = 64;
+
 /// Calls to other shards and the control plane that one shard may have open.
 pub const CALLS_MAX: usize = 4 * 1024;
 
@@ -87,9 +90,24 @@ pub const MEMORY_WAIT_MS: u64 = 5;
 /// The longest that a fetch is parked, whatever the client asks.
 pub const FETCH_WAIT_MS_MAX: u64 = 60_000;
 
-/// Incremental fetch sessions of one shard (KIP-227) and partitions over all of them.
+/// Incremental fetch sessions of one shard (KIP-227), partitions over all of them and of each. A client that wants more is served without
+/// a session.
 pub const FETCH_SESSIONS_MAX: usize = 1000;
-pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+pub const FETCH_SESSIONS_PARTITIONS_MAX: usize = 100_000;
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 20_000;
+
+/// The largest request of any API but Produce, which alone carries records. One that names every partition of a large cluster takes a
+/// few megabytes; to take apart and look at more would keep the shard from everything else for long.
+pub const PLAIN_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Elements of all arrays of a request together: topics, partitions, names, keys. Memory and time go by these rather than by bytes.
+pub const REQUEST_ELEMENTS_MAX: usize = 250_000;
+
+/// Elements of a Produce request, whose batches are appended in one go.
+pub const PRODUCE_ELEMENTS_MAX: usize = 20_000;
+
+/// Steps of a loop over what a request names before other tasks have their turn; each takes less than a microsecond or gives way itself.
+pub const STEPS_PER_TURN_MAX: usize = 256;
 
 /// Partitions that a shard closes at a time when it stops. File systems commit flushes that wait together as one.
 pub const CLOSES_AT_ONCE: usize = 64;
@@ -132,6 +150,7 @@ const _: () = assert!(
     FETCH_BYTES_MAX < i32::MAX as usize,
     "a response's length is an i32"
 );
+const _: () = assert!(FETCH_SESSION_PARTITIONS_MAX <= FETCH_SESSIONS_PARTITIONS_MAX);
 const _: () = assert!(
     crate::log::limits::BATCH_BYTES_MAX <= COPIED_BYTES_MAX,
     "a batch of any size can be answered"

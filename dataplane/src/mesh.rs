@@ -2,11 +2,13 @@
 //!
 //! Everything a shard hears from outside its own ring comes through its inbox: requests for its partitions from other shards, the
 //! answers to its own, accepted sockets, metadata, and answers of the control plane. Senders never block: a full inbox gives the
-//! message back and the sender waits, which stops it from reading its socket.
+//! message back and the sender waits, which stops it from reading its socket. A receiver gives way after a few messages: others may
+//! fill its inbox as fast as it empties it, and everything else on its shard would wait for ever.
 
-use crate::limits::INBOX_MESSAGES_MAX;
+use crate::limits::{INBOX_MESSAGES_MAX, INBOX_MESSAGES_PER_TURN_MAX};
 use atomic_waker::AtomicWaker;
 use crossbeam_queue::ArrayQueue;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -24,7 +26,11 @@ struct Inbox<M> {
 pub struct Sender<M>(Arc<Inbox<M>>);
 
 /// The one reader of an inbox.
-pub struct Receiver<M>(Arc<Inbox<M>>);
+pub struct Receiver<M> {
+    inbox: Arc<Inbox<M>>,
+    /// Messages since it last waited.
+    in_a_row: Cell<usize>,
+}
 
 /// An inbox of [`INBOX_MESSAGES_MAX`] messages.
 pub fn inbox<M>() -> (Sender<M>, Receiver<M>) {
@@ -32,7 +38,11 @@ pub fn inbox<M>() -> (Sender<M>, Receiver<M>) {
         queue: ArrayQueue::new(INBOX_MESSAGES_MAX),
         receiver: AtomicWaker::new(),
     });
-    (Sender(inbox.clone()), Receiver(inbox))
+    let receiver = Receiver {
+        inbox: inbox.clone(),
+        in_a_row: Cell::new(0),
+    };
+    (Sender(inbox), receiver)
 }
 
 impl<M> Clone for Sender<M> {
@@ -53,29 +63,44 @@ impl<M> Sender<M> {
 impl<M> Receiver<M> {
     /// The oldest message, if there is one.
     pub fn try_receive(&self) -> Option<M> {
-        self.0.queue.pop()
+        self.inbox.queue.pop()
     }
 
-    /// The oldest message, once there is one.
+    /// The oldest message, once there is one. Every [`INBOX_MESSAGES_PER_TURN_MAX`] messages the shard's other tasks have their turn
+    /// first.
     pub async fn receive(&self) -> M {
         poll_fn(|context| {
-            if let Some(message) = self.0.queue.pop() {
+            if self.in_a_row.get() == INBOX_MESSAGES_PER_TURN_MAX {
+                self.in_a_row.set(0);
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Some(message) = self.next_in_a_row() {
                 return Poll::Ready(message);
             }
             // Register first and look again: a message pushed in between would otherwise wake no one.
-            self.0.receiver.register(context.waker());
-            match self.0.queue.pop() {
-                Some(message) => Poll::Ready(message),
-                None => Poll::Pending,
+            self.inbox.receiver.register(context.waker());
+            if let Some(message) = self.next_in_a_row() {
+                return Poll::Ready(message);
             }
+            self.in_a_row.set(0);
+            Poll::Pending
         })
         .await
+    }
+
+    fn next_in_a_row(&self) -> Option<M> {
+        let message = self.inbox.queue.pop()?;
+        self.in_a_row.set(self.in_a_row.get() + 1);
+        Some(message)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     #[test]
     fn messages_arrive_in_order() {
@@ -96,5 +121,28 @@ mod tests {
         assert_eq!(sender.try_send(7), Err(7));
         assert_eq!(receiver.try_receive(), Some(0));
         assert_eq!(sender.try_send(7), Ok(()));
+    }
+
+    /// A receiver that never waits would keep its thread from everything else.
+    #[test]
+    fn a_full_inbox_does_not_keep_its_receiver_from_giving_way() {
+        let (sender, receiver) = inbox();
+        for number in 0..INBOX_MESSAGES_MAX {
+            sender.try_send(number).expect("room");
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let mut received = 0;
+        let mut turns = 0;
+        while received < INBOX_MESSAGES_MAX {
+            let mut in_this_turn = 0;
+            while let Poll::Ready(number) = pin!(receiver.receive()).poll(&mut context) {
+                assert_eq!(number, received);
+                received += 1;
+                in_this_turn += 1;
+                assert!(in_this_turn <= INBOX_MESSAGES_PER_TURN_MAX);
+            }
+            turns += 1;
+        }
+        assert!(turns >= INBOX_MESSAGES_MAX / INBOX_MESSAGES_PER_TURN_MAX);
     }
 }

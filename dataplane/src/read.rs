@@ -6,6 +6,7 @@ use crate::event::Event;
 use crate::io::Io;
 use crate::log::limits::READ_BYTES_MAX;
 use crate::log::{Bound, Offset};
+use crate::pace::Pace;
 use crate::partition::{EpochEnd, Partition};
 use crate::partition_request::{self, PartitionKey};
 use crate::select;
@@ -87,7 +88,9 @@ pub async fn read_partitions<I: Io>(
 ) -> Vec<ReadOutcome> {
     limit.bytes_max = limit.bytes_max.min(shard.answer_memory.share());
     let mut outcomes = Vec::with_capacity(reads.len());
+    let mut pace = Pace::default();
     for read in reads {
+        pace.step().await;
         let outcome = read_one(shard, read, limit)
             .await
             .unwrap_or_else(ReadOutcome::refused);
@@ -173,8 +176,10 @@ pub async fn wait_for_data<I: Io>(
     let deadline = shard.io.now().after_ms(wait_ms_max);
     let changed = Rc::new(Event::default());
     let seen = changed.generation();
+    let mut pace = Pace::default();
     let mut waiters = Vec::with_capacity(positions.len());
     for (key, offset) in positions {
+        pace.step().await;
         // What left since it was read is told by the next read.
         let Ok(partition) = partition_request::local(shard, *key) else {
             return;

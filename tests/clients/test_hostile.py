@@ -212,6 +212,69 @@ def test_topics_that_do_not_exist(cluster):
             assert connection.list_offsets(name) == unknown
 
 
+# Requests that name very much.
+
+
+def fetch_of(topic, partitions):
+    """Fetch version 4, from the start of each of these partitions."""
+    wanted = array_of(i32_each + wire.i64(0) + wire.i32(1) for i32_each in map(wire.i32, partitions))
+    limits = wire.i32(-1) + wire.i32(1000) + wire.i32(1) + wire.i32(1 << 20) + wire.i8(0)
+    return header(wire.FETCH, 4) + limits + wire.array(wire.string(topic) + wanted)
+
+
+def array_of(elements):
+    elements = list(elements)
+    return wire.i32(len(elements)) + b"".join(elements)
+
+
+def test_a_fetch_that_names_a_partition_again_and_again_is_answered_for_it_once(cluster, topic):
+    """As Kafka does, which keeps a map of them. Each used to be waited for by itself, and to be looked for in the others when it left."""
+    create_topic(cluster.bootstrap, topic)
+    with Connection(cluster) as connection:
+        connection.send(frame(fetch_of(topic, [0] * 200_000)))
+        check_healthy(cluster)
+        answer = connection.answer()
+        answer.take("i")
+        assert (answer.take("i"), answer.string(), answer.take("i"), answer.take("i")) == (1, topic, 1, 0)
+        assert answer.take("h") == wire.NONE
+
+
+LONG_NAME = "x" * 30_000
+NAMES_VERY_MUCH = {
+    "fetch": lambda: fetch_of(LONG_NAME, range(200_000)),
+    "list offsets": lambda: header(wire.LIST_OFFSETS, 1) + wire.i32(-1)
+    + wire.array(wire.string(LONG_NAME) + array_of(wire.i32(n) + wire.i64(-1) for n in range(200_000))),
+    "metadata": lambda: header(wire.METADATA, 1) + array_of(wire.string(f"none-{n}") for n in range(2000)),
+    "the same topic": lambda: header(wire.METADATA, 1) + array_of(wire.string("none") for _ in range(200_000)),
+    "offset commit": lambda: header(8, 2) + wire.string("g" * 30_000) + wire.i32(-1) + wire.string("") + wire.i64(-1)
+    + wire.array(wire.string(HEALTHY_TOPIC) + array_of(wire.i32(n) + wire.i64(0) + wire.string("") for n in range(100_000))),
+}
+
+
+@pytest.mark.parametrize("request_of", NAMES_VERY_MUCH.values(), ids=NAMES_VERY_MUCH)
+def test_a_request_that_names_very_much_is_answered_and_costs_as_much_as_it_is_long(cluster, request_of):
+    before = cluster.resident_bytes()
+    with Connection(cluster) as connection:
+        for _ in range(3):
+            connection.send(frame(request_of()))
+        check_healthy(cluster)
+        for _ in range(3):
+            connection.answer()
+        assert cluster.resident_bytes() - before < GROWTH_BYTES_MAX
+
+
+@pytest.mark.parametrize("request_of", [
+    lambda: fetch_of("x", range(300_000)),
+    lambda: fetch_of("x", []) + bytes(9_000_000),
+    lambda: header(wire.PRODUCE, 3) + wire.string(None) + wire.i16(-1) + wire.i32(1000)
+    + wire.array(wire.string("x") + array_of(wire.i32(n) + wire.i32(-1) for n in range(30_000))),
+], ids=["too many partitions", "too many bytes", "too many batches"])
+def test_a_request_that_names_more_than_any_cluster_has_is_refused(cluster, request_of):
+    with Connection(cluster) as connection:
+        connection.send(frame(request_of()))
+        assert connection.is_closed()
+
+
 # Clients that hold what they have.
 
 

@@ -6,17 +6,21 @@ use super::config_resources;
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
+use crate::pace::Pace;
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use control_api::ids::BrokerId;
 use control_api::image::MetadataImage;
 use control_api::message::ConfigResource;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use wire::Array;
 use wire::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
     DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
 };
+
+/// A resource has some dozens of keys.
+const STEPS_PER_RESOURCE: usize = 16;
 
 /// A resource's entries, or why there are none.
 type Described<'a> = Result<Vec<ConfigEntry<'a>>, Refusal>;
@@ -29,14 +33,15 @@ pub(crate) async fn handle<I: Io>(
 ) -> Result<(), RequestError> {
     let image = shard.image();
     let too_many = request.resources.len() > ADMIN_ITEMS_MAX;
-    let described: Vec<Described<'_>> = request
-        .resources
-        .iter()
-        .map(|resource| match too_many {
+    let mut pace = Pace::default();
+    let mut described: Vec<Described<'_>> = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        pace.steps(STEPS_PER_RESOURCE).await;
+        described.push(match too_many {
             true => Err(Refusal::too_many_items()),
             false => describe(&image, shard.broker, &resource),
-        })
-        .collect();
+        });
+    }
     let synonyms: Vec<Vec<Vec<DescribeConfigsSynonym<'_>>>> = described
         .iter()
         .map(|entries| entries.iter().flatten())
@@ -104,7 +109,10 @@ fn describe<'a>(
     if let Some(keys) = &resource.configuration_keys
         && !keys.is_empty()
     {
-        entries.retain(|entry| keys.iter().any(|name| name == entry.key.name));
+        // A request may name very many keys, so each is looked at once.
+        let known: HashSet<&str> = entries.iter().map(|entry| entry.key.name).collect();
+        let wanted: HashSet<&str> = keys.iter().filter(|name| known.contains(name)).collect();
+        entries.retain(|entry| wanted.contains(entry.key.name));
     }
     Ok(entries)
 }

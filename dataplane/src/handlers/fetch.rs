@@ -7,13 +7,16 @@
 //! ```
 
 use crate::dispatch::RequestError;
-use crate::fetch_sessions::{FetchTarget, FetchTopicName, SessionRequest, SessionUse};
+use crate::fetch_sessions::{
+    FetchTarget, FetchTargets, FetchTopicName, SessionRequest, SessionUse,
+};
 use crate::io::{Gather, Io, Slice};
 use crate::limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX, MEMORY_WAIT_MS};
 use crate::log::Offset;
 use crate::log::limits::READ_BYTES_MAX;
 use crate::mesh::ShardId;
 use crate::message::Reply;
+use crate::pace::Pace;
 use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
 use crate::read::{self, PartitionRead, ReadLimit, ReadOutcome};
 use crate::respond::{self, AnswerTo};
@@ -34,10 +37,8 @@ pub(crate) async fn handle<I: Io>(
     request: &FetchRequest<'_>,
     answer: &mut Gather,
 ) -> Result<(), RequestError> {
-    let begun = shard
-        .sessions
-        .borrow_mut()
-        .begin(session_request(to.version, request));
+    let asked = session_request(to.version, request).await;
+    let begun = shard.sessions.borrow_mut().begin(asked);
     let (session, targets) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -61,41 +62,46 @@ pub(crate) async fn handle<I: Io>(
         outcomes,
         answer,
     )
+    .await
 }
 
-fn session_request(version: i16, request: &FetchRequest<'_>) -> SessionRequest {
+async fn session_request(version: i16, request: &FetchRequest<'_>) -> SessionRequest {
     let by_id = version >= 13;
     let name = |topic: &str, id: Uuid| match by_id {
         true => FetchTopicName::Id(id),
         false => FetchTopicName::Name(topic.into()),
     };
-    let mut named = Vec::new();
+    let mut pace = Pace::default();
+    let mut named = FetchTargets::default();
     for topic in request.topics.iter() {
         let topic_name = name(topic.topic, topic.topic_id);
-        named.extend(topic.partitions.iter().map(|partition| FetchTarget {
-            topic: topic_name.clone(),
-            partition: partition.partition,
-            offset: partition.fetch_offset,
-            bytes_max: partition.partition_max_bytes,
-            current_leader_epoch: partition.current_leader_epoch,
-            last_fetched_epoch: partition.last_fetched_epoch,
-        }));
+        pace.step().await;
+        for partition in topic.partitions.iter() {
+            named.want(FetchTarget {
+                topic: topic_name.clone(),
+                partition: partition.partition,
+                offset: partition.fetch_offset,
+                bytes_max: partition.partition_max_bytes,
+                current_leader_epoch: partition.current_leader_epoch,
+                last_fetched_epoch: partition.last_fetched_epoch,
+            });
+            pace.step().await;
+        }
     }
     let mut forgotten = Vec::new();
     for topic in request.forgotten_topics_data.iter() {
         let topic_name = name(topic.topic, topic.topic_id);
-        forgotten.extend(
-            topic
-                .partitions
-                .iter()
-                .map(|partition| (topic_name.clone(), partition)),
-        );
+        pace.step().await;
+        for partition in topic.partitions.iter() {
+            forgotten.push((topic_name.clone(), partition));
+            pace.step().await;
+        }
     }
     SessionRequest {
         id: request.session_id,
         epoch: request.session_epoch,
         by_id,
-        named,
+        named: named.into_vec(),
         forgotten,
     }
 }
@@ -156,9 +162,11 @@ fn locate<I: Io>(
     target: &FetchTarget,
 ) -> Result<(PartitionKey, ShardId), ErrorCode> {
     let route: Rc<TopicRoute<I>> = match &target.topic {
-        FetchTopicName::Name(name) => shard
+        // To look for a long one for each of its partitions would take as long as all of them together.
+        FetchTopicName::Name(name) if target.topic.may_exist() => shard
             .topic_named(name)
             .ok_or(ErrorCode::UnknownTopicOrPartition)?,
+        FetchTopicName::Name(_) => return Err(ErrorCode::UnknownTopicOrPartition),
         FetchTopicName::Id(id) => shard
             .topic_with_id(TopicId(id.0))
             .ok_or(ErrorCode::UnknownTopicId)?,
@@ -181,7 +189,9 @@ async fn read_targets<I: Io>(
 ) -> Vec<ReadOutcome> {
     let mut outcomes: Vec<Option<ReadOutcome>> = Vec::with_capacity(targets.len());
     let mut by_shard: Vec<(ShardId, Vec<usize>, Vec<PartitionRead>)> = Vec::new();
+    let mut pace = Pace::default();
     for (index, target) in targets.iter().enumerate() {
+        pace.step().await;
         let (key, place) = match locate(shard, target) {
             Ok(located) => located,
             Err(error) => {
@@ -248,7 +258,9 @@ async fn wait_for_data<I: Io>(
 ) {
     let mut here = Vec::new();
     let mut elsewhere: Vec<(ShardId, Vec<(PartitionKey, Offset)>)> = Vec::new();
+    let mut pace = Pace::default();
     for (target, outcome) in targets.iter().zip(seen) {
+        pace.step().await;
         // What left since it was read is told by the next read.
         let Ok((key, place)) = locate(shard, target) else {
             return;
@@ -289,7 +301,7 @@ async fn wait_for_data<I: Io>(
 }
 
 /// Encodes the outcomes, leaving out what is no news to an incremental session.
-fn encode<I: Io>(
+async fn encode<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     isolation_level: i8,
@@ -301,7 +313,9 @@ fn encode<I: Io>(
     let mut records: Vec<Slice> = Vec::new();
     let mut partitions = Vec::with_capacity(targets.len());
     let mut topics: Vec<(&FetchTopicName, usize)> = Vec::new();
+    let mut pace = Pace::default();
     for (target, mut outcome) in targets.iter().zip(outcomes) {
+        pace.step().await;
         if !is_answered(shard, session, target, &outcome) {
             continue;
         }

@@ -3,6 +3,7 @@
 use crate::coordinators;
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
+use crate::pace::Pace;
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use control_api::image::MetadataImage;
@@ -26,10 +27,12 @@ pub(crate) async fn handle<I: Io>(
 ) -> Result<(), RequestError> {
     let image = shard.image();
     if to.version >= BATCHED_VERSION {
-        let keys = request.coordinator_keys.iter();
-        let coordinators: Vec<Coordinator<'_>> = keys
-            .map(|key| find(&image, request.key_type, key))
-            .collect();
+        let mut pace = Pace::default();
+        let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
+        for key in &request.coordinator_keys {
+            pace.step().await;
+            coordinators.push(find(&image, request.key_type, key));
+        }
         let response = FindCoordinatorResponse {
             coordinators: Array::from(&coordinators),
             ..Default::default()

@@ -2,11 +2,13 @@
 
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
+use crate::pace::Pace;
 use crate::partition::{ListedOffset, OffsetQuery};
 use crate::partition_request::{PartitionKey, list_offset_anywhere};
 use crate::respond::AnswerTo;
+use crate::routes::TopicRoute;
 use crate::shard::Shard;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse,
@@ -22,17 +24,22 @@ pub(crate) async fn handle<I: Io>(
     request: &ListOffsetsRequest<'_>,
     answer: &mut Gather,
 ) -> Result<(), RequestError> {
-    let repeated = repeated_partitions(request);
+    let mut pace = Pace::default();
+    let repeated = repeated_partitions(request, &mut pace).await;
     let mut listed = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
+        // Looked up once: the name may be as long as all of its partitions together.
+        let topic_number = repeated.topics[topic.name];
+        let route = shard.topic_named(topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for partition in &topic.partitions {
-            let result = if repeated.contains(&(topic.name, partition.partition_index)) {
+            pace.step().await;
+            let number = partition.partition_index;
+            let result = if repeated.partitions.contains(&(topic_number, number)) {
                 Err(ErrorCode::InvalidRequest)
             } else {
-                list(shard, topic.name, &partition, to.version).await
+                list(shard, route.as_deref(), &partition, to.version).await
             };
-            let number = partition.partition_index;
             partitions.push(partition_response(number, result, to.version));
         }
         listed.push((topic.name, partitions));
@@ -56,14 +63,12 @@ pub(crate) async fn handle<I: Io>(
 /// Without transactions the last stable offset is the high watermark, so the isolation level makes no difference.
 async fn list<I: Io>(
     shard: &Shard<I>,
-    topic: &str,
+    route: Option<&TopicRoute<I>>,
     partition: &ListOffsetsPartition,
     version: i16,
 ) -> Result<ListedOffset, ErrorCode> {
     check_timestamp(partition.timestamp, version)?;
-    let route = shard
-        .topic_named(topic)
-        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let route = route.ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let key = PartitionKey {
         topic: route.id,
         partition: partition.partition_index,
@@ -96,15 +101,32 @@ fn check_timestamp(timestamp: i64, version: i16) -> Result<(), ErrorCode> {
     Ok(())
 }
 
-/// The partitions that a request names more than once.
-fn repeated_partitions<'a>(request: &ListOffsetsRequest<'a>) -> HashSet<(&'a str, i32)> {
+/// The partitions that a request names more than once, by the number of their topic, so that each name is looked at once.
+#[derive(Default)]
+struct Repeated<'a> {
+    topics: HashMap<&'a str, usize>,
+    partitions: HashSet<(usize, i32)>,
+}
+
+async fn repeated_partitions<'a>(
+    request: &ListOffsetsRequest<'a>,
+    pace: &mut Pace,
+) -> Repeated<'a> {
+    let mut repeated = Repeated::default();
     let mut seen = HashSet::new();
-    let topics = request.topics.iter();
-    let all = topics.flat_map(|topic| {
-        let partitions = topic.partitions.into_iter();
-        partitions.map(move |partition| (topic.name, partition.partition_index))
-    });
-    all.filter(|partition| !seen.insert(*partition)).collect()
+    for topic in &request.topics {
+        pace.step().await;
+        let next = repeated.topics.len();
+        let number = *repeated.topics.entry(topic.name).or_insert(next);
+        for partition in &topic.partitions {
+            pace.step().await;
+            let partition = (number, partition.partition_index);
+            if !seen.insert(partition) {
+                repeated.partitions.insert(partition);
+            }
+        }
+    }
+    repeated
 }
 
 fn partition_response(
@@ -131,6 +153,8 @@ fn partition_response(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
     use wire::messages::list_offsets::ListOffsetsTopic;
 
     #[test]
@@ -169,7 +193,13 @@ mod tests {
             topics: Array::from(&topics),
             ..Default::default()
         };
-        assert_eq!(repeated_partitions(&request), HashSet::from([("t", 1)]));
+        let mut pace = Pace::default();
+        let repeated = pin!(repeated_partitions(&request, &mut pace));
+        let Poll::Ready(repeated) = repeated.poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("nothing is waited for here");
+        };
+        assert_eq!(repeated.partitions, HashSet::from([(0, 1)]));
+        assert_eq!(repeated.topics, HashMap::from([("t", 0)]));
     }
 
     #[test]

@@ -4,11 +4,13 @@ use super::describe_cluster::advertised_controller;
 use super::{authorized_operations, auto_create, new_topics};
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
+use crate::pace::Pace;
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use control_api::ids::{BrokerId, TopicId};
 use control_api::image::{BrokerRecord, MetadataImage, PartitionRecord, TopicRecord};
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use wire::messages::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
@@ -53,7 +55,8 @@ pub(crate) async fn handle<I: Io>(
     request: &MetadataRequest<'_>,
     answer: &mut Gather,
 ) -> Result<(), RequestError> {
-    let wanted = wanted(request, to.version);
+    let mut pace = Pace::default();
+    let wanted = wanted(request, to.version, &mut pace).await;
     let errors = match &wanted {
         Wanted::Named(names) if request.allow_auto_topic_creation => {
             create_missing(shard, names).await
@@ -63,11 +66,12 @@ pub(crate) async fn handle<I: Io>(
         }
     };
     let image = shard.image();
-    let topics = topic_answers(&image, &wanted, &errors, to.version);
-    let partitions: Vec<Vec<MetadataResponsePartition<'_>>> = topics
-        .iter()
-        .map(|topic| topic.partitions.iter().map(partition_response).collect())
-        .collect();
+    let topics = topic_answers(&image, &wanted, &errors, to.version, &mut pace).await;
+    let mut partitions: Vec<Vec<MetadataResponsePartition<'_>>> = Vec::with_capacity(topics.len());
+    for topic in &topics {
+        pace.steps(1 + topic.partitions.len()).await;
+        partitions.push(topic.partitions.iter().map(partition_response).collect());
+    }
     let operations = authorized_operations::of_topic(request.include_topic_authorized_operations);
     let topics: Vec<MetadataResponseTopic<'_>> = topics
         .iter()
@@ -97,7 +101,7 @@ pub(crate) async fn handle<I: Io>(
     })
 }
 
-fn wanted<'a>(request: &MetadataRequest<'a>, version: i16) -> Wanted<'a> {
+async fn wanted<'a>(request: &MetadataRequest<'a>, version: i16, pace: &mut Pace) -> Wanted<'a> {
     let Some(topics) = &request.topics else {
         return Wanted::All;
     };
@@ -111,13 +115,23 @@ fn wanted<'a>(request: &MetadataRequest<'a>, version: i16) -> Wanted<'a> {
         return Wanted::Invalid(names.collect());
     }
     if by_id || nameless {
-        let mut seen = HashSet::new();
         let ids = topics.iter().map(|topic| TopicId(topic.topic_id.0));
-        return Wanted::Identified(ids.filter(|id| seen.insert(*id)).collect());
+        return Wanted::Identified(each_once(ids, pace).await);
     }
-    let mut seen = HashSet::new();
     let names = topics.iter().filter_map(|topic| topic.name);
-    Wanted::Named(names.filter(|name| seen.insert(*name)).collect())
+    Wanted::Named(each_once(names, pace).await)
+}
+
+async fn each_once<T: Copy + Eq + Hash>(items: impl Iterator<Item = T>, pace: &mut Pace) -> Vec<T> {
+    let mut seen = HashSet::new();
+    let mut once = Vec::new();
+    for item in items {
+        pace.step().await;
+        if seen.insert(item) {
+            once.push(item);
+        }
+    }
+    once
 }
 
 /// Creates the topics that do not exist, if the configuration allows it.
@@ -137,36 +151,50 @@ async fn create_missing<'a, I: Io>(
 }
 
 /// `errors` say why a topic could not be created.
-fn topic_answers<'a>(
+async fn topic_answers<'a>(
     image: &'a MetadataImage,
     wanted: &Wanted<'a>,
     errors: &HashMap<&str, ErrorCode>,
     version: i16,
+    pace: &mut Pace,
 ) -> Vec<TopicAnswer<'a>> {
     let known = |topic: &'a TopicRecord| topic_answer(image, topic, version);
     match wanted {
-        Wanted::All => image.topics.values().map(known).collect(),
+        Wanted::All => paced(image.topics.values().map(known), pace).await,
         Wanted::Named(names) => {
             let topics = names.iter().map(|name| match image.topic(name) {
                 Some(topic) => known(topic),
                 None => failed(unknown_name(name, errors), Some(name), TopicId::ZERO),
             });
-            topics.collect()
+            paced(topics, pace).await
         }
         Wanted::Identified(ids) => {
             let topics = ids.iter().map(|id| match image.topics.get(id) {
                 Some(topic) => known(topic),
                 None => failed(ErrorCode::UnknownTopicId, None, *id),
             });
-            topics.collect()
+            paced(topics, pace).await
         }
         Wanted::Invalid(names) => {
             let topics = names.iter();
-            topics
-                .map(|name| failed(ErrorCode::InvalidRequest, Some(name), TopicId::ZERO))
-                .collect()
+            let topics =
+                topics.map(|name| failed(ErrorCode::InvalidRequest, Some(name), TopicId::ZERO));
+            paced(topics, pace).await
         }
     }
+}
+
+/// All answers; other tasks have their turn between them, each partition being a step.
+async fn paced<'a>(
+    answers: impl Iterator<Item = TopicAnswer<'a>>,
+    pace: &mut Pace,
+) -> Vec<TopicAnswer<'a>> {
+    let mut made = Vec::with_capacity(answers.size_hint().0);
+    for answer in answers {
+        pace.steps(1 + answer.partitions.len()).await;
+        made.push(answer);
+    }
+    made
 }
 
 fn unknown_name(name: &str, errors: &HashMap<&str, ErrorCode>) -> ErrorCode {
@@ -259,6 +287,8 @@ fn broker_response(broker: &BrokerRecord) -> MetadataResponseBroker<'_> {
 mod tests {
     use super::*;
     use control_api::ids::{BrokerEpoch, Incarnation, LeaderEpoch, PartitionEpoch};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
     use wire::messages::metadata::MetadataRequestTopic;
 
     const TOPIC: TopicId = TopicId([7; 16]);
@@ -274,6 +304,15 @@ mod tests {
             version: String::new(),
             fenced,
             shutting_down: false,
+        }
+    }
+
+    /// What a short loop comes to: it gives way to nobody.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(future).poll(&mut context) {
+            Poll::Ready(output) => output,
+            Poll::Pending => panic!("nothing is waited for here"),
         }
     }
 
@@ -308,7 +347,7 @@ mod tests {
             topics: Some(Array::from(topics)),
             ..Default::default()
         };
-        wanted(&request, version)
+        now(wanted(&request, version, &mut Pace::default()))
     }
 
     fn named(name: &'static str) -> MetadataRequestTopic<'static> {
@@ -345,7 +384,10 @@ mod tests {
     fn unknown_topics_are_told_apart() {
         let image = image(Some(1));
         let errors = HashMap::from([("late", ErrorCode::LeaderNotAvailable)]);
-        let code = |wanted: &Wanted<'_>| topic_answers(&image, wanted, &errors, 12)[0].error;
+        let code = |wanted: &Wanted<'_>| {
+            let mut pace = Pace::default();
+            now(topic_answers(&image, wanted, &errors, 12, &mut pace))[0].error
+        };
         let name = |name| code(&Wanted::Named(vec![name]));
         assert_eq!(name("t"), ErrorCode::None);
         assert_eq!(name("none"), ErrorCode::UnknownTopicOrPartition);

@@ -6,10 +6,11 @@
 use super::groups::{check_coordinator, error_code};
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
+use crate::pace::Pace;
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use control_api::ids::BrokerId;
-use control_api::image::MetadataImage;
+use control_api::image::{MetadataImage, TopicRecord};
 use control_api::message::{ControlError, OffsetCommit, Request, Response};
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitResponse,
@@ -40,14 +41,17 @@ pub(crate) async fn handle<I: Io>(
     let now_ms = shard.io.wall_clock_ms();
     let mut commits: Vec<(Place, OffsetCommit)> = Vec::new();
     let mut topics: Vec<(&str, Vec<OffsetCommitResponsePartition>)> = Vec::new();
+    let mut pace = Pace::default();
     for (topic_place, topic) in request.topics.iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
+        let known = image.topic(topic.name);
+        pace.step().await;
         for (place, partition) in topic.partitions.iter().enumerate() {
-            let commit = commit(&image, topic.name, &partition, authority);
+            pace.step().await;
+            let commit = commit(known, &partition, authority);
             let error = match commit {
                 Ok(commit) => {
                     let commit = OffsetCommit {
-                        group: request.group_id.to_owned(),
                         timestamp_ms: now_ms,
                         retention_ms: request.retention_time_ms,
                         ..commit
@@ -64,7 +68,7 @@ pub(crate) async fn handle<I: Io>(
         }
         topics.push((topic.name, partitions));
     }
-    for ((topic, partition), error) in store(shard, commits).await {
+    for ((topic, partition), error) in store(shard, request.group_id, commits).await {
         topics[topic].1[partition].error_code = error as i16;
     }
     let topics: Vec<OffsetCommitResponseTopic<'_>> = topics
@@ -101,13 +105,12 @@ fn authority(
 
 /// One partition's commit, whose group and times are still to be filled in.
 fn commit(
-    image: &MetadataImage,
-    topic: &str,
+    topic: Option<&TopicRecord>,
     partition: &OffsetCommitRequestPartition<'_>,
     authority: Result<i32, ErrorCode>,
 ) -> Result<OffsetCommit, ErrorCode> {
     let unknown = ErrorCode::UnknownTopicOrPartition;
-    let topic = image.topic(topic).ok_or(unknown)?;
+    let topic = topic.ok_or(unknown)?;
     let number = u32::try_from(partition.partition_index).map_err(|_| unknown)?;
     if number as usize >= topic.partitions.len() {
         return Err(unknown);
@@ -131,9 +134,11 @@ fn commit(
     })
 }
 
-/// Stores the commits and returns those that failed.
+/// Stores the commits and returns those that failed. Each gets the group's name as it is asked for, since that may be far longer than
+/// the commit.
 async fn store<I: Io>(
     shard: &Shard<I>,
+    group: &str,
     commits: Vec<(Place, OffsetCommit)>,
 ) -> Vec<(Place, ErrorCode)> {
     let mut failed = Vec::new();
@@ -142,9 +147,12 @@ async fn store<I: Io>(
         let mut bytes = 0;
         let (mut places, mut question) = (Vec::new(), Vec::new());
         while let Some((place, commit)) = commits.next_if(|_| bytes < QUESTION_BYTES_MAX) {
-            bytes += COMMIT_BYTES + commit.group.len() + commit.metadata.len();
+            bytes += COMMIT_BYTES + group.len() + commit.metadata.len();
             places.push(place);
-            question.push(commit);
+            question.push(OffsetCommit {
+                group: group.to_owned(),
+                ..commit
+            });
         }
         let request = Request::CommitOffsets { commits: question };
         let results = match shard.ask_control(request).await {
@@ -166,7 +174,7 @@ mod tests {
     use control_api::ids::{BrokerEpoch, Incarnation, TopicId};
     use control_api::ids::{LeaderEpoch, PartitionEpoch};
     use control_api::image::{
-        BrokerRecord, COORDINATOR_SHARDS, CoordinatorRecord, PartitionRecord, TopicRecord,
+        BrokerRecord, COORDINATOR_SHARDS, CoordinatorRecord, PartitionRecord,
     };
 
     const ME: BrokerId = BrokerId(1);
@@ -242,7 +250,7 @@ mod tests {
                 committed_metadata: metadata,
                 ..Default::default()
             };
-            commit(&image, topic, &partition, Ok(5)).map(|commit| commit.metadata)
+            commit(image.topic(topic), &partition, Ok(5)).map(|commit| commit.metadata)
         };
         let unknown = Err(ErrorCode::UnknownTopicOrPartition);
         assert_eq!(code("t", 0, None), Ok(String::new()));

@@ -3,9 +3,11 @@
 
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
+use crate::pace::Pace;
 use crate::partition::EpochEnd;
 use crate::partition_request::{PartitionKey, epoch_end_anywhere};
 use crate::respond::AnswerTo;
+use crate::routes::TopicRoute;
 use crate::shard::Shard;
 use wire::messages::offset_for_leader_epoch::{
     EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
@@ -20,10 +22,15 @@ pub(crate) async fn handle<I: Io>(
     answer: &mut Gather,
 ) -> Result<(), RequestError> {
     let mut found = Vec::with_capacity(request.topics.len());
+    let mut pace = Pace::default();
     for topic in &request.topics {
+        // Looked up once: the name may be as long as all of its partitions together.
+        let route = shard.topic_named(topic.topic);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
+        pace.step().await;
         for partition in &topic.partitions {
-            let result = epoch_end(shard, topic.topic, &partition).await;
+            pace.step().await;
+            let result = epoch_end(shard, route.as_deref(), &partition).await;
             partitions.push(partition_response(partition.partition, result));
         }
         found.push((topic.topic, partitions));
@@ -46,12 +53,10 @@ pub(crate) async fn handle<I: Io>(
 
 async fn epoch_end<I: Io>(
     shard: &Shard<I>,
-    topic: &str,
+    route: Option<&TopicRoute<I>>,
     partition: &OffsetForLeaderPartition,
 ) -> Result<EpochEnd, ErrorCode> {
-    let route = shard
-        .topic_named(topic)
-        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let route = route.ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let key = PartitionKey {
         topic: route.id,
         partition: partition.partition,

@@ -26,11 +26,11 @@ pub(super) struct Progress {
     stalled: Cell<bool>,
     answers: RefCell<Vec<(Offset, Level, Waker)>>,
     fetches: RefCell<Vec<FetchEntry>>,
-    next_fetch: Cell<u64>,
 }
 
 struct FetchEntry {
-    id: u64,
+    /// Where in the list it stands, which its waiter has to know to leave.
+    place: Rc<Cell<usize>>,
     beyond: Offset,
     event: Rc<Event>,
 }
@@ -38,7 +38,7 @@ struct FetchEntry {
 /// A parked fetch's interest in a partition; it ends when this is dropped.
 pub struct FetchWaiter {
     progress: Weak<Progress>,
-    id: u64,
+    place: Rc<Cell<usize>>,
 }
 
 impl Progress {
@@ -56,7 +56,6 @@ impl Progress {
             stalled: Cell::new(false),
             answers: RefCell::default(),
             fetches: RefCell::default(),
-            next_fetch: Cell::new(0),
         }
     }
 
@@ -231,16 +230,16 @@ impl Progress {
         beyond: Offset,
         event: &Rc<Event>,
     ) -> FetchWaiter {
-        let id = self.next_fetch.get();
-        self.next_fetch.set(id + 1);
-        self.fetches.borrow_mut().push(FetchEntry {
-            id,
+        let mut fetches = self.fetches.borrow_mut();
+        let place = Rc::new(Cell::new(fetches.len()));
+        fetches.push(FetchEntry {
+            place: Rc::clone(&place),
             beyond,
             event: Rc::clone(event),
         });
         FetchWaiter {
             progress: Rc::downgrade(self),
-            id,
+            place,
         }
     }
 }
@@ -250,9 +249,58 @@ impl Drop for FetchWaiter {
         let Some(progress) = self.progress.upgrade() else {
             return;
         };
+        // The last of the list takes the place, however many there are.
         let mut fetches = progress.fetches.borrow_mut();
-        if let Some(index) = fetches.iter().position(|entry| entry.id == self.id) {
-            fetches.swap_remove(index);
+        let place = self.place.get();
+        fetches.swap_remove(place);
+        if let Some(moved) = fetches.get(place) {
+            moved.place.set(place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Rc<Progress> {
+        Rc::new(Progress::new(Offset(0), Offset(0), LeaderEpoch(0)))
+    }
+
+    fn move_high_watermark(progress: &Progress, to: i64) {
+        progress.appended(Offset(to));
+        progress.advance_written(Offset(to));
+        progress.publish(true);
+    }
+
+    #[test]
+    fn parked_fetches_leave_in_any_order_and_the_others_are_still_told() {
+        let progress = progress();
+        let event = || Rc::new(Event::default());
+        let events: Vec<_> = (0..7).map(|_| event()).collect();
+        let mut waiters: Vec<_> = events
+            .iter()
+            .map(|event| progress.register_fetch(Offset(0), event))
+            .collect();
+        for gone in [0, 5, 2] {
+            waiters.remove(gone);
+        }
+        move_high_watermark(&progress, 1);
+        let told: Vec<u64> = events.iter().map(|event| event.generation()).collect();
+        assert_eq!(told, [0, 1, 1, 0, 1, 1, 0]);
+        drop(waiters);
+        assert!(progress.fetches.borrow().is_empty());
+    }
+
+    /// Each looked through the list for its own place, which took a shard 14 s for a fetch that named a partition 200,000 times.
+    #[test]
+    fn very_many_parked_fetches_leave_without_looking_for_their_places() {
+        let progress = progress();
+        let event = Rc::new(Event::default());
+        let waiters: Vec<_> = (0..1_000_000)
+            .map(|_| progress.register_fetch(Offset(0), &event))
+            .collect();
+        drop(waiters);
+        assert!(progress.fetches.borrow().is_empty());
     }
 }

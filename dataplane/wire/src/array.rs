@@ -162,6 +162,7 @@ impl<'a, T: Field<'a>> Field<'a> for Option<Array<'a, T>> {
                 left: reader.remaining(),
             });
         }
+        reader.take_elements(count)?;
         let first = reader.clone();
         match T::FIXED_BYTES {
             Some(_) => reader.skip(bytes_min)?,
@@ -242,6 +243,26 @@ mod tests {
                 count: 0x7fff_ffff,
                 left: 4
             })
+        );
+    }
+
+    /// Each element of the outer array counts, and each of the inner ones.
+    #[test]
+    fn elements_are_limited_over_all_arrays() {
+        type Nested<'a> = Array<'a, Array<'a, i32>>;
+        let inner = [[1, 2, 3], [4, 5, 6]];
+        let outer = [Array::from(&inner[0]), Array::from(&inner[1])];
+        let mut bytes = Vec::new();
+        let nested: Nested<'_> = Array::from(&outer);
+        nested.write(&mut Writer::new(&mut bytes), OLD).unwrap();
+        let mut reader = Reader::new(&bytes).with_elements_max(9);
+        let read: Nested<'_> = Nested::read(&mut reader, OLD).unwrap();
+        assert_eq!(reader.elements_left(), 1);
+        assert_eq!(read, nested, "walking it again takes no more of them");
+        let refused = Nested::read(&mut Reader::new(&bytes).with_elements_max(7), OLD);
+        assert_eq!(
+            refused,
+            Err(DecodeError::ElementsLimited { count: 3, left: 2 })
         );
     }
 

@@ -25,6 +25,9 @@ pub enum DecodeError {
     /// An array that claims more elements than the rest of the frame could hold.
     #[error("an array of {count} elements where {left} bytes are left")]
     TooManyElements { count: usize, left: usize },
+    /// More elements in all arrays together than the reader was told to take.
+    #[error("an array of {count} elements where {left} may be taken")]
+    ElementsLimited { count: usize, left: usize },
     /// A variable-length integer that does not fit its type.
     #[error("a variable-length integer is too long")]
     OverlongVarint,
@@ -74,6 +77,8 @@ pub struct Reader<'a> {
     next: usize,
     /// Unread bytes, those in `current` included.
     remaining: usize,
+    /// Elements that arrays may still have, over all of them.
+    elements_left: usize,
     scratch: Option<&'a Scratch>,
 }
 
@@ -85,6 +90,7 @@ impl<'a> Reader<'a> {
             parts: &[],
             next: 0,
             remaining: bytes.len(),
+            elements_left: usize::MAX,
             scratch: None,
         }
     }
@@ -97,10 +103,32 @@ impl<'a> Reader<'a> {
             parts,
             next: 0,
             remaining,
+            elements_left: usize::MAX,
             scratch: Some(scratch),
         };
         reader.advance_piece();
         reader
+    }
+
+    /// Takes so many elements over all arrays from here on, and refuses a message that has more: what becomes of an element may be a
+    /// hundred times as long as the element.
+    #[must_use]
+    pub fn with_elements_max(mut self, elements: usize) -> Self {
+        self.elements_left = elements;
+        self
+    }
+
+    /// Elements that may still come.
+    pub fn elements_left(&self) -> usize {
+        self.elements_left
+    }
+
+    #[inline]
+    pub(crate) fn take_elements(&mut self, count: usize) -> Result<(), DecodeError> {
+        let left = self.elements_left;
+        let rest = left.checked_sub(count);
+        self.elements_left = rest.ok_or(DecodeError::ElementsLimited { count, left })?;
+        Ok(())
     }
 
     /// Bytes not read yet.
