@@ -258,6 +258,7 @@ impl ShardThread {
             opening: self.opening,
             log_shared: Rc::clone(&log_shared),
             tail_buffers: tail_buffers - chunks,
+            connections_idle_ms_max: self.config.connections_idle_ms_max,
         });
         // Nobody waits any more if another shard could not start.
         let _ = started.send(Ok(()));

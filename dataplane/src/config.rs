@@ -68,6 +68,14 @@ pub struct Settings {
     /// How much of a segment is prepared so; topics with a smaller `segment.bytes` do without [default: 1024]
     #[arg(long, env = "MILLRACE_SPARE_SEGMENT_MIB", value_name = "MIB")]
     pub spare_segment_mib: Option<u64>,
+    /// Connections on which nothing moves for so long are closed; below 0, none is [default: 600000]
+    #[arg(
+        long,
+        env = "MILLRACE_CONNECTIONS_MAX_IDLE_MS",
+        value_name = "MS",
+        allow_negative_numbers = true
+    )]
+    pub connections_max_idle_ms: Option<i64>,
     /// The rack that this broker stands in.
     #[arg(long, env = "MILLRACE_RACK")]
     pub rack: Option<String>,
@@ -87,6 +95,8 @@ pub struct BrokerConfig {
     pub tail_bytes: usize,
     pub spare_segments: usize,
     pub spare_segment_bytes: u64,
+    /// `None`: they may be idle for ever.
+    pub connections_idle_ms_max: Option<u64>,
     pub rack: Option<String>,
 }
 
@@ -96,6 +106,8 @@ pub const TAIL_MIB_DEFAULT: usize = 128;
 const TAIL_MIB_PER_SHARD_MIN: usize = 32;
 const TAIL_MIB_MAX: usize = 1 << 20;
 const SHARDS_MAX: usize = 256;
+/// As Kafka's.
+const CONNECTIONS_MAX_IDLE_MS_DEFAULT: i64 = 600_000;
 const SPARE_SEGMENT_MIB_MAX: u64 = SPARE_BYTES_MAX >> 20;
 
 impl CommandLine {
@@ -127,6 +139,9 @@ impl Settings {
             tail_mib: self.tail_mib.or(file.tail_mib),
             spare_segments: self.spare_segments.or(file.spare_segments),
             spare_segment_mib: self.spare_segment_mib.or(file.spare_segment_mib),
+            connections_max_idle_ms: self
+                .connections_max_idle_ms
+                .or(file.connections_max_idle_ms),
             rack: self.rack.or(file.rack),
         }
     }
@@ -179,6 +194,11 @@ impl Settings {
             tail_bytes: tail_mib << 20,
             spare_segments: self.spare_segments.unwrap_or(0),
             spare_segment_bytes: spare_segment_mib << 20,
+            connections_idle_ms_max: u64::try_from(
+                self.connections_max_idle_ms
+                    .unwrap_or(CONNECTIONS_MAX_IDLE_MS_DEFAULT),
+            )
+            .ok(),
             rack: self.rack,
         })
     }
@@ -259,6 +279,20 @@ mod tests {
         assert_eq!(config.id, 2);
         assert_eq!(config.controllers, ["127.0.0.1:1"]);
         assert_eq!(config.advertise_port, 9092);
+    }
+
+    #[test]
+    fn connections_may_be_idle_for_ten_minutes_or_for_ever() {
+        let idle = |connections_max_idle_ms| {
+            let settings = Settings {
+                connections_max_idle_ms,
+                ..settings()
+            };
+            settings.checked().unwrap().connections_idle_ms_max
+        };
+        assert_eq!(idle(None), Some(600_000));
+        assert_eq!(idle(Some(5)), Some(5));
+        assert_eq!(idle(Some(-1)), None);
     }
 
     #[test]

@@ -167,8 +167,10 @@ pub struct Registry<I: Io> {
 
 struct OpenConnection<I: Io> {
     socket: I::Socket,
-    /// Set while a send is under way.
-    sending_since: Rc<Cell<Option<Instant>>>,
+    /// What had moved in either direction when it was last looked at, and since when nothing more has.
+    moved_bytes: Cell<u64>,
+    still_since: Cell<Instant>,
+    look_at: Cell<Instant>,
 }
 
 impl<I: Io> Default for Registry<I> {
@@ -185,18 +187,29 @@ impl<I: Io> Registry<I> {
         self.open.borrow().len()
     }
 
-    /// Ends the connections whose clients have taken nothing for [`SEND_STALL_MS_MAX`].
-    pub fn end_stalled(&self, io: &I) {
+    /// Ends the connections on which nothing has moved for `idle_ms_max`, as Kafka's `connections.max.idle.ms`. A client that takes its
+    /// answer slowly is not idle, whatever the time that one send takes; the kernel counts what it takes, so nobody else has to.
+    pub fn end_idle(&self, io: &I, idle_ms_max: u64) {
         let now = io.now();
         for connection in self.open.borrow().values() {
-            let stalled = connection
-                .sending_since
-                .get()
-                .is_some_and(|since| since.after_ms(SEND_STALL_MS_MAX) < now);
-            if stalled {
+            if now >= connection.look_at.get() && connection.is_idle(io, now, idle_ms_max) {
+                tracing::debug!("a connection has been idle for too long");
                 io.shutdown(&connection.socket);
             }
         }
+    }
+}
+
+impl<I: Io> OpenConnection<I> {
+    fn is_idle(&self, io: &I, now: Instant, idle_ms_max: u64) -> bool {
+        self.look_at.set(now.after_ms(idle_ms_max / IDLE_LOOKS_MIN));
+        let moved = io.moved_bytes(&self.socket);
+        if moved == Some(self.moved_bytes.get()) {
+            return self.still_since.get().after_ms(idle_ms_max) <= now;
+        }
+        self.moved_bytes.set(moved.unwrap_or(0));
+        self.still_since.set(now);
+        false
     }
 }
 
@@ -209,7 +222,6 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
         broken: Cell::new(false),
         changed: Event::default(),
     });
-    let sending_since = Rc::new(Cell::new(None));
     let id = shard
         .connections
         .next
@@ -218,15 +230,15 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
         id,
         OpenConnection {
             socket: socket.clone(),
-            sending_since: sending_since.clone(),
+            moved_bytes: Cell::new(0),
+            still_since: Cell::new(shard.io.now()),
+            look_at: Cell::default(),
         },
     );
     shard
         .io
         .spawn(read(shard.clone(), socket.clone(), outbox.clone()));
-    shard
-        .io
-        .spawn(write(shard.clone(), socket, outbox, sending_since, id));
+    shard.io.spawn(write(shard.clone(), socket, outbox, id));
 }
 
 async fn read<I: Io>(shard: Rc<Shard<I>>, socket: I::Socket, outbox: Rc<Outbox<I>>) {
@@ -270,23 +282,10 @@ async fn read_requests<I: Io>(
     Ok(())
 }
 
-async fn write<I: Io>(
-    shard: Rc<Shard<I>>,
-    socket: I::Socket,
-    outbox: Rc<Outbox<I>>,
-    sending_since: Rc<Cell<Option<Instant>>>,
-    id: u64,
-) {
+async fn write<I: Io>(shard: Rc<Shard<I>>, socket: I::Socket, outbox: Rc<Outbox<I>>, id: u64) {
     let mut message = Gather::default();
     while let Some(first) = outbox.pop().await {
-        let sent = send_answers(
-            &shard,
-            &socket,
-            &outbox,
-            &sending_since,
-            first,
-            &mut message,
-        );
+        let sent = send_answers(&shard, &socket, &outbox, first, &mut message);
         if let Err(error) = sent.await {
             tracing::debug!(%error, "an answer could not be sent");
             break;
@@ -312,7 +311,6 @@ async fn send_answers<I: Io>(
     shard: &Rc<Shard<I>>,
     socket: &I::Socket,
     outbox: &Outbox<I>,
-    sending_since: &Cell<Option<Instant>>,
     mut first: PendingRequest<I>,
     message: &mut Gather,
 ) -> Result<(), SendError> {
@@ -325,12 +323,10 @@ async fn send_answers<I: Io>(
         && outbox.answer_ready(message, &mut answered)?
     {}
     let begun = shard.io.now();
-    sending_since.set(Some(begun));
     let (result, returned) = shard.io.send(socket, std::mem::take(message)).await;
     *message = returned;
     // An idle connection keeps nothing of its last answer's memory.
     message.clear();
-    sending_since.set(None);
     outbox.sent(answered.bytes);
     answered.observe(shard, begun);
     Ok(result?)

@@ -50,8 +50,8 @@ pub const PENDING_RESPONSE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that one gather-send carries.
 pub const SEND_BYTES_MAX: usize = 1024 * 1024;
 
-/// A connection that takes no byte of an answer for this long is closed.
-pub const SEND_STALL_MS_MAX: u64 = 30_000;
+/// A connection is looked at so often, at least, before it is closed for being idle.
+pub const IDLE_LOOKS_MIN: u64 = 10;
 
 /// Of the files that the process may have open, one in so many, and no fewer than this, is kept from connections: whatever clients do,
 /// segments find descriptors.

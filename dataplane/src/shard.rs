@@ -52,6 +52,8 @@ pub struct ShardParts<I: Io> {
     pub log_shared: Rc<LogShared>,
     /// Buffers that the tails of this shard's partitions may use.
     pub tail_buffers: usize,
+    /// How long nothing may move on a connection; `None` for as long as it likes.
+    pub connections_idle_ms_max: Option<u64>,
 }
 
 pub struct Shard<I: Io> {
@@ -64,6 +66,7 @@ pub struct Shard<I: Io> {
     pub log_shared: Rc<LogShared>,
     pub sessions: RefCell<FetchSessions>,
     pub(crate) connections: connection::Registry<I>,
+    pub(crate) connections_idle_ms_max: Option<u64>,
     image: RefCell<Arc<MetadataImage>>,
     image_changed: Event,
     pub(crate) routes: RefCell<Routes<I>>,
@@ -91,6 +94,7 @@ impl<I: Io> Shard<I> {
             log_shared: parts.log_shared,
             sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
             connections: connection::Registry::default(),
+            connections_idle_ms_max: parts.connections_idle_ms_max,
             image: RefCell::default(),
             image_changed: Event::default(),
             routes: RefCell::default(),

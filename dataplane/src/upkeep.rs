@@ -1,4 +1,4 @@
-//! What a shard does by the clock: metrics, stalled connections, checkpoints and retention.
+//! What a shard does by the clock: metrics, idle connections, checkpoints and retention.
 
 use crate::io::Io;
 use crate::shard::Shard;
@@ -18,7 +18,9 @@ pub async fn run<I: Io>(shard: Rc<Shard<I>>) {
         shard.io.sleep_until(shard.io.now().after_ms(TICK_MS)).await;
         tick += 1;
         publish_metrics(&shard);
-        shard.connections.end_stalled(&shard.io);
+        if let Some(idle_ms_max) = shard.connections_idle_ms_max {
+            shard.connections.end_idle(&shard.io, idle_ms_max);
+        }
         if tick.is_multiple_of(GROWN_TICKS) {
             checkpoint(&shard, tick.is_multiple_of(CHECKPOINT_TICKS)).await;
         }

@@ -13,6 +13,8 @@ mod client;
 mod fetching;
 #[path = "shard_simulated/stopping.rs"]
 mod stopping;
+#[path = "shard_simulated/idle.rs"]
+mod idle;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -29,6 +29,7 @@ mod request;
 pub mod signals;
 mod slots;
 mod socket;
+mod socket_options;
 mod task_memory;
 mod timer;
 mod wake;

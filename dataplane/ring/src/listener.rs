@@ -14,6 +14,7 @@ use crate::operation::{InFlight, is_passing};
 use crate::reactor::Reactor;
 use crate::slots::Key;
 use crate::socket::{Socket, remember, wake};
+use crate::socket_options;
 
 /// Accepted sockets that may wait for `accept` before the listener stops.
 const ACCEPTED_MAX: usize = 128;
@@ -31,14 +32,15 @@ impl Listener {
 }
 
 impl Ring {
-    /// Listens for TCP connections. Accepted sockets send small messages at once (TCP_NODELAY).
+    /// Listens for TCP connections. Accepted sockets send small messages at once (TCP_NODELAY) and find out when their peer has vanished
+    /// (SO_KEEPALIVE).
     pub fn listen(&self, address: SocketAddr, backlog: u32) -> io::Result<Listener> {
         let failed = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         };
         let listener = TcpListener::bind(address).map_err(failed)?;
         set_backlog(&listener, backlog).map_err(failed)?;
-        send_at_once(&listener).map_err(failed)?;
+        socket_options::of_listener(&listener).map_err(failed)?;
         let state = ListenerState {
             listener,
             queue: RefCell::default(),
@@ -149,26 +151,6 @@ fn set_backlog(listener: &TcpListener, backlog: u32) -> io::Result<()> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     // SAFETY: a plain system call on a descriptor that we own; on a socket that listens it changes the backlog.
     let result = unsafe { libc::listen(listener.as_raw_fd(), backlog) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// TCP_NODELAY on a listener is inherited by what it accepts.
-fn send_at_once(listener: &TcpListener) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the kernel reads one integer, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

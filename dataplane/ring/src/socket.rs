@@ -27,6 +27,7 @@ use crate::outgoing::Outgoing;
 use crate::reactor::Reactor;
 use crate::request::Request;
 use crate::slots::Key;
+use crate::socket_options;
 
 /// Slices, and bytes, that may wait for a reader before its socket stops receiving. A burst of completions may overshoot them once.
 const BACKLOG_SLICES_MAX: usize = 4;
@@ -175,6 +176,11 @@ impl Ring {
         let inline = message.finish();
         self.0.keep_message(message);
         (outcome, inline)
+    }
+
+    /// Bytes that the peer has taken and bytes that have come from it, together; `None` if the kernel does not say.
+    pub fn moved_bytes(&self, socket: &Socket) -> Option<u64> {
+        socket_options::moved_bytes(&socket.0.state.descriptor)
     }
 
     /// Ends both directions; pending operations complete with an error or the end of the stream.

@@ -151,6 +151,9 @@ pub trait Io: Clone + 'static {
     fn hand_off(&self, socket: Self::Socket) -> Self::Handoff;
     /// Takes a socket that another shard accepted.
     fn take_over(&self, socket: Self::Handoff) -> Self::Socket;
+    /// Bytes that the other end has taken and bytes that have come from it, together: the same number as before says that nothing has moved.
+    /// `None` if the world does not say.
+    fn moved_bytes(&self, socket: &Self::Socket) -> Option<u64>;
     /// Ends both directions; pending operations complete with an error or the end of the stream.
     fn shutdown(&self, socket: &Self::Socket);
 

@@ -129,6 +129,10 @@ impl Io for RingIo {
         self.ring.adopt(socket)
     }
 
+    fn moved_bytes(&self, socket: &Socket) -> Option<u64> {
+        self.ring.moved_bytes(socket)
+    }
+
     fn shutdown(&self, socket: &Socket) {
         self.ring.shutdown(socket);
     }

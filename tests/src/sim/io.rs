@@ -359,6 +359,11 @@ impl Io for SimIo {
         self.socket(socket.end)
     }
 
+    fn moved_bytes(&self, socket: &SimSocket) -> Option<u64> {
+        let world = self.0.shared.world.borrow();
+        world.network.moved_bytes(socket.0.end())
+    }
+
     fn shutdown(&self, socket: &SimSocket) {
         let mut world = self.0.shared.world.borrow_mut();
         world.network.close(socket.0.end());

@@ -71,6 +71,8 @@ struct Connection {
 struct Stream {
     wire: VecDeque<u8>,
     arrived: VecDeque<u8>,
+    /// Bytes that have ever arrived.
+    arrived_bytes: u64,
     delivering: bool,
     /// The sender will send no more.
     finished: bool,
@@ -222,6 +224,7 @@ impl Network {
             },
         };
         stream.arrived.extend(stream.wire.drain(..bytes));
+        stream.arrived_bytes += bytes as u64;
         let more = !stream.wire.is_empty();
         stream.delivering = more;
         stream.ended = stream.finished && !more;
@@ -295,6 +298,13 @@ impl Network {
             }
             self.close(end);
         }
+    }
+
+    /// Bytes that have arrived at either end; a connection that is over says nothing.
+    pub(super) fn moved_bytes(&self, end: End) -> Option<u64> {
+        let connection = self.connections.get(&end.connection)?;
+        let streams = connection.incoming.iter();
+        Some(streams.map(|stream| stream.arrived_bytes).sum())
     }
 
     pub(super) fn connections(&self) -> usize {

@@ -24,6 +24,7 @@ use millrace_tests::sim::SimIo;
 
 const BROKER: BrokerId = BrokerId(1);
 const DATA: &str = "/data";
+pub(super) const CONNECTIONS_IDLE_MS_MAX: u64 = 600_000;
 
 pub(super) fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9092))
@@ -181,6 +182,7 @@ pub(super) fn start_broker(
                 opening: Arc::clone(&opening),
                 log_shared: LogShared::new(Vec::new(), SpareSegments::none()),
                 tail_buffers: 32,
+                connections_idle_ms_max: Some(CONNECTIONS_IDLE_MS_MAX),
             });
             if let Some(listener) = listener.take() {
                 shard_io.spawn(Rc::clone(&shard).accept(listener, CONNECTIONS_MAX));

@@ -15,7 +15,7 @@ use wire::{
 use super::broker::address;
 
 const PRODUCE_VERSION: i16 = 12;
-const FETCH_VERSION: i16 = 12;
+pub(super) const FETCH_VERSION: i16 = 12;
 const RETRY_MS: u64 = 5;
 const ALL: i16 = -1;
 
@@ -164,7 +164,7 @@ impl Client {
     async fn try_exchange(&mut self, request: AnyRequest<'_>, version: i16) -> Option<Vec<u8>> {
         let socket = self.connected().await?;
         self.send(&socket, request, version).await?;
-        self.answer(&socket).await
+        self.answer(0).await
     }
 
     /// Sends a request whose answer nobody waits for; `None` when the connection was lost.
@@ -179,7 +179,7 @@ impl Client {
         self.received.clear();
     }
 
-    async fn connected(&mut self) -> Option<SimSocket> {
+    pub(super) async fn connected(&mut self) -> Option<SimSocket> {
         if self.socket.is_none() {
             self.socket = Some(self.io.connect(address()).await.ok()?);
         }
@@ -210,16 +210,30 @@ impl Client {
         self.io.send(socket, message).await.0.ok()
     }
 
-    async fn answer(&mut self, socket: &SimSocket) -> Option<Vec<u8>> {
-        let length = self.take(socket, 4).await?;
+    pub(super) async fn send_bytes(&self, socket: &SimSocket, bytes: Vec<u8>) -> Option<()> {
+        let message = Gather {
+            parts: vec![GatherPart::Inline(0..bytes.len())],
+            inline: bytes,
+            ..Gather::default()
+        };
+        self.io.send(socket, message).await.0.ok()
+    }
+
+    /// The answer to the request sent last, without its length, taken with a pause before each piece; `None` when the connection ends.
+    pub(super) async fn answer(&mut self, pause_ms: u64) -> Option<Vec<u8>> {
+        let socket = self.connected().await?;
+        let length = self.take(&socket, 4, pause_ms).await?;
         let length = i32::from_be_bytes(length.try_into().unwrap());
-        let answer = self.take(socket, length as usize).await?;
+        let answer = self.take(&socket, length as usize, pause_ms).await?;
         assert_eq!(answer[..4], self.correlation.to_be_bytes());
         Some(answer)
     }
 
-    async fn take(&mut self, socket: &SimSocket, bytes: usize) -> Option<Vec<u8>> {
+    async fn take(&mut self, socket: &SimSocket, bytes: usize, pause_ms: u64) -> Option<Vec<u8>> {
         while self.received.len() < bytes {
+            if pause_ms > 0 {
+                self.io.sleep_until(self.io.now().after_ms(pause_ms)).await;
+            }
             let slice = self.io.receive(socket).await.ok()?;
             if slice.is_empty() {
                 return None;
@@ -232,6 +246,16 @@ impl Client {
     async fn pause(&self) {
         self.io.sleep_until(self.io.now().after_ms(RETRY_MS)).await;
     }
+}
+
+/// The records of a fetch's answer for one partition.
+pub(super) fn fetched(answer: &[u8], offset: i64) -> Vec<Produced> {
+    let mut reader = answer_reader(answer, ApiKey::Fetch, FETCH_VERSION);
+    let response = FetchResponse::decode(&mut reader, FETCH_VERSION).unwrap();
+    let topic = response.responses.iter().next().unwrap();
+    let data = topic.partitions.iter().next().unwrap();
+    assert_eq!(data.error_code, i16::from(ErrorCode::None));
+    records_of(data.records.unwrap_or_default(), offset)
 }
 
 pub(super) fn answer_reader(answer: &[u8], api: ApiKey, version: i16) -> Reader<'_> {
