@@ -71,6 +71,12 @@ impl<R> Calls<R> {
         })
     }
 
+    /// Whether another call may be opened.
+    pub fn has_room(&self) -> bool {
+        let table = self.table.borrow();
+        !table.free.is_empty() || table.slots.len() < CALLS_MAX
+    }
+
     /// Delivers a reply. One for a call that was given up is dropped.
     pub fn complete(&self, id: CallId, reply: R) {
         let waiter = {

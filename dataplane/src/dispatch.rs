@@ -1,7 +1,7 @@
 //! Takes a frame apart as far as its API and version, and calls that API's handler.
 
 use crate::connection::{Outbox, Pending, PendingRequest, Started};
-use crate::frame::{Frame, FrameReader};
+use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers;
 use crate::handlers::produce::{Blocked, PendingProduce};
 use crate::io::{Gather, Instant, Io};
@@ -18,6 +18,8 @@ use wire::{ApiKey, DecodeError, EncodeError, Reader, RequestHeader, Scratch};
 pub enum RequestError {
     #[error("malformed request: {0}")]
     Malformed(#[from] DecodeError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     #[error("API key {0} is not known or not served")]
     UnknownApi(i16),
     #[error("version {version} of {api:?} is not supported")]
@@ -34,11 +36,11 @@ pub enum RequestError {
 pub async fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
     frames: &mut FrameReader<I>,
-    frame: Frame,
+    mut frame: Frame,
     started: Started,
     outbox: &Outbox<I>,
 ) -> Result<Instant, RequestError> {
-    if let Some(begun) = begin_produce(shard, &frame, started, outbox).await? {
+    if let Some(begun) = begin_produce(shard, frames, &mut frame, started, outbox).await? {
         frames.recycle(frame);
         return Ok(begun);
     }
@@ -50,7 +52,7 @@ pub async fn begin<I: Io>(
     let mut bytes = Vec::with_capacity(frame.bytes());
     frame.copy_to(&mut bytes);
     frames.recycle(frame);
-    frames.release_buffers();
+    frames.release_buffers()?;
     let (api, answer) = Box::pin(handle(shard.clone(), bytes)).await?;
     let begun = observe_begun(shard, api, started);
     outbox.push(PendingRequest {
@@ -74,7 +76,8 @@ fn observe_begun<I: Io>(shard: &Shard<I>, api: ApiKey, started: Started) -> Inst
 /// Begins a Produce request, waiting for memory where there is none; `None` if it is another API's.
 async fn begin_produce<I: Io>(
     shard: &Rc<Shard<I>>,
-    frame: &Frame,
+    frames: &mut FrameReader<I>,
+    frame: &mut Frame,
     started: Started,
     outbox: &Outbox<I>,
 ) -> Result<Option<Instant>, RequestError> {
@@ -84,6 +87,9 @@ async fn begin_produce<I: Io>(
             Appending::OtherApi => return Ok(None),
             Appending::Begun { acks } => break acks,
             Appending::Blocked(blocked) => {
+                // It may take long, and others have use for the receive buffers.
+                frame.settle(&shard.frame_memory);
+                frames.release_buffers()?;
                 if let Some(produce) = &mut produce {
                     blocked.passed(shard, produce).await;
                 }

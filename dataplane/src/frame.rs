@@ -9,13 +9,17 @@
 //! received straight into it. Behind a large frame another one is expected: its length is received alone, because what a burst
 //! leaves in receive buffers would have to be copied out of them.
 
-use crate::io::{Buffer, Instant, Io, Slice};
+use crate::frame_memory::LargeBuffer;
+use crate::io::{Buffer, Charge, Instant, Io, Slice};
 use crate::limits::*;
+use crate::message::SharedRecords;
 use crate::select;
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+
+pub use crate::frame_memory::FrameMemory;
 
 /// Why a connection's bytes make no frame. Each ends the connection.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +28,7 @@ pub enum FrameError {
     BadLength(#[from] wire::FrameError),
     #[error("the connection ended inside a frame")]
     Truncated,
-    #[error("a large frame stopped half-way")]
+    #[error("a large frame took long, and others waited for its memory")]
     Stalled,
     #[error("no memory for a frame of {0} bytes")]
     NoMemory(usize),
@@ -36,8 +40,10 @@ pub enum FrameError {
 pub struct Frame {
     head: Vec<u8>,
     pieces: Vec<Slice>,
-    /// Held only to be given back, after `pieces`, which view it.
-    _large: Option<LargeBuffer>,
+    /// Of memory that is its own. Held only to be given back, after `pieces`, which view it.
+    own: Option<LargeBuffer>,
+    /// For the receive buffers that it keeps while it waits.
+    pinned: Option<Charge>,
 }
 
 impl Frame {
@@ -57,110 +63,79 @@ impl Frame {
         self.parts().for_each(|part| target.extend_from_slice(part));
     }
 
-    /// Shared views of `pieces`, which are parts of this frame, for another shard to read. Only what lies in the copied head is
-    /// copied again. `None` when there is no memory for that.
-    pub fn share<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Slice>> {
-        pieces.map(|piece| self.share_one(piece)).collect()
+    /// Makes sure that the frame keeps few receive buffers from others, because it has to wait: it moves out of them if too many that
+    /// wait lie there already. Where there is no memory for that it stays.
+    pub fn settle(&mut self, memory: &Rc<FrameMemory>) {
+        if self.own.is_some() || self.pinned.is_some() {
+            return;
+        }
+        self.pinned = memory.pin(self.pieces.len());
+        if self.pinned.is_some() {
+            return;
+        }
+        let Some(mut own) = memory.moved(self.bytes()) else {
+            return;
+        };
+        let Some(buffer) = &mut own.buffer else {
+            return;
+        };
+        self.parts().for_each(|part| buffer.extend_from_slice(part));
+        let whole = buffer.slice(0..buffer.len());
+        self.head.clear();
+        self.pieces.clear();
+        self.pieces.push(whole);
+        self.own = Some(own);
     }
 
-    fn share_one(&self, piece: &[u8]) -> Option<Slice> {
+    /// Shared views of `pieces`, which are parts of this frame, for another shard to read. Little is copied, since a view of it would keep
+    /// a whole receive buffer; and so is what lies in the copied head, and everything once other shards keep too many receive buffers.
+    /// `None` while there is no memory for that.
+    pub fn share<'a>(
+        &self,
+        memory: &Rc<FrameMemory>,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Option<SharedRecords> {
+        if let Some(own) = &self.own {
+            let slices = pieces.map(|piece| self.view(piece).unwrap_or_default());
+            return Some(SharedRecords::new(slices.collect(), Some(own.lend()), None));
+        }
+        let bytes = pieces.clone().map(<[u8]>::len).sum();
+        if bytes <= FRAME_BYTES_COPIED_MAX {
+            let (slice, lent) = memory.copy_small(bytes, pieces)?;
+            return Some(SharedRecords::new(vec![slice], Some(lent), None));
+        }
+        let pinned = memory.pin(self.pieces.len());
+        let mut moved_bytes = 0;
+        let mut slices: Vec<Slice> = Vec::new();
+        for piece in pieces.clone() {
+            let view = pinned.as_ref().and_then(|_| self.view(piece));
+            moved_bytes += if view.is_none() { piece.len() } else { 0 };
+            slices.push(view.unwrap_or_default());
+        }
+        if moved_bytes == 0 {
+            return Some(SharedRecords::new(slices, None, pinned));
+        }
+        let mut moved = memory.moved(moved_bytes)?;
+        let buffer = moved.buffer.as_mut()?;
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            if slice.is_empty() {
+                let start = buffer.len();
+                buffer.extend_from_slice(piece);
+                *slice = buffer.slice(start..buffer.len());
+            }
+        }
+        Some(SharedRecords::new(slices, Some(moved.lend()), pinned))
+    }
+
+    /// A view of a part of this frame, if it lies in shared memory.
+    fn view(&self, piece: &[u8]) -> Option<Slice> {
         let start = piece.as_ptr().addr();
         let holder = self.pieces.iter().find(|holder| {
             let from = holder.as_ptr().addr();
             from <= start && start + piece.len() <= from + holder.len()
-        });
-        if let Some(holder) = holder {
-            let offset = start - holder.as_ptr().addr();
-            return Some(holder.slice(offset..offset + piece.len()));
-        }
-        let mut copy = Buffer::allocate(piece.len())?;
-        copy.extend_from_slice(piece);
-        Some(copy.slice(0..piece.len()))
-    }
-}
-
-/// What one shard's connections may hold for unfinished and large frames.
-#[derive(Default)]
-pub struct FrameMemory {
-    held_bytes: Cell<usize>,
-    large_bytes: Cell<usize>,
-    /// A frame uses what is kept back of the budget of large frames.
-    reserve_taken: Cell<bool>,
-    spare: RefCell<Vec<Buffer>>,
-}
-
-/// The buffer of one large frame, and how much of the shard's budget it has used.
-struct LargeBuffer {
-    buffer: Option<Buffer>,
-    charged_bytes: usize,
-    has_reserve: bool,
-    memory: Rc<FrameMemory>,
-}
-
-impl FrameMemory {
-    /// Bytes of receive buffers that unfinished frames hold.
-    pub fn held_bytes(&self) -> usize {
-        self.held_bytes.get()
-    }
-
-    /// Bytes of large frames, as far as they have arrived.
-    pub fn large_bytes(&self) -> usize {
-        self.large_bytes.get()
-    }
-
-    /// A buffer for a frame of that size. It takes memory only as it is filled.
-    fn large(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
-        let fits = bytes <= LARGE_FRAME_BUFFER_BYTES;
-        let spare = fits.then(|| self.spare.borrow_mut().pop()).flatten();
-        let buffer = spare.or_else(|| Buffer::allocate(bytes.max(LARGE_FRAME_BUFFER_BYTES)))?;
-        Some(LargeBuffer {
-            buffer: Some(buffer),
-            charged_bytes: 0,
-            has_reserve: false,
-            memory: self.clone(),
-        })
-    }
-}
-
-impl LargeBuffer {
-    /// Counts `bytes` more towards the budget; false while the budget has no room.
-    fn charge(&mut self, bytes: usize) -> bool {
-        let used = self.memory.large_bytes.get() + bytes;
-        if used > LARGE_FRAME_BYTES_MAX - LARGE_FRAME_RESERVE_BYTES && !self.take_reserve() {
-            return false;
-        }
-        self.memory.large_bytes.set(used);
-        self.charged_bytes += bytes;
-        true
-    }
-
-    /// Whether this is the one frame that may use the reserve.
-    fn take_reserve(&mut self) -> bool {
-        self.has_reserve = self.has_reserve || !self.memory.reserve_taken.replace(true);
-        self.has_reserve
-    }
-}
-
-impl Drop for LargeBuffer {
-    fn drop(&mut self) {
-        let memory = &self.memory;
-        memory
-            .large_bytes
-            .set(memory.large_bytes.get() - self.charged_bytes);
-        if self.has_reserve {
-            memory.reserve_taken.set(false);
-        }
-        let Some(mut buffer) = self.buffer.take() else {
-            return;
-        };
-        let mut spare = memory.spare.borrow_mut();
-        // Another shard may still read a slice of it; then it is freed when that shard is done.
-        let keep = buffer.capacity() == LARGE_FRAME_BUFFER_BYTES
-            && spare.len() < LARGE_FRAME_BUFFERS_KEPT
-            && buffer.clear();
-        if keep {
-            spare.push(buffer);
-        }
+        })?;
+        let offset = start - holder.as_ptr().addr();
+        Some(holder.slice(offset..offset + piece.len()))
     }
 }
 
@@ -182,6 +157,8 @@ pub struct FrameReader<I: Io> {
     prefix: Option<Buffer>,
     /// When the last of them came.
     received: Instant,
+    /// For more than a little in `head`, or in that of the frame that was cut from it.
+    moved: Option<Charge>,
     spare_pieces: Vec<Slice>,
     spare_head: Vec<u8>,
 }
@@ -199,6 +176,7 @@ impl<I: Io> FrameReader<I> {
             expects_large: false,
             prefix: None,
             received: Instant(0),
+            moved: None,
             spare_pieces: Vec::new(),
             spare_head: Vec::new(),
         }
@@ -206,6 +184,9 @@ impl<I: Io> FrameReader<I> {
 
     /// The next frame, or `None` when the client closed the connection between frames.
     pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.head.is_empty() {
+            self.moved = None;
+        }
         if self.expects_large && !self.receive_prefix().await? {
             return Ok(None);
         }
@@ -249,11 +230,24 @@ impl<I: Io> FrameReader<I> {
         self.spare_pieces.clear();
     }
 
-    /// Copies what has arrived beyond the current frame out of the receive buffers, because that frame's handler may wait long.
-    pub fn release_buffers(&mut self) {
+    /// Copies what has arrived beyond the current frame out of the receive buffers, because that frame's handler may wait long. What is
+    /// more than a little is counted, and the connection ends if there is no room for it.
+    pub fn release_buffers(&mut self) -> Result<(), FrameError> {
+        let bytes = self.available;
+        if bytes > FRAME_BYTES_COPIED_MAX {
+            let charge = match &mut self.moved {
+                Some(charge) => charge.resize(bytes).then_some(()),
+                none => self
+                    .memory
+                    .charge_moved(bytes)
+                    .map(|charge| *none = Some(charge)),
+            };
+            charge.ok_or(FrameError::NoMemory(bytes))?;
+        }
         for piece in self.pieces.drain(..) {
             self.head.extend_from_slice(&piece);
         }
+        Ok(())
     }
 
     /// The length prefix of the next frame, once its four bytes are here.
@@ -305,14 +299,12 @@ impl<I: Io> FrameReader<I> {
 
     /// Receives once more; false at the end of the stream.
     async fn receive(&mut self) -> Result<bool, FrameError> {
-        let held_bytes = self.settle();
+        let held_bytes = self.settle()?;
         self.memory
-            .held_bytes
-            .set(self.memory.held_bytes.get() + held_bytes);
+            .set_held_bytes(self.memory.held_bytes() + held_bytes);
         let received = self.io.receive(&self.socket).await;
         self.memory
-            .held_bytes
-            .set(self.memory.held_bytes.get() - held_bytes);
+            .set_held_bytes(self.memory.held_bytes() - held_bytes);
         let slice = received?;
         if slice.is_empty() {
             return Ok(false);
@@ -324,15 +316,15 @@ impl<I: Io> FrameReader<I> {
     }
 
     /// Decides where an unfinished frame waits; returns the receive-buffer bytes that it goes on to hold.
-    fn settle(&mut self) -> usize {
+    fn settle(&mut self) -> Result<usize, FrameError> {
         let pinned = self.pieces.len() * RECEIVE_BUFFER_BYTES;
         let small = self.available <= FRAME_BYTES_COPIED_MAX;
         let scattered = self.pieces.len() >= FRAME_PIECES_MAX;
-        if small || scattered || self.memory.held_bytes.get() + pinned > HELD_BYTES_MAX {
-            self.release_buffers();
-            return 0;
+        if small || scattered || self.memory.held_bytes() + pinned > HELD_BYTES_MAX {
+            self.release_buffers()?;
+            return Ok(0);
         }
-        pinned
+        Ok(pinned)
     }
 
     fn skip(&mut self, bytes: usize) {
@@ -387,12 +379,13 @@ impl<I: Io> FrameReader<I> {
         Frame {
             head,
             pieces,
-            _large: None,
+            own: None,
+            pinned: None,
         }
     }
 
     async fn receive_large(&mut self, bytes: usize) -> Result<Frame, FrameError> {
-        let mut large = self
+        let mut own = self
             .memory
             .large(bytes)
             .ok_or(FrameError::NoMemory(bytes))?;
@@ -400,33 +393,33 @@ impl<I: Io> FrameReader<I> {
         // step.
         let start = self.cut(self.available.min(bytes));
         let mut uncharged = start.bytes();
-        if let Some(buffer) = &mut large.buffer {
+        if let Some(buffer) = &mut own.buffer {
             start
                 .parts()
                 .for_each(|part| buffer.extend_from_slice(part));
         }
         self.recycle(start);
-        while let Some(buffer) = large.buffer.take() {
+        let hurry_after = self.io.now().after_ms(LARGE_FRAME_HURRIED_MS);
+        while let Some(buffer) = own.buffer.take() {
             let missing = bytes - buffer.len();
             if missing == 0 {
                 self.received = self.io.now();
                 let mut pieces = std::mem::take(&mut self.spare_pieces);
                 pieces.push(buffer.slice(0..bytes));
-                large.buffer = Some(buffer);
+                own.buffer = Some(buffer);
                 return Ok(Frame {
                     head: Vec::new(),
                     pieces,
-                    _large: Some(large),
+                    own: Some(own),
+                    pinned: None,
                 });
             }
             let step = missing.min(LARGE_FRAME_STEP_BYTES);
-            self.wait_for_budget(&mut large, uncharged + step).await;
+            let charged = self.charge_step(&mut own, uncharged + step, hurry_after);
+            charged.await?;
             uncharged = 0;
-            let deadline = self.io.now().after_ms(LARGE_FRAME_STEP_MS_MAX);
-            let receiving = self.io.receive_into(&self.socket, buffer, step);
-            let received = select::until(&self.io, deadline, receiving).await;
-            let (received, buffer) = received.ok_or(FrameError::Stalled)?;
-            large.buffer = Some(buffer);
+            let (received, buffer) = self.receive_step(buffer, step, hurry_after).await?;
+            own.buffer = Some(buffer);
             if received? < step {
                 return Err(FrameError::Truncated);
             }
@@ -435,9 +428,37 @@ impl<I: Io> FrameReader<I> {
     }
 
     /// Others' large frames may use the whole budget; then this socket is not read until some of them are done.
-    async fn wait_for_budget(&self, large: &mut LargeBuffer, bytes: usize) {
-        while !large.charge(bytes) {
-            self.io.sleep_until(self.io.now().after_ms(5)).await;
+    async fn charge_step(
+        &self,
+        own: &mut LargeBuffer,
+        bytes: usize,
+        hurry_after: Instant,
+    ) -> Result<(), FrameError> {
+        let line = &self.memory.line_of_large;
+        let attempt = || match own.charge(bytes) {
+            true => Some(Ok(())),
+            false if self.io.now() > hurry_after => Some(Err(FrameError::Stalled)),
+            false => None,
+        };
+        line.until(&self.io, attempt).await
+    }
+
+    /// A frame may take its time, unless others wait for the memory that it keeps.
+    async fn receive_step(
+        &self,
+        buffer: Buffer,
+        step: usize,
+        hurry_after: Instant,
+    ) -> Result<(io::Result<usize>, Buffer), FrameError> {
+        let mut receiving = pin!(self.io.receive_into(&self.socket, buffer, step));
+        loop {
+            let look_at = self.io.now().after_ms(LARGE_FRAME_LOOK_MS);
+            if let Some(received) = select::until(&self.io, look_at, receiving.as_mut()).await {
+                return Ok(received);
+            }
+            if !self.memory.line_of_large.is_empty() && self.io.now() > hurry_after {
+                return Err(FrameError::Stalled);
+            }
         }
     }
 }
@@ -446,33 +467,5 @@ impl Drop for Frame {
     fn drop(&mut self) {
         // The slices go before the buffer that they view, so that it can be used again.
         self.pieces.clear();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each waited for memory that the others held, and the shard took no large frame ever again.
-    #[test]
-    fn large_frames_that_arrive_together_do_not_wait_for_each_other_for_ever() {
-        let memory = Rc::new(FrameMemory::default());
-        let frame = || {
-            let large = memory.large(FRAME_BYTES_MAX);
-            (large.expect("untouched memory is free"), FRAME_BYTES_MAX)
-        };
-        let mut unfinished: Vec<(LargeBuffer, usize)> = (0..5).map(|_| frame()).collect();
-        while !unfinished.is_empty() {
-            let before = memory.large_bytes();
-            for (large, missing) in &mut unfinished {
-                let step = LARGE_FRAME_STEP_BYTES.min(*missing);
-                *missing -= if large.charge(step) { step } else { 0 };
-            }
-            let used = memory.large_bytes();
-            assert!(used > before, "a step was taken");
-            assert!(used <= LARGE_FRAME_BYTES_MAX, "the budget holds");
-            unfinished.retain(|(_, missing)| *missing > 0);
-        }
-        assert_eq!(memory.large_bytes(), 0);
     }
 }

@@ -18,6 +18,13 @@ pub const FRAME_PIECES_MAX: usize = 32;
 /// Bytes of unfinished frames that one shard's connections may hold in receive buffers.
 pub const HELD_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS / 2;
 
+/// Bytes of receive buffers that whole frames may keep while they wait, and batches on their way to other shards.
+pub const PINNED_BYTES_MAX: usize = RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS * 3 / 8;
+
+/// Small batches on their way to other shards are copied into buffers of this size, of which so many are kept to be used again.
+pub const SMALL_BATCHES_BYTES: usize = 32 * 1024;
+pub const SMALL_BATCHES_BUFFERS_KEPT: usize = 8;
+
 /// Bytes of large frames that one shard may hold, counted as they arrive.
 pub const LARGE_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -25,10 +32,16 @@ pub const LARGE_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// together would use the budget up before any of them is whole, and wait for each other.
 pub const LARGE_FRAME_RESERVE_BYTES: usize = FRAME_BYTES_MAX;
 
-/// A large frame is received in steps of this size, and each must come within this time: clients that stop half-way may not keep the
-/// memory of others.
+/// A large frame is received in steps of this size.
 pub const LARGE_FRAME_STEP_BYTES: usize = 1024 * 1024;
-pub const LARGE_FRAME_STEP_MS_MAX: u64 = 10_000;
+
+/// A large frame may take its time, but after this long others do not wait for the memory that it keeps: its connection is closed. Whether
+/// they wait is looked at so often.
+pub const LARGE_FRAME_HURRIED_MS: u64 = 20_000;
+pub const LARGE_FRAME_LOOK_MS: u64 = 1_000;
+
+/// Bytes of smaller frames that had to leave the receive buffers of a shard because they have to wait.
+pub const MOVED_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Free frame buffers that a shard keeps for the next large request, and the size of each.
 pub const LARGE_FRAME_BUFFERS_KEPT: usize = 4;
@@ -136,15 +149,20 @@ const _: () = assert!(
     "one held frame must fit what a shard may hold"
 );
 const _: () = assert!(
-    HELD_BYTES_MAX < RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS,
-    "some receive buffers always remain for complete frames"
+    HELD_BYTES_MAX + PINNED_BYTES_MAX < RECEIVE_BUFFER_BYTES * RECEIVE_BUFFERS,
+    "some receive buffers always remain for frames that need not wait"
 );
+const _: () = assert!(FRAME_BYTES_COPIED_MAX <= SMALL_BATCHES_BYTES);
 const _: () = assert!(
     FRAME_BYTES_MAX <= LARGE_FRAME_BYTES_MAX - LARGE_FRAME_RESERVE_BYTES,
     "the largest frame must fit the budget of large frames without the reserve"
 );
 const _: () = assert!(OPEN_FILES_RESERVED_PART > 1);
 const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
+const _: () = assert!(
+    FRAME_BYTES_HELD_MAX <= MOVED_FRAME_BYTES_MAX,
+    "any frame that is not large can move"
+);
 const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(
     FETCH_BYTES_MAX < i32::MAX as usize,

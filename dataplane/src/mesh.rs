@@ -58,6 +58,11 @@ impl<M> Sender<M> {
         self.0.receiver.wake();
         Ok(())
     }
+
+    /// Whether a message would be taken now.
+    pub fn has_room(&self) -> bool {
+        !self.0.queue.is_full()
+    }
 }
 
 impl<M> Receiver<M> {

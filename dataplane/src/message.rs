@@ -1,7 +1,8 @@
 //! What travels through the mesh.
 
 use crate::calls::CallId;
-use crate::io::{Io, Slice};
+use crate::frame_memory::Lent;
+use crate::io::{Charge, Io, Slice};
 use crate::mesh::ShardId;
 use crate::partition_request::{PartitionReply, PartitionRequest};
 use control_api::image::MetadataImage;
@@ -44,4 +45,31 @@ pub enum ControlMessage {
 }
 
 /// Record bytes on their way to another shard, by pointer.
-pub type SharedRecords = Vec<Slice>;
+pub struct SharedRecords {
+    slices: Vec<Slice>,
+    /// What keeps the memory counted where it came from, until these are gone.
+    _lent: Option<Arc<Lent>>,
+    _pinned: Option<Charge>,
+}
+
+impl SharedRecords {
+    pub fn new(
+        slices: Vec<Slice>,
+        lent: Option<Arc<Lent>>,
+        pinned: Option<Charge>,
+    ) -> SharedRecords {
+        SharedRecords {
+            slices,
+            _lent: lent,
+            _pinned: pinned,
+        }
+    }
+
+    pub fn slices(&self) -> &[Slice] {
+        &self.slices
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.slices.iter().map(|slice| slice.len()).sum()
+    }
+}

@@ -14,6 +14,7 @@ use crate::handlers::produce::BlockedAppends;
 use crate::inspection::Inspector;
 use crate::io::{Instant, Io};
 use crate::limits::CONNECTIONS_MAX;
+use crate::line::Line;
 use crate::log::LogShared;
 use crate::mesh::{Receiver, Sender, ShardId};
 use crate::message::{ControlMessage, Message, Reply};
@@ -78,6 +79,8 @@ pub struct Shard<I: Io> {
     pub(crate) producer_ids: RefCell<ProducerIdBlock>,
     pub answer_memory: AnswerMemory,
     calls: Rc<Calls<Reply>>,
+    /// Who waits to ask which shard.
+    hop_lines: Vec<Line>,
     peers: Vec<Sender<Message<I>>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
@@ -106,6 +109,7 @@ impl<I: Io> Shard<I> {
             producer_ids: RefCell::default(),
             answer_memory: AnswerMemory::new(parts.tail_buffers * parts.io.buffer_bytes() / 2),
             calls: Rc::default(),
+            hop_lines: parts.peers.iter().map(|_| Line::default()).collect(),
             peers: parts.peers,
             control: parts.control,
             loads: parts.loads,
@@ -223,6 +227,17 @@ impl<I: Io> Shard<I> {
             Reply::Control(result) => result,
             Reply::Partition(_) => unreachable!("the control link answers calls to it"),
         }
+    }
+
+    /// Whether a call to that shard can be opened now.
+    pub(crate) fn may_ask(&self, shard: ShardId) -> bool {
+        self.calls.has_room() && self.peers[shard.0].has_room()
+    }
+
+    /// Waits in line until a call to that shard may be opened.
+    pub(crate) async fn wait_to_ask(&self, shard: ShardId) {
+        let room = || self.may_ask(shard).then_some(());
+        self.hop_lines[shard.0].until(&self.io, room).await;
     }
 
     /// Opens a call to the shard that holds a partition. `None` when that shard or this one has too much to do.

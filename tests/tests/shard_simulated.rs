@@ -11,10 +11,10 @@ mod broker;
 mod client;
 #[path = "shard_simulated/fetching.rs"]
 mod fetching;
-#[path = "shard_simulated/stopping.rs"]
-mod stopping;
 #[path = "shard_simulated/idle.rs"]
 mod idle;
+#[path = "shard_simulated/stopping.rs"]
+mod stopping;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -11,6 +11,7 @@ use crate::frame::Frame;
 use crate::io::{Gather, Io};
 use crate::limits::FRAME_PIECES_MAX;
 use crate::log::{AppendError, Appended, Level, WaitError};
+use crate::mesh::ShardId;
 use crate::message::{Reply, SharedRecords};
 use crate::partition::Partition;
 use crate::partition_request::{PartitionKey, PartitionReply, PartitionRequest};
@@ -39,9 +40,11 @@ pub struct PendingProduce<I: Io> {
 /// Why a request cannot be begun to its end now. The socket is not read meanwhile.
 pub(crate) enum Blocked<I: Io> {
     /// No tail buffer is free for a batch of that many bytes.
-    NoMemory(Rc<Partition<I>>, usize),
+    Tail(Rc<Partition<I>>, usize),
     /// The other shard or this one has too many calls open.
-    NoCall,
+    Calls(ShardId),
+    /// So many bytes would have to leave the receive buffers to wait on another shard.
+    FrameMemory(usize),
     /// The compressed records of the batch with this header take long to look at.
     Inspection(Box<(BatchHeader, SharedRecords)>),
 }
@@ -50,11 +53,16 @@ impl<I: Io> Blocked<I> {
     /// Waits until trying again may help.
     pub(crate) async fn passed(self, shard: &Shard<I>, pending: &mut PendingProduce<I>) {
         match self {
-            Blocked::NoMemory(partition, bytes) => partition.room(bytes).await,
-            Blocked::NoCall => shard.io.sleep_until(shard.io.now().after_ms(1)).await,
+            Blocked::Tail(partition, bytes) => partition.room(bytes).await,
+            Blocked::Calls(other) => shard.wait_to_ask(other).await,
+            Blocked::FrameMemory(bytes) => {
+                let memory = &shard.frame_memory;
+                let room = || memory.may_move(bytes).then_some(());
+                memory.line_of_moved.until(&shard.io, room).await;
+            }
             Blocked::Inspection(batch) => {
                 let (header, records) = &*batch;
-                pending.times = Some(shard.inspector.at_length(header, records).await);
+                pending.times = Some(shard.inspector.at_length(header, records.slices()).await);
             }
         }
     }
@@ -232,18 +240,21 @@ fn begin_partition<I: Io>(
         Ok(checked) => checked,
         Err(Unsettled::Refused(error)) => return refused(error),
         Err(Unsettled::TakesLong) => {
-            return inspection(frame, &records).map_or_else(refused, Err);
+            return inspection(shard, frame, &records).map_or_else(refused, Err);
         }
     };
     match place {
         Place::Here(partition) => match append(route, &partition, &batch, verdict) {
             Ok(appended) => Ok(waiting(partition, appended, acks)),
-            Err(Refused::Busy) => Err(Blocked::NoMemory(partition, records.len())),
+            Err(Refused::Busy) => Err(Blocked::Tail(partition, records.len())),
             Err(Refused::Code(error)) => refused(error),
         },
         Place::There(other) => {
-            let Some(records) = frame.share(records.pieces()) else {
-                return refused(ErrorCode::KafkaStorageError);
+            if !shard.may_ask(other) {
+                return Err(Blocked::Calls(other));
+            }
+            let Some(records) = frame.share(&shard.frame_memory, records.pieces()) else {
+                return Err(Blocked::FrameMemory(records.len()));
             };
             let key = PartitionKey {
                 topic: route.id,
@@ -258,18 +269,22 @@ fn begin_partition<I: Io>(
             match shard.ask_shard(other, request) {
                 Some(_) if acks == 0 => refused(ErrorCode::None),
                 Some(call) => Ok(PendingState::OnOtherShard(call)),
-                None => Err(Blocked::NoCall),
+                None => Err(Blocked::Calls(other)),
             }
         }
     }
 }
 
 /// Leaves a batch whose records take long to look at for later.
-fn inspection<I: Io>(frame: &Frame, records: &Records<'_>) -> Result<Blocked<I>, ErrorCode> {
+fn inspection<I: Io>(
+    shard: &Shard<I>,
+    frame: &Frame,
+    records: &Records<'_>,
+) -> Result<Blocked<I>, ErrorCode> {
     let batch = Batch::first(records).map_err(|error| error.code())?;
-    let shared = frame
-        .share(batch.records.pieces())
-        .ok_or(ErrorCode::KafkaStorageError)?;
+    let Some(shared) = frame.share(&shard.frame_memory, batch.records.pieces()) else {
+        return Ok(Blocked::FrameMemory(records.len()));
+    };
     Ok(Blocked::Inspection(Box::new((batch.header, shared))))
 }
 
@@ -549,9 +564,7 @@ async fn drain_blocked<I: Io>(shard: Rc<Shard<I>>) {
 /// Bytes of the append that comes next.
 fn bytes_of<I: Io>(blocked: &BlockedAppends<I>) -> usize {
     let queue = blocked.queue.borrow();
-    queue.front().map_or(0, |append| {
-        append.records.iter().map(|slice| slice.len()).sum()
-    })
+    queue.front().map_or(0, |append| append.records.bytes())
 }
 
 /// Appends and arranges for the reply; gives the append back when memory is missing.
@@ -576,10 +589,10 @@ fn append_foreign<I: Io>(
     let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
     let count = parts
         .iter_mut()
-        .zip(&append.records)
+        .zip(append.records.slices())
         .map(|(slot, slice)| *slot = slice)
         .count();
-    let bytes = append.records.iter().map(|slice| slice.len()).sum();
+    let bytes = append.records.bytes();
     let scratch = Scratch::new();
     let records = Reader::fragments(&parts[..count], &scratch).read_records(bytes);
     let batch = records.ok().and_then(|records| Batch::first(&records).ok());
