@@ -194,7 +194,7 @@ impl<M: Machine> Group<M> {
             applied_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
             follower_lag: follower_lag(&metrics),
             has_majority: metrics.state == ServerState::Leader && has_majority(&metrics),
-            voters: metrics.membership_config.voter_ids().collect(),
+            voters: voters(&metrics),
             snapshot_index: metrics.snapshot.as_ref().map_or(0, |id| id.index),
             snapshot_age_ms: taken.map(|taken| wall_clock_ms().saturating_sub(taken)),
             digests: self.shared.digests(),
@@ -244,6 +244,13 @@ pub(crate) fn hello(config: &NodeConfig) -> Hello {
     Hello {
         peers: config.peers.0.clone(),
     }
+}
+
+fn voters(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, String)> {
+    let membership = metrics.membership_config.membership();
+    let ids = membership.voter_ids();
+    let known = ids.filter_map(|id| Some((id, membership.get_node(&id)?.addr.clone())));
+    known.collect()
 }
 
 fn has_majority(metrics: &RaftMetrics<TypeConfig>) -> bool {

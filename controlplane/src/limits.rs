@@ -33,6 +33,8 @@ pub const PEER_FRAME_BYTES_MAX: usize = 160 << 20;
 pub const ENTRIES_PER_BATCH_MAX: usize = 128;
 /// A batch is cut short once it holds so much.
 pub const BATCH_BYTES_SOFT_MAX: usize = 4 << 20;
+/// A snapshot is due when so many entries lie behind the last one, however short they are: the log has each in memory.
+pub const LOG_ENTRIES_MAX: u64 = 1_000_000;
 pub const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 

@@ -11,7 +11,7 @@ use control_api::client::ControlClient;
 use control_api::image::{BrokerRecord, MetadataImage};
 use control_api::message::{GroupSummary, NodeStatus, RaftGroupStatus, Request, Response};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use table::Table;
 use tokio::time::sleep;
@@ -60,7 +60,7 @@ pub async fn ask(
     }
     let answers = match question {
         Question::Status => settled(client, controllers).await,
-        _ => statuses(client, controllers).await,
+        _ => all_statuses(client, controllers).await,
     };
     let Some(newest) = newest(&answers) else {
         let reasons = answers.iter().filter_map(|(address, answer)| {
@@ -94,9 +94,29 @@ async fn statuses(client: &ControlClient, controllers: &[String]) -> Answers {
     futures::future::join_all(asked).await
 }
 
+/// All controllers, those too that only the others name.
+async fn all_statuses(client: &ControlClient, controllers: &[String]) -> Answers {
+    let mut answers = statuses(client, controllers).await;
+    let nodes = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok());
+    let answered: BTreeSet<u64> = nodes.clone().map(|node| node.node).collect();
+    let voters = nodes
+        .flat_map(|node| &node.groups)
+        .flat_map(|group| &group.voters);
+    let others = voters.filter(|(id, address)| {
+        // A node may have been asked by another name than the others know it by.
+        !answered.contains(id) && !controllers.contains(address)
+    });
+    let others: BTreeSet<String> = others.map(|(_, address)| address.clone()).collect();
+    let others: Vec<String> = others.into_iter().collect();
+    answers.extend(statuses(client, &others).await);
+    answers
+}
+
 /// As [`statuses`], and a follower lags only by what its leader had at the start and it has not stored a while later.
 async fn settled(client: &ControlClient, controllers: &[String]) -> Answers {
-    let mut answers = statuses(client, controllers).await;
+    let mut answers = all_statuses(client, controllers).await;
     let goals = leaders(&answers).map(|leader| (leader.name.clone(), leader.last_log_index));
     let goals: BTreeMap<String, u64> = goals.collect();
     for _ in 0..SETTLE_TRIES {
@@ -104,7 +124,11 @@ async fn settled(client: &ControlClient, controllers: &[String]) -> Answers {
             break;
         }
         sleep(SETTLE_PAUSE).await;
-        answers = statuses(client, controllers).await;
+        // One that did not answer has cost its second.
+        let answered = answers.iter().filter(|(_, answer)| answer.is_ok());
+        let answered: Vec<String> = answered.map(|(address, _)| address.clone()).collect();
+        answers.retain(|(_, answer)| answer.is_err());
+        answers.extend(statuses(client, &answered).await);
         let nodes = answers
             .iter_mut()
             .filter_map(|(_, answer)| answer.as_mut().ok());
@@ -169,6 +193,7 @@ fn status(answers: &Answers, newest: &NodeStatus, form: Form) -> Answer {
                 "healthy": problems.is_empty(),
                 "problems": problems,
                 "cluster_id": image.cluster_id,
+                "feature_level": newest.feature_level,
                 "brokers": image.brokers.len(),
                 "live_brokers": live,
                 "topics": image.topics.len(),
@@ -182,11 +207,12 @@ fn status(answers: &Answers, newest: &NodeStatus, form: Form) -> Answer {
         Form::Table => {
             let mut text = table.text();
             text.push_str(&format!(
-                "\ncluster {}: {live} of {} brokers live, {} topics, {partitions} partitions, {} groups with {} offsets\n",
+                "\ncluster {} at feature level {}: {live} of {} brokers live, {} topics, {partitions} partitions, {} groups with {} offsets\n",
                 match image.cluster_id.as_str() {
                     "" => "(not formed)",
                     id => id,
                 },
+                newest.feature_level,
                 image.brokers.len(),
                 image.topics.len(),
                 newest.offset_groups,

@@ -284,6 +284,7 @@ fn status(node: &Node) -> NodeStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         groups: vec![node.meta.status(), node.offsets.status()],
         image: node.meta.shared.read(|state| state.image().clone()),
+        feature_level: node.meta.shared.read(|state| state.feature_level()),
         last_beats_ms: match node.meta.led_term() {
             Some(_) => node.sessions().silences_ms(Instant::now()),
             None => Vec::new(),

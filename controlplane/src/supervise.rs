@@ -3,10 +3,11 @@
 use crate::clock::wall_clock_ms;
 use crate::command::{Expiry, FEATURE_LEVEL, MetaCommand, OffsetsCommand, RegisteredBroker};
 use crate::group::Group;
+use crate::limits::LOG_ENTRIES_MAX;
 use crate::node::Node;
 use crate::offsets::OffsetsState;
 use crate::raft::machine::Machine;
-use crate::raft::{Raft, group_name};
+use crate::raft::{LogId, Raft, group_name};
 use control_api::message::{ControlError, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
@@ -188,7 +189,11 @@ async fn take_snapshot<M: Machine>(node: &Node, group: &Group<M>) {
         .config
         .snapshot_log_bytes
         .max(group.shared.snapshot_bytes());
-    if group.shared.unsaved_bytes() < due_bytes {
+    // Small entries cost more memory than their bytes say.
+    let metrics = group.metrics();
+    let index = |id: &Option<LogId>| id.as_ref().map_or(0, |id| id.index);
+    let entries = index(&metrics.last_applied).saturating_sub(index(&metrics.snapshot));
+    if group.shared.unsaved_bytes() < due_bytes && entries < LOG_ENTRIES_MAX {
         return;
     }
     // A failure is fatal to the group and reported there.

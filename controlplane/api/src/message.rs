@@ -255,6 +255,8 @@ pub struct NodeStatus {
     pub version: String,
     pub groups: Vec<RaftGroupStatus>,
     pub image: MetadataImage,
+    /// Which commands may be in the log.
+    pub feature_level: u32,
     /// On the leader of `meta`: how long ago each broker's last heartbeat came, or its session was granted.
     pub last_beats_ms: Vec<(BrokerId, u64)>,
     /// How many groups have anything committed, and how many offsets that is.
@@ -274,8 +276,8 @@ pub struct RaftGroupStatus {
     pub follower_lag: Vec<(u64, u64)>,
     /// On the leader: a majority has answered it of late.
     pub has_majority: bool,
-    /// Which nodes make the majority, by configuration.
-    pub voters: Vec<u64>,
+    /// The nodes of which a majority decides, and their addresses.
+    pub voters: Vec<(u64, String)>,
     pub snapshot_index: u64,
     /// How long ago the last snapshot was taken; `None` before the first.
     pub snapshot_age_ms: Option<u64>,

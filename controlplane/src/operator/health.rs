@@ -31,12 +31,14 @@ pub(super) fn problems(answers: &Answers) -> Vec<String> {
     problems
 }
 
-/// Followers that have not stored what their leader has; for now that may only mean that they are about to.
+/// Whether a follower that answers has yet to store what its leader has, which may only mean that it is about to.
 pub(super) fn lagging(answers: &Answers) -> bool {
     let nodes: Vec<&NodeStatus> = known(answers).collect();
-    GROUPS
-        .iter()
-        .any(|group| behind(&nodes, group).next().is_some())
+    let groups = nodes.iter().flat_map(|node| &node.groups);
+    let mut lags = groups
+        .filter(|group| group.has_majority)
+        .flat_map(|group| &group.follower_lag);
+    lags.any(|(id, entries)| *entries > 0 && nodes.iter().any(|node| node.node == *id))
 }
 
 fn known(answers: &Answers) -> impl Iterator<Item = &NodeStatus> {
@@ -163,7 +165,7 @@ mod tests {
                 false => Vec::new(),
             },
             has_majority: leads,
-            voters: vec![1, 2, 3],
+            voters: (1..=3).map(|id| (id, format!("host:{id}"))).collect(),
             snapshot_index: 0,
             snapshot_age_ms: None,
             digests: vec![(8, 80), (9, 90)],
@@ -179,6 +181,7 @@ mod tests {
                 cluster_id: "c".into(),
                 ..MetadataImage::default()
             },
+            feature_level: 1,
             last_beats_ms: Vec::new(),
             offset_groups: 0,
             committed_offsets: 0,

@@ -198,6 +198,18 @@ async fn an_operator_gets_tables_and_the_same_as_json() {
     );
     let (_, status) = ask_json(&cluster, "status");
     assert_eq!(status["healthy"], true, "{status}");
+    // Whoever is asked names the others.
+    let follower =
+        (1..=3).find(|node| status["controllers"][2 * (*node as usize - 1)]["role"] == "follower");
+    let alone = &cluster.addresses[&follower.unwrap()];
+    let (code, output, _) = run(&["status", "--controllers", alone, "--json"].map(str::to_owned));
+    let alone: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(
+        (code, &alone["healthy"]),
+        (Some(0), &json!(true)),
+        "{alone}"
+    );
+    assert_eq!(alone["controllers"].as_array().unwrap().len(), 6);
     assert_eq!(status["controllers"].as_array().unwrap().len(), 6);
     for (what, cell) in [
         ("brokers", "localhost:9092"),

@@ -116,6 +116,7 @@ fn meta_commands() -> Vec<Vec<u8>> {
             host: "127.0.0.1".into(),
             port: 9092,
             rack: Some("rack".into()),
+            version: "1.0.0".into(),
             cluster_id: String::new(),
         })
     };

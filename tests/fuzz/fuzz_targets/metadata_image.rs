@@ -101,6 +101,7 @@ fn event((kind, which, number): Event) -> MetadataEvent {
             host: "127.0.0.1".into(),
             port: number as u16,
             rack: (number % 2 == 0).then(|| "rack".into()),
+            version: number.to_string(),
             fenced: number % 3 == 0,
             shutting_down: false,
         }),
