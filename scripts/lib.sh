@@ -108,8 +108,9 @@ start_process() {
     for ((j = 1; j <= controllers; j++)); do list+=",$j=$(listen_address controller "$j")"; done
     command=("$bin/millrace-controller" serve --id "$i" --listen "$(listen_address controller "$i")" --peers "${list#,}")
   fi
-  command+=(--metrics "$(metrics_address "$kind" "$i")" --data "$DATA/$kind-$i")
+  command+=(--secret-file "$DATA/secret" --metrics "$(metrics_address "$kind" "$i")" --data "$DATA/$kind-$i")
   mkdir -p "$DATA/pids" "$DATA/logs"
+  make_secret
   raise_limits
   setsid "${command[@]}" </dev/null >>"$DATA/logs/$kind-$i.log" 2>&1 9>&- &
   echo $! >"$DATA/pids/$kind-$i"
@@ -118,6 +119,12 @@ start_process() {
     if running_pid "$kind" "$i" >/dev/null || ! kill -0 $! 2>/dev/null; then return 0; fi
     sleep 0.01
   done
+}
+
+# What the processes of the cluster prove to each other that they know; made once, and readable by its owner alone.
+make_secret() {
+  [[ -s $DATA/secret ]] && return
+  (umask 077 && head -c 32 /dev/urandom | base64 >"$DATA/secret.new" && mv -- "$DATA/secret.new" "$DATA/secret")
 }
 
 # Every connection is a descriptor, and registered memory is locked memory: take as much of both as this user may have.

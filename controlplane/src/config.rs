@@ -1,6 +1,7 @@
 //! What one controller is told at its start.
 
 use control_api::message::BROKER_HEARTBEAT;
+use control_api::secret::Secret;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +13,7 @@ pub struct NodeConfig {
     /// Where brokers, operators and the other controllers connect to.
     pub listen: String,
     pub peers: Peers,
+    pub secret: Secret,
     /// Where metrics and health are served over HTTP.
     pub metrics: String,
     pub data: PathBuf,

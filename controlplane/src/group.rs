@@ -3,12 +3,12 @@
 use crate::clock::wall_clock_ms;
 use crate::command::COMMAND_BYTES_MAX;
 use crate::config::NodeConfig;
+use crate::identity::Identity;
 use crate::limits::{ENTRIES_PER_BATCH_MAX, QUORUM_TIME_MAX};
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Applier, Machine, Shared};
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotStore;
-use crate::raft::wire::Hello;
 use crate::raft::{Proposal, Raft, TypeConfig, group_name};
 use anyhow::Context;
 use control_api::client::ControlClient;
@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// A leader that no majority has answered for so long may have been replaced.
@@ -36,6 +37,8 @@ pub struct Group<M: Machine> {
     pub raft: Raft<M>,
     pub shared: Arc<Shared<M>>,
     pub times: Times,
+    /// For the one snapshot that may be on its way here.
+    pub installing: Semaphore,
 }
 
 /// How long things take, for Prometheus.
@@ -70,7 +73,11 @@ impl Times {
 impl<M: Machine> Group<M> {
     /// Opens the group's files and starts Raft. A node with an empty log proposes the configured members, which is the
     /// same on all of them.
-    pub async fn open(id: u8, config: &NodeConfig, directory: &Path) -> anyhow::Result<Self> {
+    pub async fn open(
+        id: u8,
+        (config, identity): (&NodeConfig, &Arc<Identity>),
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
         let name = group_name(id);
         let damaged = || format!("data directory {} is damaged", config.data.display());
         let times = Times::new(name)?;
@@ -81,7 +88,7 @@ impl<M: Machine> Group<M> {
         let shared = applier.shared();
         let network = Network {
             group: id,
-            hello: Arc::new(hello(config)),
+            identity: identity.clone(),
         };
         let raft_config = Arc::new(raft_config(name, config).validate()?);
         let raft = Raft::new(config.id, raft_config, network, log, applier).await;
@@ -91,6 +98,7 @@ impl<M: Machine> Group<M> {
             raft,
             shared,
             times,
+            installing: Semaphore::new(1),
         };
         group.initialize(config).await?;
         Ok(group)
@@ -238,12 +246,6 @@ pub(crate) fn follower_lag(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, u64)>
         (*id, last.saturating_sub(stored))
     });
     lag.collect()
-}
-
-pub(crate) fn hello(config: &NodeConfig) -> Hello {
-    Hello {
-        peers: config.peers.0.clone(),
-    }
 }
 
 fn voters(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, String)> {

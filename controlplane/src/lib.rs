@@ -11,6 +11,7 @@ mod descriptors;
 mod group;
 mod history;
 mod http;
+mod identity;
 pub mod limits;
 pub mod meta;
 mod metrics;

@@ -1,6 +1,6 @@
 //! Every limit of the control plane, in one place.
 
-use control_api::frame::FRAME_BYTES_MAX;
+use control_api::frame::{FRAME_BYTES_MAX, REQUEST_BYTES_MAX};
 use std::time::Duration;
 
 pub const TOPICS_MAX: usize = 20_000;
@@ -25,8 +25,24 @@ pub const OFFSET_METADATA_BYTES_TOTAL_MAX: usize = 256 << 20;
 /// How many producer ids a broker is given at a time.
 pub const PRODUCER_IDS_PER_BLOCK: i32 = 1_000;
 
-/// Connections from brokers, operators and other controllers.
+/// All connections to the control port.
 pub const CONNECTIONS_MAX: usize = 4_096;
+/// Connections that have not proved yet that they belong to the cluster, and how long each has for it.
+pub const STRANGERS_MAX: usize = 256;
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
+/// The memory for what all brokers and operators send at a time.
+pub const CLIENT_MEMORY_BYTES_MAX: usize = 128 << 20;
+/// Connections from other controllers, and the memory for what all of them send at a time.
+pub const CONTROLLERS_MAX: usize = 256;
+pub const CONTROLLER_MEMORY_BYTES_MAX: usize = 512 << 20;
+/// How long a frame that has begun may take to come whole.
+pub const FRAME_TIME_MAX: Duration = Duration::from_secs(10);
+/// Images that are on their way to brokers and operators at a time.
+pub const IMAGES_IN_FLIGHT_MAX: usize = 4;
+/// No vote is cast so many terms ahead: at six elections a second it would have been a month of them in vain.
+pub const TERM_STEP_MAX: u64 = 1 << 24;
+/// No log gets this long.
+pub const INDEX_MAX: u64 = u64::MAX / 4;
 /// A frame between controllers: a batch of log entries, or a part of a snapshot.
 pub const PEER_FRAME_BYTES_MAX: usize = 160 << 20;
 /// Entries per batch; times the longest command it stays below the longest frame.
@@ -56,6 +72,14 @@ const _: () = assert!(
 const _: () = assert!(
     GROUPS_PER_ANSWER_MAX * (GROUP_NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX,
     "a full list of the longest names must fit a frame"
+);
+const _: () = assert!(
+    2 * PEER_FRAME_BYTES_MAX < CONTROLLER_MEMORY_BYTES_MAX,
+    "the longest frame of each group's leader must find memory"
+);
+const _: () = assert!(
+    REQUEST_BYTES_MAX < CLIENT_MEMORY_BYTES_MAX,
+    "the longest request must find memory"
 );
 const _: () = assert!(
     HISTORY_BYTES_MAX < FRAME_BYTES_MAX,

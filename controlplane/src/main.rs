@@ -5,6 +5,8 @@ mod config_file;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control_api::client::ControlClient;
+use control_api::handshake::{Party, Role};
+use control_api::secret::Secret;
 use controlplane::config::{NodeConfig, Peers, Times};
 use controlplane::node::RunningNode;
 use controlplane::operator::{self, Form, Question};
@@ -65,6 +67,8 @@ struct ServeArgs {
     /// All controllers, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT. 1, 3 or 5 of them.
     #[arg(long, env = "MILLRACE_CONTROLLER_PEERS")]
     peers: Peers,
+    #[command(flatten)]
+    secret: SecretArgs,
     /// Where to serve /metrics, /healthz and /readyz, HOST:PORT.
     #[arg(long, env = "MILLRACE_CONTROLLER_METRICS")]
     metrics: String,
@@ -108,6 +112,22 @@ struct AskArgs {
     /// JSON instead of a table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+#[derive(Args)]
+struct SecretArgs {
+    /// The file with the cluster's secret, the same for all of its processes; without it only loopback addresses are served and
+    /// joined.
+    #[arg(long, env = "MILLRACE_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+impl SecretArgs {
+    fn load(&self) -> anyhow::Result<Secret> {
+        Secret::load(self.secret_file.as_deref()).map_err(anyhow::Error::msg)
+    }
 }
 
 fn main() -> ExitCode {
@@ -168,7 +188,12 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(args) => (Question::Topics, args),
         Command::Groups(args) => (Question::Groups, args),
     };
-    let client = ControlClient::new(args.controllers.clone());
+    let secret = args.secret.load()?;
+    let addresses = args.controllers.iter().map(String::as_str);
+    let checked = secret.check_addresses(addresses);
+    checked.map_err(anyhow::Error::msg)?;
+    let party = Party::client(secret, String::new());
+    let client = ControlClient::new(args.controllers.clone(), party, Role::Operator);
     let answer = operator::ask(question, &client, &args.controllers, form(args.json)).await?;
     print!("{}", answer.text);
     Ok(match answer.healthy {
@@ -188,6 +213,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     );
     let node = RunningNode::start(NodeConfig {
         id: args.id,
+        secret: args.secret.load()?,
         listen: args.listen,
         peers: args.peers,
         metrics: args.metrics,

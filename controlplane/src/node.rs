@@ -3,6 +3,8 @@
 use crate::config::NodeConfig;
 use crate::data::DataDirectory;
 use crate::group::Group;
+use crate::identity::Identity;
+use crate::limits::IMAGES_IN_FLIGHT_MAX;
 use crate::meta::MetaState;
 use crate::metrics::Metrics;
 use crate::offsets::OffsetsState;
@@ -11,8 +13,10 @@ use crate::{descriptors, http, server, supervise};
 use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
+use control_api::handshake::Role;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -24,6 +28,9 @@ pub struct Node {
     pub metrics: Metrics,
     /// Calls the leaders of the groups, wherever they are.
     pub client: ControlClient,
+    pub identity: Arc<Identity>,
+    /// A place for each image that is on its way to somebody.
+    pub images: Semaphore,
     sessions: Mutex<Sessions>,
 }
 
@@ -45,17 +52,28 @@ impl RunningNode {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         config.times.check()?;
         let shares = descriptors::raise()?;
+        let addresses = config.peers.0.values().chain([&config.listen]);
+        let checked = config.secret.check_addresses(addresses.map(String::as_str));
+        checked.map_err(anyhow::Error::msg)?;
         let data = DataDirectory::open(&config.data, config.id, &config.peers)?;
         let listener = bind(&config.listen).await?;
         let metrics_listener = bind(&config.metrics).await?;
-        let meta = Group::open(META_GROUP, &config, &data.group("meta")).await?;
-        let offsets = Group::open(OFFSETS_GROUP, &config, &data.group("offsets")).await?;
+        let identity = Arc::new(Identity::new(config.secret.clone(), config.id));
+        let open = (&config, &identity);
+        let meta = Group::open(META_GROUP, open, &data.group("meta")).await?;
+        let offsets = Group::open(OFFSETS_GROUP, open, &data.group("offsets")).await?;
         info!(id = config.id, listen = config.listen, peers = %config.peers, "controller started");
         let node = Arc::new(Node {
             metrics: Metrics::new([&meta.times, &offsets.times])?,
             meta,
             offsets,
-            client: ControlClient::new(config.peers.0.values().cloned().collect()),
+            client: ControlClient::new(
+                config.peers.0.values().cloned().collect(),
+                identity.party(),
+                Role::Operator,
+            ),
+            identity,
+            images: Semaphore::new(IMAGES_IN_FLIGHT_MAX),
             sessions: Mutex::new(Sessions::new(config.times.session)),
             config,
         });
@@ -66,6 +84,7 @@ impl RunningNode {
             metrics_listener,
             shares.http_connections,
         ));
+        tasks.spawn(supervise::learn_cluster_id(node.clone()));
         tasks.spawn(supervise::lead_brokers(node.clone()));
         tasks.spawn(supervise::forget_deleted_topics(node.clone()));
         tasks.spawn(supervise::expire_offsets(node.clone()));

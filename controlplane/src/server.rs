@@ -1,84 +1,195 @@
 //! The listener that brokers, operators and the other controllers share.
 //!
-//! The first frame of a connection says who is there: a hello comes from a controller, a request from anyone else. A
-//! connection that sends garbage, nothing, or reads nothing is closed and costs the others nothing.
+//! A connection first proves that it belongs to the cluster, in bounded time and a few hundred bytes. Until then it is a stranger:
+//! there are only so many of them, and a new one puts the oldest out. What it proved itself to be decides what it may say from
+//! then on. A connection that sends garbage, nothing, or reads nothing is closed and costs the others nothing.
 
-use crate::limits::{PEER_FRAME_BYTES_MAX, WRITE_TIME_MAX};
-use crate::node::Node;
-use crate::raft::network::{KIND_HELLO, Link};
-use crate::raft::peer;
-use crate::raft::wire::Hello;
-use crate::{group, requests, watch};
-use control_api::frame::{
-    self, FRAME_BYTES_MAX, Frame, FrameError, FrameReader, KIND_REQUEST, KIND_RESPONSE, META_GROUP,
-    OFFSETS_GROUP, REQUEST_BYTES_MAX,
+use crate::limits::{
+    CLIENT_MEMORY_BYTES_MAX, CONTROLLER_MEMORY_BYTES_MAX, CONTROLLERS_MAX, FRAME_TIME_MAX,
+    HANDSHAKE_TIME_MAX, PEER_FRAME_BYTES_MAX, STRANGERS_MAX, WRITE_TIME_MAX,
 };
+use crate::node::Node;
+use crate::raft::network::Link;
+use crate::raft::peer;
+use crate::{requests, watch};
+use control_api::frame::{
+    self, FRAME_BYTES_MAX, FrameError, FrameMemory, FrameReader, KIND_REQUEST, KIND_RESPONSE,
+    META_GROUP, OFFSETS_GROUP, REQUEST_BYTES_MAX,
+};
+use control_api::handshake::{self, Client, HandshakeError, Role};
 use control_api::message::{ControlError, Request, Response};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-/// A new connection must say something within this.
-const FIRST_FRAME_TIME_MAX: Duration = Duration::from_secs(10);
 /// A client keeps connections for later; after this it has forgotten them.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
 /// After a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Strangers are not worth more than a line in so long.
+const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 
-/// `connections_max`: what the process has descriptors for.
-pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_max: usize) {
-    let free = Arc::new(Semaphore::new(connections_max));
-    let mut connections = JoinSet::new();
-    loop {
-        // At the limit, new connections wait in the kernel's queue.
-        let permit = free.clone().acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let node = node.clone();
-        connections.spawn(async move {
-            let _permit = permit;
-            node.metrics.connections.inc();
-            if let Err(error) = connection(&node, stream).await {
-                debug!(%error, "connection closed");
-            }
-            node.metrics.connections.dec();
-        });
+/// What the connections of one kind share: places, and memory for what they send.
+struct Share {
+    places: Arc<Semaphore>,
+    memory: FrameMemory,
+}
+
+impl Share {
+    fn new(places: usize, bytes: usize) -> Self {
+        Share {
+            places: Arc::new(Semaphore::new(places)),
+            memory: FrameMemory::new(bytes, FRAME_TIME_MAX),
+        }
     }
 }
 
-async fn connection(node: &Arc<Node>, stream: TcpStream) -> Result<(), FrameError> {
-    stream.set_nodelay(true)?;
-    let (reader, writer) = stream.into_split();
-    let reader = FrameReader::new(reader, REQUEST_BYTES_MAX);
-    let mut link = Link { reader, writer };
-    let mut patience = FIRST_FRAME_TIME_MAX;
+/// `connections_max`: what the process has descriptors for, strangers' included.
+pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_max: usize) {
+    let strangers_max = STRANGERS_MAX.min(connections_max / 4);
+    let controllers_max = CONTROLLERS_MAX.min(connections_max / 4);
+    let clients_max = connections_max - strangers_max - controllers_max;
+    let clients = Share::new(clients_max, CLIENT_MEMORY_BYTES_MAX);
+    let controllers = Share::new(controllers_max, CONTROLLER_MEMORY_BYTES_MAX);
+    let mut strangers = JoinSet::new();
+    let mut oldest = VecDeque::new();
+    let mut connections = JoinSet::new();
+    let mut refusals = Refusals::default();
     loop {
-        let frame = match timeout(patience, link.reader.next()).await {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    make_room(&mut oldest, strangers.len(), strangers_max);
+                    oldest.push_back(strangers.spawn(introduce(node.clone(), stream)));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(introduced) = strangers.join_next() => {
+                let (stream, client) = match introduced {
+                    Ok(Ok(introduced)) => introduced,
+                    Ok(Err(error)) => {
+                        refusals.add(&error);
+                        continue;
+                    }
+                    // It was put out.
+                    Err(_) => continue,
+                };
+                let share = match client.role {
+                    Role::Controller => &controllers,
+                    Role::Broker | Role::Operator => &clients,
+                };
+                let Ok(place) = share.places.clone().try_acquire_owned() else {
+                    warn!(role = ?client.role, "closed a connection: there are too many");
+                    continue;
+                };
+                let (node, memory) = (node.clone(), share.memory.clone());
+                connections.spawn(async move {
+                    let _place = place;
+                    node.metrics.connections.inc();
+                    if let Err(error) = connection(&node, stream, client, memory).await {
+                        debug!(%error, "connection closed");
+                    }
+                    node.metrics.connections.dec();
+                });
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Puts out the strangers that have had the longest time, so that one more can come.
+fn make_room(oldest: &mut VecDeque<AbortHandle>, mut strangers: usize, strangers_max: usize) {
+    oldest.retain(|stranger| !stranger.is_finished());
+    while strangers >= strangers_max {
+        let Some(stranger) = oldest.pop_front() else {
+            return;
+        };
+        stranger.abort();
+        strangers -= 1;
+    }
+}
+
+async fn introduce(
+    node: Arc<Node>,
+    mut stream: TcpStream,
+) -> Result<(TcpStream, Client), HandshakeError> {
+    stream.set_nodelay(true)?;
+    let peer = stream.peer_addr()?;
+    if !node.identity.secret.admits(peer.ip()) {
+        return Err(HandshakeError::Unprotected(peer));
+    }
+    let party = node.identity.party();
+    let handshake = handshake::accept(&mut stream, &party);
+    let client = timeout(HANDSHAKE_TIME_MAX, handshake).await;
+    let client = client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok((stream, client))
+}
+
+/// Says why connections are refused, but not as often as somebody tries.
+#[derive(Default)]
+struct Refusals {
+    silent_until: Option<Instant>,
+}
+
+impl Refusals {
+    fn add(&mut self, error: &HandshakeError) {
+        // A connection that says nothing, or ends, is nobody's mistake: a port scan, a health check.
+        if matches!(error, HandshakeError::Io(_)) {
+            debug!(%error, "a connection ended before its handshake");
+            return;
+        }
+        let now = Instant::now();
+        if self.silent_until.is_none_or(|until| until <= now) {
+            self.silent_until = Some(now + REFUSAL_LOG_PAUSE);
+            warn!(%error, "refused a connection");
+        }
+    }
+}
+
+async fn connection(
+    node: &Arc<Node>,
+    stream: TcpStream,
+    client: Client,
+    memory: FrameMemory,
+) -> Result<(), FrameError> {
+    let (reader, writer) = stream.into_split();
+    let limit = match client.role {
+        Role::Controller => PEER_FRAME_BYTES_MAX,
+        Role::Broker | Role::Operator => REQUEST_BYTES_MAX,
+    };
+    let reader = FrameReader::within(reader, limit, memory);
+    let link = Link { reader, writer };
+    match client.role {
+        Role::Controller => controller(node, client.member, link).await,
+        Role::Broker | Role::Operator => requests(node, link).await,
+    }
+}
+
+async fn requests(node: &Arc<Node>, mut link: Link) -> Result<(), FrameError> {
+    loop {
+        let frame = match timeout(IDLE_TIME_MAX, link.reader.next()).await {
             Ok(Err(FrameError::Closed)) | Err(_) => return Ok(()),
             Ok(frame) => frame?,
         };
-        patience = IDLE_TIME_MAX;
-        if frame.kind == KIND_HELLO {
-            return controller(node, frame, link).await;
-        }
         match frame.body(KIND_REQUEST)? {
             Request::WatchMetadata { from_index } => {
                 return watch::stream(node, from_index, link).await;
             }
             request => {
+                // A status has the whole image.
+                let _place = match request {
+                    Request::Status => node.images.acquire().await.ok(),
+                    _ => None,
+                };
                 let response = requests::answer(node, request).await;
                 let mut bytes = frame::encode(KIND_RESPONSE, frame.group, &response);
                 if bytes.len() > FRAME_BYTES_MAX {
@@ -92,25 +203,16 @@ async fn connection(node: &Arc<Node>, stream: TcpStream) -> Result<(), FrameErro
     }
 }
 
-/// A connection from another controller, after its hello.
-async fn controller(node: &Node, hello: Frame, mut link: Link) -> Result<(), FrameError> {
-    let theirs: Hello = hello.body(KIND_HELLO)?;
-    let ours = group::hello(&node.config);
-    let answer = frame::encode(KIND_HELLO, META_GROUP, &ours);
-    write(&mut link, &answer).await?;
-    if theirs != ours {
-        warn!(peers = ?theirs.peers, "refused a controller with other peers than this one's");
-        return Ok(());
-    }
-    link.reader.set_limit(PEER_FRAME_BYTES_MAX);
+/// A connection from another controller, which is this member.
+async fn controller(node: &Node, member: u64, mut link: Link) -> Result<(), FrameError> {
     loop {
         let frame = match timeout(IDLE_TIME_MAX, link.reader.next()).await {
             Ok(Err(FrameError::Closed)) | Err(_) => return Ok(()),
             Ok(frame) => frame?,
         };
         let answered = match frame.group {
-            META_GROUP => peer::answer(&node.meta.raft, frame, link).await?,
-            OFFSETS_GROUP => peer::answer(&node.offsets.raft, frame, link).await?,
+            META_GROUP => peer::answer(&node.meta, member, frame, link).await?,
+            OFFSETS_GROUP => peer::answer(&node.offsets, member, frame, link).await?,
             _ => return Err(FrameError::Kind(frame.kind)),
         };
         match answered {

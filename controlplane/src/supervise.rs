@@ -27,6 +27,25 @@ const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(500);
 /// After a failed proposal; the next look would only fail again.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
+/// Once the cluster has an id, no other cluster's processes are spoken to.
+pub(crate) async fn learn_cluster_id(node: Arc<Node>) {
+    let mut applied = node.meta.shared.applied();
+    loop {
+        let id = node
+            .meta
+            .shared
+            .read(|state| state.image().cluster_id.clone());
+        if !id.is_empty() {
+            // Nobody else sets it.
+            let _ = node.identity.cluster_id.set(id);
+            return;
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// While this node leads `meta`: gives the cluster its id and fences brokers whose session ended.
 pub(crate) async fn lead_brokers(node: Arc<Node>) {
     loop {

@@ -77,6 +77,9 @@ async fn keep_alive(position: u64, link: &mut Link) -> Result<(), FrameError> {
 
 /// Answers with the index that the snapshot is at.
 async fn send_snapshot(node: &Arc<Node>, link: &mut Link) -> Result<u64, FrameError> {
+    // Each may be as long as a frame, and as many as there are places.
+    let place = node.images.acquire().await;
+    let _place = place.expect("the semaphore is never closed");
     let node = node.clone();
     let encode = move || {
         let image = node.meta.shared.read(|state| state.image().clone());

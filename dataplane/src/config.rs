@@ -3,6 +3,7 @@
 use crate::log::limits::SPARE_BYTES_MAX;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use control_api::secret::Secret;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,6 +54,9 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub controllers: Option<Vec<String>>,
+    /// The file with the cluster's secret; without it only controllers on this machine are joined [default: none]
+    #[arg(long, env = "MILLRACE_SECRET_FILE", value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
     /// The directory of this broker's data.
     #[arg(long, env = "MILLRACE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -90,6 +94,7 @@ pub struct BrokerConfig {
     pub advertise_port: u16,
     pub metrics: Option<SocketAddr>,
     pub controllers: Vec<String>,
+    pub secret: Secret,
     pub data: PathBuf,
     pub shards: usize,
     pub tail_bytes: usize,
@@ -134,6 +139,7 @@ impl Settings {
             advertise: self.advertise.or(file.advertise),
             metrics: self.metrics.or(file.metrics),
             controllers: self.controllers.or(file.controllers),
+            secret_file: self.secret_file.or(file.secret_file),
             data: self.data.or(file.data),
             shards: self.shards.or(file.shards),
             tail_mib: self.tail_mib.or(file.tail_mib),
@@ -157,6 +163,11 @@ impl Settings {
         if controllers.is_empty() || controllers.iter().any(|address| !is_host_and_port(address)) {
             bail!("--controllers must be host:port, separated by commas");
         }
+        let secret = Secret::load(self.secret_file.as_deref()).map_err(anyhow::Error::msg)?;
+        let addresses = controllers.iter().map(String::as_str);
+        secret
+            .check_addresses(addresses)
+            .map_err(anyhow::Error::msg)?;
         let listen = self.listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
         let (advertise_host, advertise_port) = advertised(self.advertise.as_deref(), &listen)?;
         let listen = address("--listen", &listen)?;
@@ -189,6 +200,7 @@ impl Settings {
                 .map(|metrics| address("--metrics", &metrics))
                 .transpose()?,
             controllers,
+            secret,
             data: self.data.context("--data is missing")?,
             shards,
             tail_bytes: tail_mib << 20,

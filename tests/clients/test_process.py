@@ -22,7 +22,7 @@ def broker_command(cluster, data, listen=None, number=77, **flags):
     controllers = ",".join(f"127.0.0.1:{cluster.port + 3000 + i}" for i in range(cluster.controllers))
     settings = {
         "id": number, "listen": listen or f"127.0.0.1:{spare_port(cluster)}", "controllers": controllers,
-        "data": data, "shards": 1, **flags,
+        "data": data, "shards": 1, "secret-file": cluster.data / "secret", **flags,
     }
     return [cluster.binary("millrace-broker"), *as_flags(settings)]
 
@@ -132,6 +132,7 @@ def test_damage_in_a_controllers_files_is_noticed(cluster):
         "id": number, "listen": f"127.0.0.1:{cluster.port + 3000 + number - 1}",
         "peers": ",".join(f"{i}=127.0.0.1:{cluster.port + 3000 + i - 1}" for i in (1, 2, 3)),
         "metrics": f"127.0.0.1:{cluster.metrics_port('controller', number)}", "data": directory,
+        "secret-file": cluster.data / "secret",
     }
     command = [str(cluster.binary("millrace-controller")), "serve", *as_flags(flags)]
     try:

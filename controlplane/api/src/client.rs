@@ -5,6 +5,7 @@
 //! never delays a heartbeat.
 
 use crate::frame::{self, Frame, FrameError, FrameReader};
+use crate::handshake::{self, HandshakeError, Party, Role};
 use crate::message::{ControlError, MetadataUpdate, Request, Response};
 use std::collections::HashMap;
 use std::pin::pin;
@@ -53,6 +54,8 @@ pub enum ClientError {
 
 pub struct ControlClient {
     addresses: Vec<String>,
+    party: Party,
+    role: Role,
     state: Mutex<State>,
     in_flight: Semaphore,
 }
@@ -66,17 +69,25 @@ struct State {
     next_address: usize,
     /// Who did not answer, and until when others are preferred.
     suspects: HashMap<String, Instant>,
+    /// The cluster of the first controller that said one. From then on no other's is spoken to.
+    cluster_id: String,
 }
 
 type Connection = FrameReader<TcpStream>;
 
 impl ControlClient {
     /// `addresses`: each controller's `host:port`. At least one.
-    pub fn new(addresses: Vec<String>) -> Self {
+    pub fn new(addresses: Vec<String>, party: Party, role: Role) -> Self {
         assert!(!addresses.is_empty(), "a client needs an address to call");
+        let state = State {
+            cluster_id: party.cluster_id.clone(),
+            ..State::default()
+        };
         ControlClient {
             addresses,
-            state: Mutex::default(),
+            party,
+            role,
+            state: Mutex::new(state),
             in_flight: Semaphore::new(CALLS_IN_FLIGHT_MAX),
         }
     }
@@ -172,7 +183,7 @@ impl ControlClient {
         let mut why = String::new();
         for _ in &self.addresses {
             let address = self.next_address();
-            match open_stream(&address, &bytes).await {
+            match self.open_stream(&address, &bytes).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     self.suspect(&address);
@@ -240,7 +251,7 @@ impl ControlClient {
             }
             self.state().idle.remove(address);
         }
-        let connection = connect(address).await?;
+        let connection = self.connect(address).await?;
         self.exchange(address, connection, request).await
     }
 
@@ -258,6 +269,41 @@ impl ControlClient {
             idle.push(connection);
         }
         Ok(response)
+    }
+
+    async fn open_stream(
+        &self,
+        address: &str,
+        request: &[u8],
+    ) -> Result<MetadataStream, FrameError> {
+        let mut connection = self.connect(address).await?;
+        connection.get_mut().write_all(request).await?;
+        let first = timeout(STREAM_SILENCE_MAX, connection.next()).await;
+        let first = first.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        Ok(MetadataStream {
+            connection,
+            first: Some(first),
+        })
+    }
+
+    async fn connect(&self, address: &str) -> Result<Connection, FrameError> {
+        let late = || FrameError::Io(std::io::ErrorKind::TimedOut.into());
+        let stream = timeout(CONNECT_TIME_MAX, TcpStream::connect(address));
+        let mut stream = stream.await.map_err(|_| late())??;
+        stream.set_nodelay(true)?;
+        let peer = stream.peer_addr()?;
+        if !self.party.secret.admits(peer.ip()) {
+            return Err(HandshakeError::Unprotected(peer).into());
+        }
+        let mut party = self.party.clone();
+        party.cluster_id.clone_from(&self.state().cluster_id);
+        let handshake = handshake::offer(&mut stream, &party, self.role, 0);
+        let server = timeout(CONNECT_TIME_MAX, handshake);
+        let server = server.await.map_err(|_| late())??;
+        if party.cluster_id.is_empty() {
+            self.state().cluster_id = server.cluster_id;
+        }
+        Ok(FrameReader::new(stream, frame::FRAME_BYTES_MAX))
     }
 
     fn take_idle(&self, address: &str) -> Option<Connection> {
@@ -340,25 +386,6 @@ fn read_update(frame: Frame) -> Result<MetadataUpdate, FrameError> {
     frame.body(frame::KIND_UPDATE)
 }
 
-async fn open_stream(address: &str, request: &[u8]) -> Result<MetadataStream, FrameError> {
-    let mut connection = connect(address).await?;
-    connection.get_mut().write_all(request).await?;
-    let first = timeout(STREAM_SILENCE_MAX, connection.next()).await;
-    let first = first.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    Ok(MetadataStream {
-        connection,
-        first: Some(first),
-    })
-}
-
-async fn connect(address: &str) -> Result<Connection, FrameError> {
-    let stream = timeout(CONNECT_TIME_MAX, TcpStream::connect(address))
-        .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
-    Ok(FrameReader::new(stream, frame::FRAME_BYTES_MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,9 +402,10 @@ mod tests {
         );
         tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (mut stream, _) = listener.accept().await.unwrap();
                 let (answer, count) = (answer.clone(), count.clone());
                 tokio::spawn(async move {
+                    handshake::accept(&mut stream, &party()).await.unwrap();
                     let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
                     while let Ok(frame) = connection.next().await {
                         let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -391,6 +419,14 @@ mod tests {
             }
         });
         address
+    }
+
+    fn party() -> Party {
+        Party::client(crate::secret::Secret::none(), "cluster".to_owned())
+    }
+
+    fn client(addresses: Vec<String>) -> ControlClient {
+        ControlClient::new(addresses, party(), Role::Broker)
     }
 
     fn heartbeat() -> Response {
@@ -415,7 +451,7 @@ mod tests {
             })
         })
         .await;
-        let client = ControlClient::new(vec![follower]);
+        let client = client(vec![follower]);
         assert_eq!(call(&client).await.unwrap(), heartbeat());
     }
 
@@ -425,7 +461,7 @@ mod tests {
         let dead = listener.local_addr().unwrap().to_string();
         drop(listener);
         let live = controller(|_| heartbeat()).await;
-        let client = ControlClient::new(vec![dead, live]);
+        let client = client(vec![dead, live]);
         assert_eq!(call(&client).await.unwrap(), heartbeat());
     }
 
@@ -462,7 +498,7 @@ mod tests {
             _ => heartbeat(),
         })
         .await;
-        let client = ControlClient::new(vec![hung.clone(), live]);
+        let client = client(vec![hung.clone(), live]);
         client.learn_leader(META_GROUP, Some(hung));
         let answer = client.call(Request::Status, BELOW_AN_ATTEMPT).await;
         assert_eq!(answer.unwrap(), heartbeat());
@@ -472,7 +508,7 @@ mod tests {
     async fn a_hung_controller_is_not_asked_again_while_others_answer() {
         let (hung, taken) = hung().await;
         let live = controller(|_| heartbeat()).await;
-        let client = ControlClient::new(vec![hung, live]);
+        let client = client(vec![hung, live]);
         for _ in 0..10 {
             client.learn_leader(META_GROUP, None);
             let answer = client.call(Request::Status, BELOW_AN_ATTEMPT).await;
@@ -486,21 +522,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            handshake::accept(&mut stream, &party()).await.unwrap();
             let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
             let frame = connection.next().await.unwrap();
             sleep(SILENCE_MAX * 2).await;
             let stream = connection.get_mut();
             frame::write(stream, frame::KIND_RESPONSE, frame.group, &heartbeat()).await
         });
-        let client = ControlClient::new(vec![address]);
+        let client = client(vec![address]);
         assert_eq!(call(&client).await.unwrap(), heartbeat());
     }
 
     #[tokio::test]
     async fn a_stream_that_a_hung_controller_takes_is_none() {
         let (hung, _) = hung().await;
-        let client = ControlClient::new(vec![hung]);
+        let client = client(vec![hung]);
         let error = client.watch(0).await.err().unwrap();
         assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
     }
@@ -513,7 +550,7 @@ mod tests {
             _ => heartbeat(),
         })
         .await;
-        let client = ControlClient::new(vec![live]);
+        let client = client(vec![live]);
         assert_eq!(call(&client).await.unwrap(), heartbeat());
     }
 
@@ -524,7 +561,7 @@ mod tests {
             Response::Error(ControlError::DuplicateBroker)
         })
         .await;
-        let client = ControlClient::new(vec![live]);
+        let client = client(vec![live]);
         let error = call(&client).await.unwrap_err();
         assert!(matches!(
             error,
@@ -535,7 +572,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_ends_at_its_deadline() {
         let live = controller(|_| Response::Error(ControlError::Unavailable)).await;
-        let client = ControlClient::new(vec![live]);
+        let client = client(vec![live]);
         let result = client
             .call(Request::Status, Duration::from_millis(100))
             .await;

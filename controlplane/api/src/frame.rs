@@ -9,9 +9,14 @@
 //! Raft group that the frame is for ([`META_GROUP`] where none applies).
 
 use crate::codec::{self, CodecError, Decode, Encode};
+use crate::handshake::HandshakeError;
 use bytes::{Bytes, BytesMut};
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 /// The Raft group of brokers, topics and configs.
 pub const META_GROUP: u8 = 0;
@@ -37,6 +42,8 @@ const HEADER_BYTES: usize = 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 /// Enough for several small frames in one read.
 const READ_BYTES_MIN: usize = 4 << 10;
+/// A frame of so many bytes is not counted against [`FrameMemory`]: the number of connections bounds what such frames take.
+pub const FREE_BYTES: usize = 16 << 10;
 
 const _: () = assert!(REQUEST_BYTES_MAX <= FRAME_BYTES_MAX, "a request is a frame");
 
@@ -62,6 +69,11 @@ pub enum FrameError {
     Kind(u8),
     #[error(transparent)]
     Codec(#[from] CodecError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// Inside one frame: it did not come whole in time, or there was no memory for it.
+    #[error("a frame took too long")]
+    Late,
 }
 
 impl Frame {
@@ -94,11 +106,46 @@ where
     writer.write_all(&encode(kind, group, body)).await
 }
 
+/// Memory for the frames of many connections together. A frame that is longer than [`FREE_BYTES`] waits for its share before any of
+/// its body is read, and gives it back when the next frame is asked for.
+#[derive(Clone)]
+pub struct FrameMemory {
+    kibibytes: Arc<Semaphore>,
+    /// How long a frame that has begun may take to come whole, the wait for memory included.
+    time: Duration,
+}
+
+impl FrameMemory {
+    /// `bytes` must be enough for the longest frame that any of the connections takes.
+    pub fn new(bytes: usize, time: Duration) -> Self {
+        FrameMemory {
+            kibibytes: Arc::new(Semaphore::new(bytes >> 10)),
+            time,
+        }
+    }
+
+    async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let kibibytes = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let share = self.kibibytes.clone().acquire_many_owned(kibibytes);
+        share.await.expect("the semaphore is never closed")
+    }
+}
+
 /// Cuts a byte stream into frames. Dropping a pending [`FrameReader::next`] loses nothing.
 pub struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
     limit: usize,
+    memory: Option<FrameMemory>,
+    begun: Option<Begun>,
+    /// The share of the frame that was given out last.
+    given: Option<OwnedSemaphorePermit>,
+}
+
+/// A frame of which a part is here.
+struct Begun {
+    until: Instant,
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -108,19 +155,61 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             reader,
             buffer: BytesMut::new(),
             limit,
+            memory: None,
+            begun: None,
+            given: None,
+        }
+    }
+
+    /// For a reader of bytes that others share their memory with.
+    pub fn within(reader: R, limit: usize, memory: FrameMemory) -> Self {
+        FrameReader {
+            memory: Some(memory),
+            ..FrameReader::new(reader, limit)
         }
     }
 
     pub async fn next(&mut self) -> Result<Frame, FrameError> {
+        self.given = None;
         loop {
             let missing = match split(&mut self.buffer, self.limit)? {
-                Split::Frame(frame) => return Ok(frame),
+                Split::Frame(frame) => {
+                    self.given = self.begun.take().and_then(|begun| begun.share);
+                    if frame.body.len() > FREE_BYTES {
+                        // What is left is a part of the frame's memory, which would stay taken for as long.
+                        self.buffer = BytesMut::from(&self.buffer[..]);
+                    }
+                    return Ok(frame);
+                }
                 Split::Missing(bytes) => bytes,
             };
             // Memory grows as bytes arrive: a claimed length alone costs one step.
-            self.buffer
-                .reserve(missing.clamp(READ_BYTES_MIN, READ_BYTES_MAX));
-            if self.reader.read_buf(&mut self.buffer).await? > 0 {
+            let wanted = missing.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+            let read = match &self.memory {
+                Some(memory) if !self.buffer.is_empty() => {
+                    let begun = self.begun.get_or_insert_with(|| Begun {
+                        until: Instant::now() + memory.time,
+                        share: None,
+                    });
+                    let until = begun.until;
+                    let total = self.buffer.len() + missing;
+                    let reading = async {
+                        if total > FREE_BYTES && begun.share.is_none() {
+                            begun.share = Some(memory.take(total).await);
+                        }
+                        self.buffer.reserve(wanted);
+                        self.reader.read_buf(&mut self.buffer).await
+                    };
+                    timeout_at(until, reading)
+                        .await
+                        .map_err(|_| FrameError::Late)??
+                }
+                _ => {
+                    self.buffer.reserve(wanted);
+                    self.reader.read_buf(&mut self.buffer).await?
+                }
+            };
+            if read > 0 {
                 continue;
             }
             // A close between two frames is an ordinary end; inside one it is a cut.
@@ -129,11 +218,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 false => FrameError::Io(io::ErrorKind::UnexpectedEof.into()),
             });
         }
-    }
-
-    /// Once the other side has said who it is, it may be allowed longer frames.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
     }
 
     pub fn get_mut(&mut self) -> &mut R {
@@ -212,6 +296,49 @@ mod tests {
         assert_eq!(reader.next().await.unwrap().body.len(), 0);
         assert_eq!(reader.next().await.unwrap().body[..], [5; 1000]);
         assert!(matches!(reader.next().await, Err(FrameError::Closed)));
+    }
+
+    fn memory() -> FrameMemory {
+        FrameMemory::new(1 << 20, Duration::from_millis(100))
+    }
+
+    #[tokio::test]
+    async fn frames_of_many_connections_share_one_memory() {
+        let memory = memory();
+        let long = encode_raw(1, 0, &[5; 600 << 10]);
+        let mut first = FrameReader::within(&*long, 1 << 20, memory.clone());
+        assert_eq!(first.next().await.unwrap().body.len(), 600 << 10);
+        // The first frame's share is still taken, so the second gets none; a small one needs none.
+        let mut second = FrameReader::within(&*long, 1 << 20, memory.clone());
+        assert!(matches!(second.next().await, Err(FrameError::Late)));
+        let small = encode_raw(1, 0, &[5; 9 << 10]);
+        let mut third = FrameReader::within(&*small, 1 << 20, memory.clone());
+        assert!(third.next().await.is_ok());
+        assert!(matches!(first.next().await, Err(FrameError::Closed)));
+        let mut fourth = FrameReader::within(&*long, 1 << 20, memory);
+        assert!(fourth.next().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_has_begun_must_come_whole_in_time() {
+        let (mut sender, receiver) = tokio::io::duplex(64);
+        let frame = encode_raw(1, 0, &[5; 600 << 10]);
+        sender.write_all(&frame[..40]).await.unwrap();
+        let memory = memory();
+        let mut reader = FrameReader::within(receiver, 1 << 20, memory.clone());
+        // Asked for again and again, it is no younger.
+        let mut late = false;
+        for _ in 0..50 {
+            let next = tokio::time::timeout(Duration::from_millis(20), reader.next());
+            late = late || matches!(next.await, Ok(Err(FrameError::Late)));
+        }
+        assert!(late);
+        drop(reader);
+        assert_eq!(
+            memory.kibibytes.available_permits(),
+            1 << 10,
+            "its share is given back"
+        );
     }
 
     #[tokio::test]

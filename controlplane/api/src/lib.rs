@@ -7,8 +7,10 @@
 pub mod client;
 pub mod codec;
 pub mod frame;
+pub mod handshake;
 pub mod ids;
 pub mod image;
 pub mod message;
 pub mod process;
+pub mod secret;
 pub mod topic_config;

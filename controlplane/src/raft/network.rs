@@ -1,12 +1,13 @@
 //! The calling side of Raft between controllers: framed TCP, pipelined appends.
 //!
-//! openraft owns one [`Peer`] per group and node. [`super::peer`] answers.
+//! openraft owns one [`Peer`] per group and member. [`super::peer`] answers.
 
 use super::wire::{
-    Hello, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote, WireVoteAnswer,
+    Sender, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote, WireVoteAnswer,
     WireVoteRequest,
 };
 use super::{Snapshot, TypeConfig, Vote};
+use crate::identity::Identity;
 use crate::limits::{PEER_FRAME_BYTES_MAX, PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES};
 use bytes::Bytes;
 use control_api::codec::{Decode, Encode};
@@ -25,12 +26,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-pub(crate) const KIND_HELLO: u8 = KIND_PEER_FIRST;
 pub(crate) const KIND_APPEND: u8 = KIND_PEER_FIRST + 1;
 /// Turns the connection into a stream of appends and answers.
 pub(crate) const KIND_STREAM: u8 = KIND_PEER_FIRST + 2;
@@ -47,7 +46,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 
 type RpcError = RPCError<TypeConfig>;
 
-/// A connection between controllers, after the hellos.
+/// A connection whose other end has proved who it is.
 pub(crate) struct Link {
     pub reader: FrameReader<OwnedReadHalf>,
     pub writer: OwnedWriteHalf,
@@ -67,26 +66,29 @@ impl Link {
 /// Makes openraft's connections of one group.
 pub(crate) struct Network {
     pub group: u8,
-    pub hello: Arc<Hello>,
+    pub identity: Arc<Identity>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, _target: u64, node: &BasicNode) -> Peer {
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         Peer {
+            member: target,
             address: node.addr.clone(),
             group: self.group,
-            hello: self.hello.clone(),
+            identity: self.identity.clone(),
             link: None,
         }
     }
 }
 
 pub(crate) struct Peer {
+    /// Nobody else is spoken to at the address.
+    member: u64,
     address: String,
     group: u8,
-    hello: Arc<Hello>,
+    identity: Arc<Identity>,
     /// Free for the next call. A call that fails or is dropped takes it along.
     link: Option<Link>,
 }
@@ -113,12 +115,29 @@ impl Peer {
     }
 
     async fn connect(&self, time: Duration) -> Result<Link, RpcError> {
-        let connecting = connect(&self.address, &self.hello);
-        match timeout(time.min(CONNECT_TIME_MAX), connecting).await {
-            Ok(Ok(link)) => Ok(link),
-            Ok(Err(error)) => Err(RPCError::Unreachable(Unreachable::new(&error))),
-            Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+        let time = time.min(CONNECT_TIME_MAX);
+        let connecting = self.identity.connect(&self.address, self.member, time);
+        match connecting.await {
+            Ok((stream, _)) => {
+                let (reader, writer) = stream.into_split();
+                let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+                Ok(Link { reader, writer })
+            }
+            Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
         }
+    }
+
+    async fn ask_for_vote(
+        &mut self,
+        kind: u8,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let term = request.vote.leader_id.term;
+        let request = WireVoteRequest::from(request);
+        let answer: WireVoteAnswer = self.call(kind, &request, option.hard_ttl()).await?;
+        sane(answer.vote(), term)?;
+        Ok(answer.into())
     }
 
     async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, RpcError> {
@@ -146,9 +165,10 @@ impl Peer {
         }
         // The peer decodes, writes and flushes it before it answers.
         let time = PEER_TIME_MAX * 12;
-        let vote: WireVote =
+        let answer: WireVote =
             within(time, async { link.reader.next().await?.body(KIND_ANSWER) }).await?;
-        Ok(vote.into())
+        sane(answer, vote.leader_id.term)?;
+        Ok(answer.into())
     }
 }
 
@@ -160,10 +180,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let term = request.vote.leader_id.term;
         let request = WireAppend::from(request);
         let answer: WireAppended = self.call(KIND_APPEND, &request, option.hard_ttl()).await?;
         answer
-            .single()
+            .single(term)
             .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
@@ -209,9 +230,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request = WireVoteRequest::from(request);
-        let answer: WireVoteAnswer = self.call(KIND_VOTE, &request, option.hard_ttl()).await?;
-        Ok(answer.into())
+        self.ask_for_vote(KIND_VOTE, request, option).await
     }
 
     async fn pre_vote(
@@ -219,11 +238,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request = WireVoteRequest::from(request);
-        let answer: WireVoteAnswer = self
-            .call(KIND_PRE_VOTE, &request, option.hard_ttl())
-            .await?;
-        Ok(answer.into())
+        self.ask_for_vote(KIND_PRE_VOTE, request, option).await
     }
 
     async fn full_snapshot(
@@ -259,10 +274,18 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 }
 
+/// An answer must not move this node to a term out of all proportion to the one that it asked in.
+fn sane(vote: WireVote, term: u64) -> Result<(), RpcError> {
+    let checked = Sender::answering(term).check_term(vote);
+    checked.map_err(|error| RPCError::Network(NetworkError::new(&error)))
+}
+
 /// How far a stream of appends has come.
 #[derive(Default)]
 struct Progress {
     sent: AtomicU64,
+    /// Of the last append that was sent.
+    term: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -275,6 +298,9 @@ async fn send_appends<S>(
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
     while let Some(request) = input.next().await {
+        progress
+            .term
+            .store(request.vote.leader_id.term, Ordering::SeqCst);
         progress.sent.fetch_add(1, Ordering::SeqCst);
         let body = WireAppend::from(request);
         if frame::write(&mut writer, KIND_STREAM, group, &body)
@@ -315,15 +341,15 @@ impl Answers {
         let answer = match frame {
             Err(FrameError::Closed) if self.progress.ended.load(Ordering::SeqCst) => return None,
             Err(error) => Err(io::Error::other(error)),
-            Ok(frame) => streamed(frame),
+            Ok(frame) => streamed(frame, self.progress.term.load(Ordering::SeqCst)),
         };
         Some(answer.map_err(|error| RPCError::Network(NetworkError::new(&error))))
     }
 }
 
-fn streamed(frame: Frame) -> io::Result<StreamAppendResult<TypeConfig>> {
+fn streamed(frame: Frame, term: u64) -> io::Result<StreamAppendResult<TypeConfig>> {
     let answer: WireAppended = frame.body(KIND_ANSWER).map_err(io::Error::other)?;
-    answer.streamed()
+    answer.streamed(term)
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -331,23 +357,6 @@ struct AbortOnDrop(JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Both sides say which cluster they are of before anything else.
-async fn connect(address: &str, hello: &Hello) -> Result<Link, FrameError> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (reader, writer) = stream.into_split();
-    let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-    let mut link = Link { reader, writer };
-    link.send(KIND_HELLO, frame::META_GROUP, hello).await?;
-    let theirs: Hello = link.reader.next().await?.body(KIND_HELLO)?;
-    match theirs == *hello {
-        true => Ok(link),
-        false => Err(FrameError::Io(io::Error::other(format!(
-            "{address} belongs to another cluster"
-        )))),
     }
 }
 
@@ -365,26 +374,27 @@ async fn within<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use control_api::handshake::{self, Role};
+    use control_api::secret::Secret;
     use tokio::net::TcpListener;
 
-    fn hello() -> Hello {
-        let peers = BTreeMap::from([(1, "localhost:1".to_owned())]);
-        Hello { peers }
+    fn identity(member: u64, secret: Secret) -> Identity {
+        Identity::new(secret, member)
     }
 
-    /// A peer that takes one connection, greets with `greeting`, answers so many appends, and then waits for the end of what
-    /// it is sent or, if it is told to be `rude`, does not.
-    async fn peer(greeting: Hello, appends: usize, rude: bool) -> Peer {
+    /// Member 2, which takes one connection, answers so many appends, and then waits for the end of what it is sent or, if it is
+    /// told to be `rude`, does not.
+    async fn peer(secret: Secret, appends: usize, rude: bool) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let party = identity(2, secret).party();
+            let client = handshake::accept(&mut stream, &party).await.unwrap();
+            assert_eq!((client.role, client.member), (Role::Controller, 1));
             let (reader, writer) = stream.into_split();
             let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
             let mut link = Link { reader, writer };
-            link.reader.next().await.unwrap();
-            link.send(KIND_HELLO, 0, &greeting).await.unwrap();
             for _ in 0..appends {
                 link.reader.next().await.unwrap();
                 link.send(KIND_ANSWER, 0, &WireAppended::Up(None))
@@ -396,9 +406,10 @@ mod tests {
             }
         });
         Peer {
+            member: 2,
             address,
             group: 0,
-            hello: Arc::new(hello()),
+            identity: Arc::new(identity(1, Secret::of(b"ours"))),
             link: None,
         }
     }
@@ -418,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_openraft_ends_ends_without_an_error() {
-        let mut peer = peer(hello(), 3, false).await;
+        let mut peer = peer(Secret::of(b"ours"), 3, false).await;
         let input = futures::stream::iter([append(), append(), append()]);
         let answers = peer.stream_append(input, option()).await.unwrap();
         let answers: Vec<_> = answers.collect().await;
@@ -428,7 +439,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_the_peer_cuts_ends_with_an_error() {
-        let mut peer = peer(hello(), 2, true).await;
+        let mut peer = peer(Secret::of(b"ours"), 2, true).await;
         let input = futures::stream::iter([append(), append()]).chain(futures::stream::pending());
         let answers = peer.stream_append(input, option()).await.unwrap();
         let answers: Vec<_> = answers.collect().await;
@@ -437,11 +448,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_of_another_cluster_is_not_spoken_to() {
-        let other = Hello {
-            peers: BTreeMap::new(),
-        };
-        let mut peer = peer(other, 0, false).await;
+    async fn a_node_that_does_not_know_the_secret_is_not_spoken_to() {
+        let mut peer = peer(Secret::of(b"theirs"), 0, false).await;
+        let answered = peer.append_entries(append(), option()).await;
+        assert!(matches!(answered, Err(RPCError::Unreachable(_))));
+    }
+
+    #[tokio::test]
+    async fn another_member_at_the_address_is_not_spoken_to() {
+        let mut peer = peer(Secret::of(b"ours"), 0, false).await;
+        peer.member = 3;
         let answered = peer.append_entries(append(), option()).await;
         assert!(matches!(answered, Err(RPCError::Unreachable(_))));
     }

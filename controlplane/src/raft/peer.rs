@@ -1,7 +1,7 @@
 //! The answering side of Raft between controllers.
 //!
-//! The server hands over a connection whose first frame was a hello. What comes in may be garbage: then the connection is
-//! closed, nothing else.
+//! The server hands over a connection whose other end has proved which member it is. What comes in may be garbage all the same:
+//! then the connection is closed, nothing else.
 
 use super::machine::Machine;
 use super::network::{
@@ -9,29 +9,35 @@ use super::network::{
     KIND_TRANSFER, KIND_VOTE, Link,
 };
 use super::wire::{
-    WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote, WireVoteAnswer,
-    WireVoteRequest,
+    Message, Sender, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote,
+    WireVoteAnswer, WireVoteRequest,
 };
 use super::{Raft, Snapshot, SnapshotMeta};
+use crate::group::Group;
 use crate::limits::{PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, WRITE_TIME_MAX};
 use bytes::Bytes;
 use control_api::codec::Encode;
 use control_api::frame::{Frame, FrameError};
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use std::io;
 use tokio::time::timeout;
 
 /// Answers one frame and gives the connection back, unless the frame turned it into a stream that has now ended.
+///
+/// `member`: who is at the other end.
 pub(crate) async fn answer<M: Machine>(
-    raft: &Raft<M>,
+    to: &Group<M>,
+    member: u64,
     frame: Frame,
     mut link: Link,
 ) -> Result<Option<Link>, FrameError> {
-    let group = frame.group;
+    let (group, raft) = (frame.group, &to.raft);
+    let sender = || Sender::new(member, to.metrics().current_term);
     match frame.kind {
         KIND_APPEND => {
-            let request: WireAppend = frame.body(KIND_APPEND)?;
+            let request: WireAppend = checked(frame.body(KIND_APPEND)?, sender())?;
             let answer = match raft.append_entries(request.try_into()?).await {
                 Ok(response) => WireAppended::from(response),
                 Err(_) => WireAppended::Failed,
@@ -39,7 +45,7 @@ pub(crate) async fn answer<M: Machine>(
             send(&mut link, group, &answer).await?;
         }
         KIND_VOTE | KIND_PRE_VOTE => {
-            let request: WireVoteRequest = frame.body(frame.kind)?;
+            let request: WireVoteRequest = checked(frame.body(frame.kind)?, sender())?;
             let answer = match frame.kind {
                 KIND_VOTE => raft.vote(request.into()).await,
                 _ => raft.pre_vote(request.into()).await,
@@ -48,12 +54,15 @@ pub(crate) async fn answer<M: Machine>(
             send(&mut link, group, &answer).await?;
         }
         KIND_SNAPSHOT => {
-            let start: WireSnapshotStart = frame.body(KIND_SNAPSHOT)?;
+            let start: WireSnapshotStart = checked(frame.body(KIND_SNAPSHOT)?, sender())?;
+            // A snapshot is held in memory whole, so only one comes at a time; the leader tries again.
+            let busy = || io::Error::other("another snapshot is on its way");
+            let _place = to.installing.try_acquire().map_err(|_| busy())?;
             let vote = install(raft, start, &mut link).await?;
             send(&mut link, group, &vote).await?;
         }
         KIND_TRANSFER => {
-            let request: WireTransfer = frame.body(KIND_TRANSFER)?;
+            let request: WireTransfer = checked(frame.body(KIND_TRANSFER)?, sender())?;
             let request = TransferLeaderRequest::from(request);
             let handled = raft.handle_transfer_leader(request).await;
             handled
@@ -62,12 +71,17 @@ pub(crate) async fn answer<M: Machine>(
             send(&mut link, group, &()).await?;
         }
         KIND_STREAM => {
-            stream(raft, frame, link).await?;
+            stream(to, member, frame, link).await?;
             return Ok(None);
         }
         kind => return Err(FrameError::Kind(kind)),
     }
     Ok(Some(link))
+}
+
+fn checked<T: Message>(message: T, sender: Sender) -> io::Result<T> {
+    message.check(&sender)?;
+    Ok(message)
 }
 
 async fn send<T: Encode>(link: &mut Link, group: u8, answer: &T) -> Result<(), FrameError> {
@@ -76,20 +90,29 @@ async fn send<T: Encode>(link: &mut Link, group: u8, answer: &T) -> Result<(), F
 }
 
 /// Appends come in until the leader closes its side; each is answered in order.
-async fn stream<M: Machine>(raft: &Raft<M>, first: Frame, link: Link) -> Result<(), FrameError> {
+async fn stream<M: Machine>(
+    to: &Group<M>,
+    member: u64,
+    first: Frame,
+    link: Link,
+) -> Result<(), FrameError> {
     let group = first.group;
     let Link { reader, mut writer } = link;
-    let appends = futures::stream::unfold((Some(first), reader), async |(first, mut reader)| {
-        let frame = match first {
-            Some(first) => first,
-            None => reader.next().await.ok()?,
-        };
-        let request: WireAppend = frame.body(KIND_STREAM).ok()?;
-        Some((request.try_into().ok()?, (None, reader)))
+    let metrics = to.raft.metrics();
+    let appends = futures::stream::unfold((Some(first), reader), move |(first, mut reader)| {
+        let sender = Sender::new(member, metrics.borrow_watched().current_term);
+        async move {
+            let frame = match first {
+                Some(first) => first,
+                None => reader.next().await.ok()?,
+            };
+            let request: WireAppend = checked(frame.body(KIND_STREAM).ok()?, sender).ok()?;
+            Some((request.try_into().ok()?, (None, reader)))
+        }
     });
     let appends: std::pin::Pin<Box<dyn Stream<Item = AppendEntriesRequest<_>> + Send>> =
         Box::pin(appends);
-    let mut answers = Box::pin(raft.stream_append(appends));
+    let mut answers = Box::pin(to.raft.stream_append(appends));
     while let Some(answer) = answers.next().await {
         let answer = answer.map_or(WireAppended::Failed, WireAppended::from);
         let write = control_api::frame::write(&mut writer, KIND_ANSWER, group, &answer);

@@ -6,6 +6,7 @@
 use super::{
     Entry, EntryPayload, LogId, Membership, Proposal, SnapshotMeta, StoredMembership, Vote,
 };
+use crate::limits::{INDEX_MAX, TERM_STEP_MAX};
 use openraft::BasicNode;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
@@ -17,16 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 type TypeConfig = super::TypeConfig;
-
-/// No log gets this long.
-const INDEX_MAX: u64 = u64::MAX / 4;
-
-/// Opens a connection between controllers: the answer is the same, or the connection is closed.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// The members that this node was configured with, which are its cluster's identity.
-    pub peers: BTreeMap<u64, String>,
-}
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WireLogId {
@@ -116,6 +107,82 @@ pub struct WireSnapshotStart {
     pub vote: WireVote,
     pub meta: WireSnapshotMeta,
     pub bytes: u64,
+}
+
+/// Who sent a message, and which terms it may speak of: whoever is let in may be faulty, and a term cannot be taken back.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    member: u64,
+    term_max: u64,
+}
+
+impl Sender {
+    /// `term`: the receiver's own.
+    pub fn new(member: u64, term: u64) -> Self {
+        Sender {
+            member,
+            term_max: term.saturating_add(TERM_STEP_MAX),
+        }
+    }
+
+    /// Who answers may name anybody's vote. `term`: the one that was asked in.
+    pub fn answering(term: u64) -> Self {
+        Sender::new(0, term)
+    }
+
+    pub fn check_term(&self, vote: WireVote) -> io::Result<()> {
+        match vote.term <= self.term_max {
+            true => Ok(()),
+            false => Err(io::Error::other("a term far beyond the current one")),
+        }
+    }
+
+    /// A vote is its sender's own, and so are the entries that go with it: none is of a later term.
+    fn check(&self, vote: WireVote, ids: impl IntoIterator<Item = WireLogId>) -> io::Result<()> {
+        self.check_term(vote)?;
+        if vote.node != self.member {
+            return Err(io::Error::other("a vote of another member than its sender"));
+        }
+        let sound = |id: WireLogId| id.term <= vote.term && id.index <= INDEX_MAX;
+        match ids.into_iter().all(sound) {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "a log beyond its sender's term or any length",
+            )),
+        }
+    }
+}
+
+/// What another controller asks; it is checked before it is believed.
+pub trait Message {
+    fn check(&self, sender: &Sender) -> io::Result<()>;
+}
+
+impl Message for WireAppend {
+    fn check(&self, sender: &Sender) -> io::Result<()> {
+        let ends = [self.previous, self.committed].into_iter().flatten();
+        let entries = self.entries.iter().map(|entry| entry.id);
+        sender.check(self.vote, ends.chain(entries))
+    }
+}
+
+impl Message for WireVoteRequest {
+    fn check(&self, sender: &Sender) -> io::Result<()> {
+        sender.check(self.vote, self.last)
+    }
+}
+
+impl Message for WireTransfer {
+    fn check(&self, sender: &Sender) -> io::Result<()> {
+        sender.check(self.from, self.last)
+    }
+}
+
+impl Message for WireSnapshotStart {
+    fn check(&self, sender: &Sender) -> io::Result<()> {
+        let ends = [self.meta.last, self.meta.membership_at];
+        sender.check(self.vote, ends.into_iter().flatten())
+    }
 }
 
 impl From<&LogId> for WireLogId {
@@ -236,11 +303,7 @@ impl TryFrom<WireAppend> for AppendEntriesRequest<TypeConfig> {
     type Error = io::Error;
 
     fn try_from(wire: WireAppend) -> io::Result<Self> {
-        // openraft takes it for granted that entries follow each other and that there is a next index.
-        let ids = [wire.previous, wire.committed].into_iter().flatten();
-        if ids.map(|id| id.index).any(|index| index > INDEX_MAX) {
-            return Err(io::Error::other("an append far beyond any log"));
-        }
+        // openraft takes it for granted that entries follow each other.
         let next = wire
             .previous
             .map_or(0, |previous| previous.index.saturating_add(1));
@@ -285,8 +348,19 @@ impl From<StreamAppendResult<TypeConfig>> for WireAppended {
 }
 
 impl WireAppended {
-    /// As the answer to a single append.
-    pub fn single(self) -> io::Result<AppendEntriesResponse<TypeConfig>> {
+    fn check(&self, term: u64) -> io::Result<()> {
+        match self {
+            WireAppended::HigherVote(vote) => Sender::answering(term).check_term(*vote),
+            WireAppended::All
+            | WireAppended::Up(_)
+            | WireAppended::Conflict(_)
+            | WireAppended::Failed => Ok(()),
+        }
+    }
+
+    /// As the answer to a single append of this term.
+    pub fn single(self, term: u64) -> io::Result<AppendEntriesResponse<TypeConfig>> {
+        self.check(term)?;
         Ok(match self {
             WireAppended::All => AppendEntriesResponse::Success,
             WireAppended::Up(last) => AppendEntriesResponse::PartialSuccess(last.map(Into::into)),
@@ -296,8 +370,9 @@ impl WireAppended {
         })
     }
 
-    /// As one answer in a stream.
-    pub fn streamed(self) -> io::Result<StreamAppendResult<TypeConfig>> {
+    /// As one answer in a stream, to appends of this term.
+    pub fn streamed(self, term: u64) -> io::Result<StreamAppendResult<TypeConfig>> {
+        self.check(term)?;
         match self {
             WireAppended::Up(last) => Ok(Ok(last.map(Into::into))),
             WireAppended::Conflict(Some(at)) => Ok(Err(StreamAppendError::Conflict(at.into()))),
@@ -325,6 +400,12 @@ impl From<WireVoteRequest> for VoteRequest<TypeConfig> {
         let mut request = VoteRequest::new(wire.vote.into(), wire.last.map(Into::into));
         request.leadership_transfer = wire.leadership_transfer;
         request
+    }
+}
+
+impl WireVoteAnswer {
+    pub fn vote(&self) -> WireVote {
+        self.vote
     }
 }
 

@@ -2,15 +2,12 @@
 
 use crate::support::{Broker, Cluster, PATIENCE, commit, create, eventually, offset, topic};
 use control_api::client::{ClientError, ControlClient};
-use control_api::frame::{self, FrameReader, KIND_REQUEST, META_GROUP};
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, MetadataUpdate, OffsetSelection, Request, Response};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// Registers a broker that topics can be placed on.
-async fn live_broker(client: &ControlClient, id: i32) -> Broker {
+pub(crate) async fn live_broker(client: &ControlClient, id: i32) -> Broker {
     let broker = Broker::register(client, id, 1).await.unwrap();
     assert!(
         !broker.beat(client).await.unwrap(),
@@ -356,60 +353,6 @@ async fn offsets_of_a_deleted_topic_are_forgotten() {
         (committed(&client, "g").await == [(2, 2)]).then_some(())
     })
     .await;
-}
-
-#[tokio::test]
-async fn garbage_on_the_port_harms_nobody() {
-    let cluster = Cluster::start(3, &["--session-ms", "60000"]).await;
-    let client = cluster.client();
-    live_broker(&client, 1).await;
-    let leader = cluster.leader().await;
-    let address = &cluster.addresses[&leader];
-    let hello = {
-        // What the controllers greet each other with can be had by asking; a garbled peer must do no harm after it.
-        let peers = cluster.addresses.clone();
-        frame::encode(frame::KIND_PEER_FIRST, META_GROUP, &peers)
-    };
-    let mut attacks: Vec<Vec<u8>> = vec![
-        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-        vec![0; 64],
-        vec![0xff; 64],
-        u32::MAX.to_le_bytes().to_vec(),
-        frame::encode_raw(KIND_REQUEST, META_GROUP, &[1; 100]),
-        frame::encode_raw(KIND_REQUEST, META_GROUP, &[]),
-        frame::encode_raw(200, META_GROUP, &[1, 2, 3]),
-        frame::encode_raw(frame::KIND_PEER_FIRST, META_GROUP, &[1; 1000]),
-    ];
-    for kind in frame::KIND_PEER_FIRST..frame::KIND_PEER_FIRST + 12 {
-        for group in [0, 1, 7] {
-            for body in [&[][..], &[1], &[1; 17], &[0xff; 300]] {
-                attacks.push([hello.clone(), frame::encode_raw(kind, group, body)].concat());
-            }
-        }
-    }
-    for attack in &attacks {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(attack).await.unwrap();
-        let _ = stream.shutdown().await;
-        let mut rest = Vec::new();
-        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
-        assert!(closed.is_ok(), "the connection is closed after {attack:?}");
-    }
-    // A frame cut at any place, and one that never comes.
-    let whole = frame::encode(KIND_REQUEST, META_GROUP, &Request::Status);
-    for end in 0..whole.len() {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(&whole[..end]).await.unwrap();
-    }
-    create(&client, "still-here").await;
-    let mut stream = FrameReader::new(TcpStream::connect(address).await.unwrap(), 1 << 20);
-    stream.get_mut().write_all(&whole).await.unwrap();
-    assert!(stream.next().await.is_ok());
-    assert_eq!(cluster.leader().await, leader, "nobody had to be elected");
-    assert!(
-        !cluster.log(leader).contains("refused a controller"),
-        "the hello passed, so the garbage behind it was looked at"
-    );
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use crate::support::{self, PATIENCE, eventually, offset};
 use control_api::client::ControlClient;
+use control_api::handshake::{Party, Role};
 use control_api::message::{ControlError, GroupSummary, OffsetCommit, Request, Response};
+use control_api::secret::Secret;
 use controlplane::config::{NodeConfig, Times};
 use controlplane::node::RunningNode;
 use std::path::PathBuf;
@@ -23,6 +25,7 @@ impl Alone {
         let running = RunningNode::start(NodeConfig {
             id: 1,
             listen: addresses[0].clone(),
+            secret: Secret::none(),
             peers: format!("1={}", addresses[0]).parse().unwrap(),
             metrics: addresses[1].clone(),
             data: directory.join("data"),
@@ -36,7 +39,11 @@ impl Alone {
         })
         .await
         .unwrap();
-        let client = ControlClient::new(vec![addresses[0].clone()]);
+        let client = ControlClient::new(
+            vec![addresses[0].clone()],
+            Party::client(Secret::none(), String::new()),
+            Role::Operator,
+        );
         // What is committed for a topic that does not exist would not stay.
         let broker = support::Broker::register(&client, 1, 1).await.unwrap();
         broker.beat(&client).await.unwrap();

@@ -6,6 +6,7 @@
 )]
 
 mod cluster;
+mod hostile;
 mod keeping;
 mod operation;
 mod support;

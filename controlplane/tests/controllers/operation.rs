@@ -18,7 +18,7 @@ fn run(arguments: &[String]) -> (Option<i32>, String, String) {
     )
 }
 
-fn fails_with_one_line(arguments: &[String], reason: &str) {
+pub(crate) fn fails_with_one_line(arguments: &[String], reason: &str) {
     let (code, _, errors) = run(arguments);
     assert_eq!(code, Some(1), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
@@ -159,7 +159,9 @@ fn bad_flags_are_refused() {
 /// Asks a running control plane; answers with the exit code and the output.
 fn ask(cluster: &Cluster, what: &str, more: &[&str]) -> (Option<i32>, String) {
     let addresses: Vec<String> = cluster.addresses.values().cloned().collect();
-    let arguments = [what, "--controllers", &addresses.join(",")];
+    let secret = cluster.secret().display().to_string();
+    let addresses = addresses.join(",");
+    let arguments = [what, "--controllers", &addresses, "--secret-file", &secret];
     let arguments = arguments.iter().chain(more).map(|one| one.to_string());
     let (code, output, errors) = run(&arguments.collect::<Vec<_>>());
     assert_eq!(errors, "");

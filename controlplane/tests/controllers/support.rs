@@ -1,14 +1,18 @@
 //! Real controller processes on loopback, in a directory of their own that goes with them.
 
 use control_api::client::{ClientError, ControlClient};
+use control_api::handshake::{Party, Role};
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, NewTopic, NodeStatus, OffsetCommit, Request, Response,
 };
+use control_api::secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,6 +52,7 @@ impl Cluster {
             descriptors,
             processes: BTreeMap::new(),
         };
+        write_secret(&cluster.secret());
         (1..=nodes).for_each(|node| cluster.start_node(node));
         cluster.leader().await;
         cluster
@@ -98,6 +103,7 @@ impl Cluster {
             ("--peers", peers),
             ("--metrics", self.metrics[&node].clone()),
             ("--data", data),
+            ("--secret-file", self.secret().display().to_string()),
         ];
         let flags = flags
             .into_iter()
@@ -108,8 +114,16 @@ impl Cluster {
             .collect()
     }
 
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.directory.join("secret")
+    }
+
     pub(crate) fn data(&self, node: u64) -> PathBuf {
         self.directory.join(node.to_string())
+    }
+
+    pub(crate) fn pid(&self, node: u64) -> u32 {
+        self.processes[&node].id()
     }
 
     /// SIGKILL.
@@ -144,7 +158,18 @@ impl Cluster {
     }
 
     pub(crate) fn client(&self) -> ControlClient {
-        ControlClient::new(self.addresses.values().cloned().collect())
+        self.client_as(self.party())
+    }
+
+    pub(crate) fn client_as(&self, party: Party) -> ControlClient {
+        let addresses = self.addresses.values().cloned().collect();
+        ControlClient::new(addresses, party, Role::Broker)
+    }
+
+    /// Of this cluster, as far as its secret goes.
+    pub(crate) fn party(&self) -> Party {
+        let secret = Secret::load(Some(&self.secret())).unwrap();
+        Party::client(secret, String::new())
     }
 
     pub(crate) async fn status(&self, node: u64) -> Option<NodeStatus> {
@@ -356,6 +381,19 @@ pub(crate) async fn commit(client: &ControlClient, commits: Vec<OffsetCommit>) {
         Response::Done(done) => assert_eq!(done, vec![Ok(()); count]),
         other => panic!("{other:?}"),
     }
+}
+
+pub(crate) fn write_secret(path: &Path) {
+    let mut options = File::options();
+    let mut file = options
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .unwrap();
+    file.write_all(b"the secret of a cluster that goes with its test")
+        .unwrap();
 }
 
 pub(crate) fn directory() -> PathBuf {

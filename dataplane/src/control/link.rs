@@ -7,9 +7,11 @@ use crate::io::Io;
 use crate::mesh::{Receiver, Sender};
 use crate::message::{ControlMessage, Message, Reply};
 use control_api::client::{ClientError, ControlClient};
+use control_api::handshake::{Party, Role};
 use control_api::ids::{BrokerId, Incarnation};
 use control_api::image::MetadataImage;
 use control_api::message::{BrokerRegistration, ControlError, MetadataUpdate, Request};
+use control_api::secret::Secret;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -30,6 +32,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
 
 pub struct LinkParts<I: Io> {
     pub controllers: Vec<String>,
+    pub secret: Secret,
     pub registration: BrokerRegistration,
     pub data: PathBuf,
     /// The image that was on disk at the start.
@@ -65,7 +68,11 @@ impl<I: Io> Link<I> {
     /// Serves until the process was told to end and every shard has closed its partitions.
     pub async fn run(parts: LinkParts<I>) {
         let link = Rc::new(Link {
-            client: Rc::new(ControlClient::new(parts.controllers)),
+            client: Rc::new(ControlClient::new(
+                parts.controllers,
+                Party::client(parts.secret, parts.registration.cluster_id.clone()),
+                Role::Broker,
+            )),
             broker: parts.registration.id,
             incarnation: parts.registration.incarnation,
             data: parts.data,

@@ -1,0 +1,61 @@
+//! Who this node is to the processes that it talks to.
+
+use control_api::handshake::{HandshakeError, Party, Role, Server};
+use control_api::secret::Secret;
+use std::io;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Shown at every handshake of this node's, in both directions.
+#[derive(Debug)]
+pub struct Identity {
+    pub secret: Secret,
+    /// As which member of the Raft groups it votes.
+    pub member: u64,
+    /// Known once the cluster has formed, and then for good.
+    pub cluster_id: OnceLock<String>,
+}
+
+impl Identity {
+    pub fn new(secret: Secret, member: u64) -> Self {
+        Identity {
+            secret,
+            member,
+            cluster_id: OnceLock::new(),
+        }
+    }
+
+    pub fn party(&self) -> Party {
+        Party {
+            secret: self.secret.clone(),
+            member: self.member,
+            cluster_id: self.cluster_id.get().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Connects to another controller. `wanted`: the member that must answer, 0 for whoever does.
+    pub(crate) async fn connect(
+        &self,
+        address: &str,
+        wanted: u64,
+        time: Duration,
+    ) -> Result<(TcpStream, Server), HandshakeError> {
+        let connecting = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let peer = stream.peer_addr()?;
+            if !self.secret.admits(peer.ip()) {
+                return Err(HandshakeError::Unprotected(peer));
+            }
+            let party = self.party();
+            let offered =
+                control_api::handshake::offer(&mut stream, &party, Role::Controller, wanted);
+            let server = offered.await?;
+            Ok((stream, server))
+        };
+        let connected = timeout(time, connecting).await;
+        connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    }
+}
