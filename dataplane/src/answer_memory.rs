@@ -3,7 +3,7 @@
 //! ```text
 //! pinned   slices of tail buffers and chunks: no copy, but producers and other readers miss those buffers meanwhile
 //! copied   once so much is pinned that they would: memory of its own, and little of it per answer
-//! neither  the fetch waits until some of both is given back
+//! neither  the fetch waits until some of both is given back; meanwhile connections whose clients take nothing are ended
 //! ```
 //! A slice keeps the whole buffer that it lies in, so buffers are what is charged. An answer pins at most half of what is left, and copies at
 //! most a small part of it: many clients that do not read leave something for those that do.
@@ -64,7 +64,10 @@ impl AnswerMemory {
             });
         }
         let bytes_max = bytes_max.min(self.copied_share());
-        let charge = self.copied.try_charge(bytes_max)?;
+        let Some(charge) = self.copied.try_charge(bytes_max) else {
+            self.note_shortage();
+            return None;
+        };
         Some(ReadPermit {
             bytes_max,
             charge,
@@ -91,11 +94,14 @@ impl AnswerMemory {
                 charge: Some(charge),
             });
         }
-        if !permit.copies {
-            charge = self.copied.try_charge(bytes)?;
-        } else if !charge.resize(bytes) {
+        let copied = match permit.copies {
+            true => charge.resize(bytes).then_some(charge),
+            false => self.copied.try_charge(bytes),
+        };
+        let Some(charge) = copied else {
+            self.note_shortage();
             return None;
-        }
+        };
         let mut copy = Buffer::allocate(bytes)?;
         slices
             .iter()
@@ -105,6 +111,10 @@ impl AnswerMemory {
             bytes,
             charge: Some(charge),
         })
+    }
+    fn note_shortage(&self) {
+        self.pinned.note_shortage();
+        self.copied.note_shortage();
     }
 }
 

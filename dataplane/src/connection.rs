@@ -13,7 +13,7 @@ use crate::dispatch;
 use crate::event::Event;
 use crate::frame::{FrameError, FrameReader};
 use crate::handlers::produce::PendingProduce;
-use crate::io::{Gather, Instant, Io};
+use crate::io::{Charge, Gather, Instant, Io};
 use crate::limits::*;
 use crate::metrics::Stage;
 use crate::respond;
@@ -165,8 +165,13 @@ pub struct Registry<I: Io> {
     open: RefCell<HashMap<u64, OpenConnection<I>>>,
 }
 
+/// The memory that an answer keeps while it is being sent.
+type Kept = Rc<RefCell<Vec<Charge>>>;
+
 struct OpenConnection<I: Io> {
     socket: I::Socket,
+    kept: Kept,
+    shortage: ShortageWatch,
     /// What had moved in either direction when it was last looked at, and since when nothing more has.
     moved_bytes: Cell<u64>,
     still_since: Cell<Instant>,
@@ -200,6 +205,54 @@ impl<I: Io> Registry<I> {
     }
 }
 
+impl<I: Io> Registry<I> {
+    /// To be called every second. Where fetches find no memory because answers keep all of it, of the connections whose clients have
+    /// taken nothing for a while the one that keeps most is ended: it can ask again, and others need not wait for it.
+    pub fn end_hoarder(&self, io: &I) {
+        let open = self.open.borrow();
+        let stalled = open.values().filter(|connection| {
+            let kept = connection.kept.borrow();
+            let shortages = kept.iter().map(Charge::shortages).sum();
+            let watch = &connection.shortage;
+            !kept.is_empty() && watch.is_stalled(shortages, || io.moved_bytes(&connection.socket))
+        });
+        let kept_bytes = |connection: &&OpenConnection<I>| -> usize {
+            connection.kept.borrow().iter().map(Charge::bytes).sum()
+        };
+        if let Some(hoarder) = stalled.max_by_key(kept_bytes) {
+            tracing::info!(
+                bytes = kept_bytes(&hoarder),
+                "ended a connection whose client takes nothing of an answer while others wait for its memory"
+            );
+            io.shutdown(&hoarder.socket);
+        }
+    }
+}
+
+/// What was seen of a connection that keeps memory, from one second to the next.
+#[derive(Default)]
+struct ShortageWatch {
+    shortages: Cell<usize>,
+    moved_bytes: Cell<Option<u64>>,
+    still_ticks: Cell<u32>,
+}
+
+impl ShortageWatch {
+    /// Whether there was a shortage in each of the last seconds, in none of which the client took anything.
+    fn is_stalled(&self, shortages: usize, moved_bytes: impl FnOnce() -> Option<u64>) -> bool {
+        let before = self.shortages.replace(shortages);
+        if shortages <= before {
+            self.still_ticks.set(0);
+            return false;
+        }
+        let moved = moved_bytes();
+        let still = self.moved_bytes.replace(moved) == moved;
+        self.still_ticks
+            .set(if still { self.still_ticks.get() + 1 } else { 0 });
+        self.still_ticks.get() >= SHORTAGE_STALL_TICKS_MAX
+    }
+}
+
 impl<I: Io> OpenConnection<I> {
     fn is_idle(&self, io: &I, now: Instant, idle_ms_max: u64) -> bool {
         self.look_at.set(now.after_ms(idle_ms_max / IDLE_LOOKS_MIN));
@@ -222,6 +275,7 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
         broken: Cell::new(false),
         changed: Event::default(),
     });
+    let kept = Kept::default();
     let id = shard
         .connections
         .next
@@ -230,6 +284,8 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
         id,
         OpenConnection {
             socket: socket.clone(),
+            kept: kept.clone(),
+            shortage: ShortageWatch::default(),
             moved_bytes: Cell::new(0),
             still_since: Cell::new(shard.io.now()),
             look_at: Cell::default(),
@@ -238,7 +294,9 @@ pub fn start<I: Io>(shard: &Rc<Shard<I>>, socket: I::Socket) {
     shard
         .io
         .spawn(read(shard.clone(), socket.clone(), outbox.clone()));
-    shard.io.spawn(write(shard.clone(), socket, outbox, id));
+    shard
+        .io
+        .spawn(write(shard.clone(), socket, outbox, kept, id));
 }
 
 async fn read<I: Io>(shard: Rc<Shard<I>>, socket: I::Socket, outbox: Rc<Outbox<I>>) {
@@ -282,10 +340,16 @@ async fn read_requests<I: Io>(
     Ok(())
 }
 
-async fn write<I: Io>(shard: Rc<Shard<I>>, socket: I::Socket, outbox: Rc<Outbox<I>>, id: u64) {
+async fn write<I: Io>(
+    shard: Rc<Shard<I>>,
+    socket: I::Socket,
+    outbox: Rc<Outbox<I>>,
+    kept: Kept,
+    id: u64,
+) {
     let mut message = Gather::default();
     while let Some(first) = outbox.pop().await {
-        let sent = send_answers(&shard, &socket, &outbox, first, &mut message);
+        let sent = send_answers(&shard, &socket, &outbox, &kept, first, &mut message);
         if let Err(error) = sent.await {
             tracing::debug!(%error, "an answer could not be sent");
             break;
@@ -311,6 +375,7 @@ async fn send_answers<I: Io>(
     shard: &Rc<Shard<I>>,
     socket: &I::Socket,
     outbox: &Outbox<I>,
+    kept: &Kept,
     mut first: PendingRequest<I>,
     message: &mut Gather,
 ) -> Result<(), SendError> {
@@ -323,10 +388,12 @@ async fn send_answers<I: Io>(
         && outbox.answer_ready(message, &mut answered)?
     {}
     let begun = shard.io.now();
+    kept.borrow_mut().append(&mut message.charges);
     let (result, returned) = shard.io.send(socket, std::mem::take(message)).await;
     *message = returned;
     // An idle connection keeps nothing of its last answer's memory.
     message.clear();
+    kept.borrow_mut().clear();
     outbox.sent(answered.bytes);
     answered.observe(shard, begun);
     Ok(result?)

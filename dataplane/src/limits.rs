@@ -97,6 +97,9 @@ pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 pub const COPIED_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const COPYING_ANSWERS: usize = 128;
 
+/// While there is none, so many seconds in a row without a byte taken end the connection that keeps most of it, one each second.
+pub const SHORTAGE_STALL_TICKS_MAX: u32 = 5;
+
 /// A fetch for whose records there is no memory looks again after this long.
 pub const MEMORY_WAIT_MS: u64 = 5;
 

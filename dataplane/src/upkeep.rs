@@ -18,6 +18,7 @@ pub async fn run<I: Io>(shard: Rc<Shard<I>>) {
         shard.io.sleep_until(shard.io.now().after_ms(TICK_MS)).await;
         tick += 1;
         publish_metrics(&shard);
+        shard.connections.end_hoarder(&shard.io);
         if let Some(idle_ms_max) = shard.connections_idle_ms_max {
             shard.connections.end_idle(&shard.io, idle_ms_max);
         }

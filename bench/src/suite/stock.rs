@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::children::{Core, Process, Program};
 use super::cluster::Cluster;
 use super::fetch::{TAIL_WORDS, fill_old};
-use super::lab::Lab;
+use super::lab::{Lab, Outcome};
 use super::rows::{FETCH_STOCK_OLD, FETCH_STOCK_TAIL, Row, Sample, Spec};
 use crate::clock::now;
 use crate::process::processor_seconds;
@@ -28,14 +28,14 @@ struct Reading {
 pub(super) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let cluster = Cluster::start(lab, 1)?;
     let old = fill_old(&cluster, "fetch-stock-old-fill")?;
-    let old = compare(lab, &cluster, FETCH_STOCK_OLD, "old", old.bytes, 1)?;
+    let old = compare(lab, &cluster, FETCH_STOCK_OLD, "old", &old, 1)?;
     let recent = cluster.produce_to("fetch-stock-tail-fill", "recent", TAIL_WORDS)?;
     let recent = compare(
         lab,
         &cluster,
         FETCH_STOCK_TAIL,
         "recent",
-        recent.bytes,
+        &recent,
         TAIL_READINGS,
     )?;
     Ok(vec![recent, old])
@@ -46,33 +46,39 @@ fn compare(
     cluster: &Cluster<'_>,
     spec: Spec,
     topic: &str,
-    bytes: u64,
+    filled: &Outcome,
     readings: u32,
 ) -> Result<Row> {
-    let own_words = format!("--seconds {}", lab.seconds);
+    let (bootstrap, records) = (&cluster.bootstrap, filled.records);
+    let own = format!("consume --bootstrap {bootstrap} --topic {topic}");
+    let own = Program::new(lab.own_program()?).args(&own);
+    let stock = format!("-C -b {bootstrap} -t {topic} -o beginning -c {records} -q");
+    let stock = Program::new("kcat").args(&stock);
+    let read = |run: &str, program: &Program| {
+        let log = lab.scratch.join(format!("{run}.log"));
+        Process::start(&lab.children, Core::Client, program, log)?
+            .wait(READING_MAX)
+            .with_context(|| format!("run {run} failed"))
+    };
+    // Both sides start anew for each reading, and are measured from without, so that only the reading differs.
+    let measure = |run: &str, program: &Program| {
+        cluster.settle();
+        let megabytes = filled.bytes as f64 / 1e6 * f64::from(readings);
+        let (begun, before) = (now(), broker_seconds(cluster)?);
+        for _ in 0..readings {
+            read(run, program)?;
+        }
+        let used = broker_seconds(cluster)? - before;
+        ensure!(used > 0.0, "the broker used no time that could be counted");
+        Ok(Reading {
+            per_processor_second: megabytes / used,
+            per_second: megabytes / begun.elapsed().as_secs_f64(),
+        })
+    };
     let pairs = lab.interleave(
         spec.name,
-        |run| {
-            let outcome = cluster.consume(run, topic, &own_words)?;
-            Ok(Reading {
-                per_processor_second: 1000.0 / outcome.server_cpu()?,
-                per_second: outcome.megabytes_per_second,
-            })
-        },
-        |run| {
-            cluster.settle();
-            let megabytes = bytes as f64 / 1e6 * f64::from(readings);
-            let (begun, before) = (now(), broker_seconds(cluster)?);
-            for _ in 0..readings {
-                read_with_kcat(lab, cluster, run, topic)?;
-            }
-            let used = broker_seconds(cluster)? - before;
-            ensure!(used > 0.0, "the broker used no time that could be counted");
-            Ok(Reading {
-                per_processor_second: megabytes / used,
-                per_second: megabytes / begun.elapsed().as_secs_f64(),
-            })
-        },
+        |run| measure(run, &own),
+        |run| measure(run, &stock),
     )?;
     let samples: Vec<Sample> = pairs
         .iter()
@@ -80,7 +86,7 @@ fn compare(
             value: stock.per_processor_second,
             against: own.per_processor_second,
             note: Some(format!(
-                "kcat {:.0} MB/s with its start, own {:.0}",
+                "kcat {:.0} MB/s, own {:.0}, starts included",
                 stock.per_second, own.per_second
             )),
         })
@@ -90,15 +96,4 @@ fn compare(
 
 fn broker_seconds(cluster: &Cluster<'_>) -> Result<f64> {
     processor_seconds(cluster.pid()).context("the broker is gone")
-}
-
-/// Reads a topic from its start to its end.
-fn read_with_kcat(lab: &Lab, cluster: &Cluster<'_>, run: &str, topic: &str) -> Result<()> {
-    let bootstrap = &cluster.bootstrap;
-    let program =
-        Program::new("kcat").args(&format!("-C -b {bootstrap} -t {topic} -o beginning -e -q"));
-    let log = lab.scratch.join(format!("{run}.log"));
-    Process::start(&lab.children, Core::Client, &program, log)?
-        .wait(READING_MAX)
-        .context("kcat failed")
 }

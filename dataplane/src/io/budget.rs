@@ -14,6 +14,8 @@ pub struct MemoryBudget(Arc<Ledger>);
 struct Ledger {
     charged: AtomicUsize,
     bytes_max: usize,
+    /// How often somebody could get nothing and nothing in its place.
+    shortages: AtomicUsize,
 }
 
 /// Bytes of a budget that are in use until this is dropped, on whichever thread.
@@ -29,6 +31,7 @@ impl MemoryBudget {
         MemoryBudget(Arc::new(Ledger {
             charged: AtomicUsize::new(0),
             bytes_max,
+            shortages: AtomicUsize::new(0),
         }))
     }
 
@@ -39,6 +42,11 @@ impl MemoryBudget {
     /// Bytes that can still be charged.
     pub fn left(&self) -> usize {
         self.0.bytes_max.saturating_sub(self.charged())
+    }
+
+    /// Somebody could get nothing, and has nothing to take in its place: who holds charges may hear of it.
+    pub fn note_shortage(&self) {
+        self.0.shortages.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes `bytes` bytes of the budget, or nothing if it has not that many left.
@@ -54,6 +62,11 @@ impl MemoryBudget {
 impl Charge {
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How often its budget was short so far.
+    pub fn shortages(&self) -> usize {
+        self.ledger.shortages.load(Ordering::Relaxed)
     }
 
     /// Makes it a charge of `bytes` bytes. False, and nothing changes, if the budget has not that many more left.

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use control_api::ids::TopicId;
+use dataplane::answer_memory::ReadPermit;
 use dataplane::io::Io;
+use dataplane::limits::TAIL_BUFFER_BYTES;
 use dataplane::mesh::ShardId;
 use dataplane::message::Message;
 use dataplane::routes::shard_of;
@@ -30,7 +32,7 @@ const MAX_PARTITION_FETCH_BYTES: i32 = 1_048_576;
 const RECORD_BYTES: usize = 100_000;
 
 /// What may be pinned with the 32 buffers that a simulated shard has.
-const PINNED_BYTES_MAX: usize = 16 * 256 * 1024;
+const PINNED_BYTES_MAX: usize = 16 * TAIL_BUFFER_BYTES;
 
 struct Broker {
     simulation: Simulation,
@@ -108,6 +110,17 @@ impl Broker {
             .shard
             .answer_memory
             .pinned_bytes()
+    }
+
+    /// All that answers of a shard may still keep: first what is pinned, buffer by buffer, then what is copied.
+    fn take_memory(&self, shard: ShardId) -> Vec<ReadPermit> {
+        let memory = &self.shards.borrow()[shard.0].shard.answer_memory;
+        let mut taken: Vec<ReadPermit> = (0..PINNED_BYTES_MAX / TAIL_BUFFER_BYTES)
+            .filter_map(|_| memory.permit(0))
+            .collect();
+        let rest = std::iter::from_fn(|| memory.permit(PINNED_BYTES_MAX));
+        taken.extend(rest.take_while(|permit| permit.bytes_max > 0));
+        taken
     }
 
     fn all_pinned_bytes(&self) -> usize {
@@ -264,6 +277,33 @@ fn clients_that_do_not_read_pin_no_more_than_the_bound_and_others_go_on() {
             assert!(answer.after_ms < 400, "{} ms", answer.after_ms);
             let mut producer = Client::new(io.clone());
             producer.produce(TOPIC, 0, &[b'v'; RECORD_BYTES]).await;
+        });
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_let_go_once_others_wait_for_its_memory() {
+    for shards in [1, 2] {
+        let broker = Broker::with_records(12, shards, 20);
+        broker.run(async |io| {
+            let mut stalled = Client::new(io.clone());
+            fetch_and_stall(&io, &mut stalled, Ask::default()).await;
+            let pinned = broker.all_pinned_bytes();
+            // As thousands of others would, that do read, if slowly.
+            let held: Vec<ReadPermit> = (0..shards)
+                .flat_map(|shard| broker.take_memory(ShardId(shard)))
+                .collect();
+            let mut honest = Client::new(io.clone());
+            let ask = Ask {
+                wait_ms: 30_000,
+                ..Ask::default()
+            };
+            let answer = fetch(&io, &mut honest, ask).await;
+            let after_ms = answer.after_ms;
+            assert!(answer.bytes > 0, "nothing in {after_ms} ms");
+            assert!((4000..8000).contains(&after_ms), "{after_ms} ms");
+            drop(held);
+            assert!(pinned > 0 && broker.all_pinned_bytes() == 0);
         });
     }
 }
