@@ -1,10 +1,11 @@
 //! Decompresses the records of a batch step by step, for those who look into them: produce and lookups by time.
 //!
-//! What comes out is never held as a whole. Each call gives the next bytes, at most a buffer's, so that a caller can let other tasks
-//! run between, and can stop. A stream that a consumer would stumble over (cut, with bytes behind its end, LZ4 blocks that depend on
+//! What comes out is never held as a whole. Each call takes and gives a buffer's bytes at most, so that a caller can let other tasks
+//! run between, and can stop: some streams are long and come to nothing. A stream that a consumer would stumble over (cut, with bytes behind its end, LZ4 blocks that depend on
 //! each other, which Kafka's own clients cannot read) is an error.
 
-use std::io::{self, Chain, ErrorKind, Read};
+use std::cell::Cell;
+use std::io::{self, BufRead, Chain, ErrorKind, Read};
 
 use wire::Compression;
 use zstd::zstd_safe::{DCtx, ResetDirective};
@@ -15,6 +16,8 @@ use crate::limits::{DECOMPRESSED_BYTES_FREE, DECOMPRESSED_BYTES_PER_BYTE, SNAPPY
 pub struct Decompressor {
     zstd: Option<DCtx<'static>>,
     buffer: Vec<u8>,
+    /// Compressed bytes that the step at hand may still take.
+    allowance: Cell<usize>,
     /// The largest Snappy block, which comes out as a whole.
     block_bytes_max: usize,
 }
@@ -24,23 +27,29 @@ impl Default for Decompressor {
         Decompressor {
             zstd: None,
             buffer: vec![0; STEP_BYTES],
+            allowance: Cell::new(0),
             block_bytes_max: SNAPPY_BLOCK_BYTES_MAX,
         }
     }
 }
 
-/// What comes out of one call at most.
+/// What one call takes and gives at most.
 pub const STEP_BYTES: usize = 64 * 1024;
+
+/// What a call counts for at least.
+const STEP_WORK_MIN: usize = 1024;
 
 /// The records of one batch on their way out.
 pub struct Decompression<'a> {
     stream: Box<dyn Read + 'a>,
     buffer: &'a mut [u8],
+    allowance: &'a Cell<usize>,
     left: u64,
+    work: u64,
 }
 
 impl Decompressor {
-    /// One that leaves blocks of more than so many bytes to another: they are an error of the kind `WouldBlock`.
+    /// One that leaves blocks of more than so many bytes to another: they are an error of the kind `ResourceBusy`.
     pub fn for_blocks_of(bytes_max: usize) -> Self {
         Decompressor {
             block_bytes_max: bytes_max,
@@ -54,9 +63,15 @@ impl Decompressor {
         codec: Compression,
         records: &'a [u8],
     ) -> io::Result<Decompression<'a>> {
+        let allowance = &self.allowance;
+        allowance.set(STEP_BYTES);
+        let metered = Metered {
+            left: records,
+            allowance,
+        };
         let stream: Box<dyn Read + 'a> = match codec {
             Compression::None => Box::new(records),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(records)),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(metered)),
             Compression::Snappy => Box::new(Snappy::new(records, self.block_bytes_max)),
             Compression::Lz4 => Box::new(Lz4::new(records)?),
             Compression::Zstd => {
@@ -65,26 +80,70 @@ impl Decompressor {
                 context
                     .reset(ResetDirective::SessionOnly)
                     .map_err(|_| ErrorKind::InvalidData)?;
-                Box::new(zstd::stream::read::Decoder::with_context(records, context))
+                Box::new(zstd::stream::read::Decoder::with_context(metered, context))
             }
         };
         Ok(Decompression {
             stream,
             buffer: &mut self.buffer,
+            allowance,
+            work: 0,
             left: decompressed_bytes_max(records.len()),
         })
     }
 }
 
 impl Decompression<'_> {
-    /// The next bytes; none at the end. More of them than a batch may hold are an error of the kind `FileTooLarge`.
-    pub fn step(&mut self) -> io::Result<&[u8]> {
-        let bytes = self.stream.read(self.buffer)?;
+    /// The next bytes, perhaps none yet; `None` at the end. More of them than a batch may hold are an error of the kind `FileTooLarge`.
+    pub fn step(&mut self) -> io::Result<Option<&[u8]>> {
+        self.allowance.set(STEP_BYTES);
+        let bytes = match self.stream.read(self.buffer) {
+            Ok(0) => return Ok(None),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        let taken = STEP_BYTES - self.allowance.get();
+        self.work += bytes.max(taken).max(STEP_WORK_MIN) as u64;
         self.left = self
             .left
             .checked_sub(bytes as u64)
             .ok_or(ErrorKind::FileTooLarge)?;
-        Ok(&self.buffer[..bytes])
+        Ok(Some(&self.buffer[..bytes]))
+    }
+
+    /// What the steps so far have cost, in bytes.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+}
+
+/// Compressed bytes, of which a step takes no more than its allowance.
+struct Metered<'a> {
+    left: &'a [u8],
+    allowance: &'a Cell<usize>,
+}
+
+impl BufRead for Metered<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let bytes = self.left.len().min(self.allowance.get());
+        if bytes == 0 && !self.left.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(&self.left[..bytes])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.left = &self.left[bytes..];
+        self.allowance.set(self.allowance.get() - bytes);
+    }
+}
+
+impl Read for Metered<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?.read(buffer)?;
+        self.consume(bytes);
+        Ok(bytes)
     }
 }
 
@@ -193,13 +252,17 @@ impl<'a> Snappy<'a> {
             return Err(ErrorKind::InvalidData.into());
         }
         if bytes > self.block_bytes_max {
-            return Err(ErrorKind::WouldBlock.into());
+            return Err(ErrorKind::ResourceBusy.into());
         }
         self.block.resize(bytes, 0);
         let filled = snap::raw::Decoder::new().decompress(block, &mut self.block)?;
         self.block.truncate(filled);
         self.given = 0;
-        Ok(())
+        // Nobody makes a block of nothing, and many of them would be a long step.
+        match filled {
+            0 => Err(ErrorKind::InvalidData.into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -271,8 +334,8 @@ pub(crate) mod tests {
         let mut all = Vec::new();
         loop {
             match decompression.step()? {
-                [] => return Ok(all),
-                bytes => all.extend_from_slice(bytes),
+                None => return Ok(all),
+                Some(bytes) => all.extend_from_slice(bytes),
             }
         }
     }
@@ -381,7 +444,7 @@ pub(crate) mod tests {
             .unwrap()
             .step()
             .map(drop);
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ResourceBusy);
         assert_eq!(all(Compression::Snappy, &block).unwrap().len(), 20_000);
     }
 
@@ -390,15 +453,11 @@ pub(crate) mod tests {
         let mut decompressor = Decompressor::default();
         let text = text();
         let stream = compress(Compression::Zstd, &text);
-        let first = decompressor
-            .begin(Compression::Zstd, &stream)
-            .unwrap()
-            .step()
-            .unwrap()
-            .len();
-        assert!(first > 0);
-        let mut again = decompressor.begin(Compression::Zstd, &stream).unwrap();
-        let start = again.step().unwrap();
-        assert_eq!(start, &text[..start.len()]);
+        for _ in 0..2 {
+            let mut decompression = decompressor.begin(Compression::Zstd, &stream).unwrap();
+            let start = decompression.step().unwrap().unwrap();
+            assert!(!start.is_empty());
+            assert_eq!(start, &text[..start.len()]);
+        }
     }
 }

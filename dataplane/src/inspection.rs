@@ -9,7 +9,7 @@ use crate::decompress::Decompressor;
 use crate::io::Slice;
 use crate::limits::INSPECTED_BYTES_AT_ONCE;
 use crate::log::gate::Gate;
-use crate::select;
+use crate::pace;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -82,7 +82,7 @@ impl Inspector {
         };
         match at_once(decompressor, &batch.header, records) {
             Err(InspectionError::Compression(error))
-                if error.kind() == io::ErrorKind::WouldBlock =>
+                if error.kind() == io::ErrorKind::ResourceBusy =>
             {
                 None
             }
@@ -124,14 +124,11 @@ fn at_once(
 ) -> Result<Option<RecordTimes>, InspectionError> {
     let mut decompression = decompressor.begin(codec(header)?, records)?;
     let mut walk = RecordWalk::new(header);
-    let mut seen = 0;
-    while seen < INSPECTED_BYTES_AT_ONCE {
-        let bytes = decompression.step()?;
-        if bytes.is_empty() {
+    while decompression.work() < INSPECTED_BYTES_AT_ONCE {
+        let Some(bytes) = decompression.step()? else {
             return Ok(Some(walk.finish()?));
-        }
+        };
         walk.feed(bytes)?;
-        seen += bytes.len() as u64;
     }
     Ok(None)
 }
@@ -141,19 +138,15 @@ async fn at_length(header: &BatchHeader, records: &[u8]) -> Result<RecordTimes, 
     let mut decompressor = Decompressor::default();
     let mut decompression = decompressor.begin(codec(header)?, records)?;
     let mut walk = RecordWalk::new(header);
-    let mut seen = 0;
-    loop {
-        let bytes = decompression.step()?;
-        if bytes.is_empty() {
-            return Ok(walk.finish()?);
-        }
+    let mut turn_ends = INSPECTED_BYTES_AT_ONCE;
+    while let Some(bytes) = decompression.step()? {
         walk.feed(bytes)?;
-        seen += bytes.len() as u64;
-        if seen >= INSPECTED_BYTES_AT_ONCE {
-            seen = 0;
-            select::others_first().await;
+        if decompression.work() >= turn_ends {
+            turn_ends = decompression.work() + INSPECTED_BYTES_AT_ONCE;
+            pace::give_way().await;
         }
     }
+    Ok(walk.finish()?)
 }
 
 #[cfg(test)]
@@ -163,7 +156,7 @@ mod tests {
     use crate::io::Buffer;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
-    use wire::{BatchBuilder, Records};
+    use wire::{BatchBuilder, RecordIter, Records};
 
     fn builder(records: i64, value: &[u8]) -> BatchBuilder {
         let mut builder = BatchBuilder::new(1000);
@@ -241,6 +234,102 @@ mod tests {
                 "{turns} turns"
             );
         }
+    }
+
+    /// Damage that a CRC covers is what a faulty or hostile producer sends.
+    #[test]
+    fn nothing_is_taken_that_a_client_would_stumble_over() {
+        const ROUNDS: u64 = 2_000;
+        let inspector = Inspector::default();
+        let builder = builder(30, b"some value of some length");
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        let (mut taken, mut refused) = (0, 0);
+        for codec in CODECS {
+            let payload = compress(codec, builder.records());
+            for round in 0..ROUNDS {
+                let mut damaged = payload.clone();
+                for _ in 0..round % 4 {
+                    let position = random(damaged.len());
+                    damaged[position] ^= 1 << random(8);
+                }
+                damaged.truncate(payload.len() - random(50).saturating_sub(45));
+                let bytes = builder.build_compressed(codec, &damaged);
+                let records = Records::from_slice(&bytes);
+                let batch = Batch::first(&records).unwrap();
+                let times = match batch.validate() {
+                    Ok(None) => inspector.at_once(&batch).expect("it is small"),
+                    Ok(Some(times)) => Ok(times),
+                    Err(error) => Err(error.code()),
+                };
+                let Ok(times) = times else {
+                    refused += 1;
+                    continue;
+                };
+                taken += 1;
+                let mut decompressor = Decompressor::default();
+                let mut decompression = decompressor.begin(codec, &damaged).unwrap();
+                let mut out = Vec::new();
+                while let Some(bytes) = decompression.step().unwrap() {
+                    out.extend_from_slice(bytes);
+                }
+                let read: Result<Vec<_>, _> = RecordIter::new(&out).collect();
+                let read = read.unwrap();
+                let newest = read
+                    .iter()
+                    .map(|record| 1000 + record.timestamp_delta)
+                    .max();
+                assert_eq!((read.len(), newest), (30, Some(times.max_timestamp())));
+            }
+        }
+        assert!(
+            taken > 1_000 && refused > 1_000,
+            "{taken} taken, {refused} refused"
+        );
+    }
+
+    /// Streams that are long and come to nothing, or to little: a client's bytes buy it turns, not the shard.
+    #[test]
+    fn what_comes_to_nothing_takes_its_turns_too() {
+        let inspector = Inspector::default();
+        let builder = builder(1, b"value");
+        let nothing = |codec: Compression, bytes: usize| match codec {
+            Compression::Zstd => {
+                // A frame without a checksum, of blocks of nothing.
+                let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
+                frame.extend([0, 0, 0].repeat(bytes / 3));
+                frame.extend([1, 0, 0]);
+                frame
+            }
+            codec => compress(codec, b"").repeat(bytes / 20),
+        };
+        for codec in [Compression::Gzip, Compression::Zstd] {
+            let payload = [
+                nothing(codec, 1_000_000),
+                compress(codec, builder.records()),
+            ]
+            .concat();
+            let bytes = builder.build_compressed(codec, &payload);
+            let batch = Batch::first(&Records::from_slice(&bytes)).unwrap();
+            assert!(inspector.at_once(&batch).is_none(), "{codec:?}");
+            let records = [slice(&payload)];
+            let (times, turns) = turns(inspector.at_length(&batch.header, &records));
+            assert_eq!(times.map(|times| times.max_timestamp()), Ok(1000));
+            let turns_min = payload.len() / INSPECTED_BYTES_AT_ONCE as usize;
+            assert!(turns >= turns_min, "{codec:?}: {turns} turns");
+        }
+        let records = builder.records();
+        let crumbs: Vec<u8> = records
+            .chunks(1)
+            .flat_map(|byte| compress(Compression::Gzip, byte))
+            .collect();
+        let bytes = builder.build_compressed(Compression::Gzip, &crumbs);
+        let batch = Batch::first(&Records::from_slice(&bytes)).unwrap();
+        let times = inspector.at_once(&batch).expect("they are few");
+        assert_eq!(times.map(|times| times.max_timestamp()), Ok(1000));
     }
 
     #[test]

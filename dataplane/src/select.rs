@@ -34,16 +34,3 @@ pub async fn until<I: Io, T>(
     })
     .await
 }
-
-/// Lets the tasks that are ready have their turn before this one goes on.
-pub async fn others_first() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
-}

@@ -13,6 +13,7 @@ from wire import Connection, varint
 PARTITIONS = 4
 HOUR_MS = 3_600_000
 GZIP = 1
+BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 NOT_ENOUGH_REPLICAS = 19
 INVALID_TIMESTAMP = 32
@@ -85,6 +86,18 @@ def test_compressed_batches_of_any_size_come_back_as_they_were(cluster, topic):
                 _, _, stored = connection.fetch(topic, partition, offset)
                 assert stored[17:] == sent[17:], "from the CRC on nothing was changed"
                 offset += 2
+
+
+def test_the_largest_batches_come_out_whole_and_no_topic_promises_larger_ones(cluster, topic):
+    create_topic(cluster.bootstrap, topic, max_message_bytes=BATCH_BYTES_MAX)
+    with Connection(cluster) as connection:
+        sent = wire.batch([bytes(15_000_000)])
+        assert connection.produce(topic, sent) == (wire.NONE, 0)
+        stored = connection.fetch(topic)[2]
+        assert stored[17:] == sent[17:]
+        assert connection.produce(topic, wire.batch([bytes(BATCH_BYTES_MAX)])) == (wire.MESSAGE_TOO_LARGE, -1)
+    with pytest.raises(Exception, match="no more than"):
+        alter_topic(cluster.bootstrap, topic, max_message_bytes=BATCH_BYTES_MAX + 1)
 
 
 def test_a_bomb_is_refused_and_does_not_stop_others(cluster, topic):

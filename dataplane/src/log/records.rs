@@ -8,7 +8,7 @@ use wire::{BatchHeader, RecordWalk, TimestampType};
 use super::types::Offset;
 use crate::decompress::Decompressor;
 use crate::limits::INSPECTED_BYTES_AT_ONCE;
-use crate::select;
+use crate::pace;
 
 /// The first record of a batch with a timestamp of at least `timestamp`; `records` is what follows the header.
 pub(super) async fn first_at_or_after(
@@ -36,19 +36,17 @@ async fn find(header: &BatchHeader, records: &[u8], timestamp: i64) -> Option<(i
     let mut decompressor = Decompressor::default();
     let mut decompression = decompressor.begin(codec, records).ok()?;
     let mut walk = RecordWalk::seeking(header, timestamp);
-    let mut seen = 0;
-    loop {
-        let bytes = decompression.step().ok()?;
-        let sound = !bytes.is_empty() && walk.feed(bytes).is_ok();
-        if !sound || walk.found().is_some() {
-            return walk.found();
+    let mut turn_ends = INSPECTED_BYTES_AT_ONCE;
+    while let Some(bytes) = decompression.step().ok()? {
+        if walk.feed(bytes).is_err() || walk.found().is_some() {
+            break;
         }
-        seen += bytes.len() as u64;
-        if seen >= INSPECTED_BYTES_AT_ONCE {
-            seen = 0;
-            select::others_first().await;
+        if decompression.work() >= turn_ends {
+            turn_ends = decompression.work() + INSPECTED_BYTES_AT_ONCE;
+            pace::give_way().await;
         }
     }
+    walk.found()
 }
 
 #[cfg(test)]
