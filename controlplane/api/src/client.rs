@@ -30,8 +30,8 @@ const SILENCE_MAX: Duration = Duration::from_millis(250);
 /// For so long the others are preferred to a controller that was silent.
 const SUSPICION: Duration = Duration::from_secs(5);
 /// A metadata stream is silent for at most this when all is well.
-pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
-const STREAM_SILENCE_MAX: Duration = Duration::from_millis(1_500);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(250);
+const STREAM_SILENCE_MAX: Duration = Duration::from_millis(1_000);
 
 const _: () = assert!(
     KEEP_ALIVE.as_millis() * 3 <= STREAM_SILENCE_MAX.as_millis(),
