@@ -63,10 +63,12 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_ma
     let mut refusals = Refusals::default();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if strangers.len() < strangers_max => match accepted {
                 Ok((stream, _)) => {
-                    make_room(&mut oldest, strangers.len(), strangers_max);
                     oldest.push_back(strangers.spawn(introduce(node.clone(), stream)));
+                    if strangers.len() == strangers_max {
+                        put_out_the_oldest(&mut oldest);
+                    }
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
@@ -106,15 +108,11 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_ma
     }
 }
 
-/// Puts out the strangers that have had the longest time, so that one more can come.
-fn make_room(oldest: &mut VecDeque<AbortHandle>, mut strangers: usize, strangers_max: usize) {
+/// Puts out the stranger that has had the longest time. Its descriptor is free, and another may come, once it was joined.
+fn put_out_the_oldest(oldest: &mut VecDeque<AbortHandle>) {
     oldest.retain(|stranger| !stranger.is_finished());
-    while strangers >= strangers_max {
-        let Some(stranger) = oldest.pop_front() else {
-            return;
-        };
+    if let Some(stranger) = oldest.pop_front() {
         stranger.abort();
-        strangers -= 1;
     }
 }
 

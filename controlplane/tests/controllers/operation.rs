@@ -204,7 +204,16 @@ async fn an_operator_gets_tables_and_the_same_as_json() {
     let follower =
         (1..=3).find(|node| status["controllers"][2 * (*node as usize - 1)]["role"] == "follower");
     let alone = &cluster.addresses[&follower.unwrap()];
-    let (code, output, _) = run(&["status", "--controllers", alone, "--json"].map(str::to_owned));
+    let secret = cluster.secret().display().to_string();
+    let arguments = [
+        "status",
+        "--controllers",
+        alone,
+        "--json",
+        "--secret-file",
+        &secret,
+    ];
+    let (code, output, _) = run(&arguments.map(str::to_owned));
     let alone: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(
         (code, &alone["healthy"]),
