@@ -167,6 +167,7 @@ async fn beat(node: &Node, beat: BrokerHeartbeat) -> Answer {
             // What another broker can take over has moved by the time that this is committed.
             may_shut_down: record.shutting_down || record.fenced,
             metadata_index: image.index,
+            lease_ms: u32::try_from(node.config.times.session.as_millis() / 2).unwrap_or(u32::MAX),
         })
     })
 }

@@ -6,6 +6,7 @@ use crate::data_directory::DataDirectory;
 use crate::http::{self, Pages};
 use crate::io::Io;
 use crate::io::ring::RingIo;
+use crate::lease::Lease;
 use crate::limits::*;
 use crate::log::limits::{CHUNKS_MAX, CHUNKS_MIN};
 use crate::log::{LogShared, SpareSegments, spare};
@@ -21,7 +22,7 @@ use ring::{Ring, RingConfig};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use tokio::sync::watch;
@@ -45,6 +46,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         (0..config.shards).map(|_| inbox()).unzip();
     let (control_sender, control_receiver) = inbox();
     let wants_shutdown = end_on_signal(termination)?;
+    let lease = Lease::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,6 +69,8 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         control: control_sender,
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
         connections_max: connections_max(open_files),
+        reached: (0..config.shards).map(|_| AtomicU64::new(0)).collect(),
+        lease: lease.clone(),
         metrics,
         opening,
     };
@@ -88,19 +92,22 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         stored,
         shards: shard_senders,
         inbox: control_receiver,
+        now: crate::io::ring::now,
+        lease,
         in_service,
         wants_shutdown,
     };
-    tokio::task::LocalSet::new().block_on(&runtime, async {
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
         if let Some(listener) = metrics_listener {
             tokio::task::spawn_local(http::serve(listener, pages));
         }
-        Link::run(link).await;
+        Link::run(link).await
     });
     for thread in threads {
         // A panic on a shard has already ended the process.
         let _ = thread.join();
     }
+    ended.map_err(anyhow::Error::msg)?;
     tracing::info!("broker stopped");
     Ok(())
 }
@@ -138,6 +145,8 @@ struct Shards<'a> {
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
     connections_max: usize,
+    reached: Arc<[AtomicU64]>,
+    lease: Lease,
     metrics: Metrics,
     opening: Arc<AtomicUsize>,
 }
@@ -150,6 +159,8 @@ struct ShardThread {
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
     connections_max: usize,
+    reached: Arc<[AtomicU64]>,
+    lease: Lease,
     metrics: Metrics,
     opening: Arc<AtomicUsize>,
     inbox: Receiver<RingMessage>,
@@ -168,6 +179,8 @@ impl Shards<'_> {
                 control: self.control.clone(),
                 loads: self.loads.clone(),
                 connections_max: self.connections_max,
+                reached: self.reached.clone(),
+                lease: self.lease.clone(),
                 metrics: self.metrics.clone(),
                 opening: self.opening.clone(),
                 inbox,
@@ -255,6 +268,8 @@ impl ShardThread {
             peers: self.peers,
             control: self.control,
             loads: self.loads,
+            reached: self.reached,
+            lease: self.lease,
             metrics: self.metrics,
             opening: self.opening,
             log_shared: Rc::clone(&log_shared),

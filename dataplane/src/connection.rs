@@ -55,13 +55,13 @@ impl<I: Io> PendingRequest<I> {
     }
 
     /// Appends the answer to `message`, once ready.
-    fn finish(&mut self, message: &mut Gather) -> Result<(), EncodeError> {
+    fn finish(&mut self, message: &mut Gather, may_acknowledge: bool) -> Result<(), EncodeError> {
         match &mut self.pending {
             Pending::Answered(gather) => {
                 respond::append_gather(message, std::mem::take(gather));
                 Ok(())
             }
-            Pending::Produce(produce) => produce.finish(message),
+            Pending::Produce(produce) => produce.finish(message, may_acknowledge),
         }
     }
 }
@@ -142,13 +142,14 @@ impl<I: Io> Outbox<I> {
         &self,
         message: &mut Gather,
         answered: &mut AnsweredRequests,
+        may_acknowledge: bool,
     ) -> Result<bool, EncodeError> {
         let mut queue = self.queue.borrow_mut();
         let Some(request) = queue.front_mut().filter(|request| request.is_ready()) else {
             return Ok(false);
         };
         answered.add(request);
-        request.finish(message)?;
+        request.finish(message, may_acknowledge)?;
         queue.pop_front();
         Ok(true)
     }
@@ -382,12 +383,13 @@ async fn send_answers<I: Io>(
     let mut answered = AnsweredRequests::default();
     answered.add(&first);
     first.settle().await;
-    first.finish(message)?;
+    let begun = shard.io.now();
+    let may_acknowledge = shard.lease.holds(begun);
+    first.finish(message, may_acknowledge)?;
     while message.bytes() < SEND_BYTES_MAX
         && answered.count < ANSWERS_PER_SEND_MAX
-        && outbox.answer_ready(message, &mut answered)?
+        && outbox.answer_ready(message, &mut answered, may_acknowledge)?
     {}
-    let begun = shard.io.now();
     kept.borrow_mut().append(&mut message.charges);
     let (result, returned) = shard.io.send(socket, std::mem::take(message)).await;
     *message = returned;

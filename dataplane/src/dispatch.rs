@@ -82,8 +82,9 @@ async fn begin_produce<I: Io>(
     outbox: &Outbox<I>,
 ) -> Result<Option<Instant>, RequestError> {
     let mut produce = None;
+    let mut now = started.at;
     let acks = loop {
-        match append_batches(shard, frame, &mut produce)? {
+        match append_batches(shard, frame, now, &mut produce)? {
             Appending::OtherApi => return Ok(None),
             Appending::Begun { acks } => break acks,
             Appending::Blocked(blocked) => {
@@ -95,6 +96,7 @@ async fn begin_produce<I: Io>(
                 }
             }
         }
+        now = shard.io.now();
     };
     let begun = observe_begun(shard, ApiKey::Produce, started);
     if let Some(produce) = produce
@@ -120,6 +122,7 @@ enum Appending<I: Io> {
 fn append_batches<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
+    now: Instant,
     pending: &mut Option<PendingProduce<I>>,
 ) -> Result<Appending<I>, RequestError> {
     let scratch = Scratch::new();
@@ -140,7 +143,7 @@ fn append_batches<I: Io>(
     let request = produce::ProduceRequest::decode(&mut reader, to.version)?;
     let pending = pending.get_or_insert_with(|| PendingProduce::new(to));
     Ok(
-        match handlers::produce::begin(shard, frame, &request, pending) {
+        match handlers::produce::begin(shard, frame, &request, now, pending) {
             Ok(()) => Appending::Begun { acks: request.acks },
             Err(blocked) => Appending::Blocked(blocked),
         },

@@ -5,6 +5,7 @@ use crate::frame_memory::Lent;
 use crate::io::{Charge, Io, Slice};
 use crate::mesh::ShardId;
 use crate::partition_request::{PartitionReply, PartitionRequest};
+use control_api::ids::TopicId;
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, Request, Response};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// What a shard finds in its inbox.
 pub enum Message<I: Io> {
     /// The cluster's metadata changed; from the control link.
-    Metadata(Arc<MetadataImage>),
+    Metadata(Arc<Metadata>),
     /// A client's socket, from the shard that accepts.
     Connection(I::Handoff),
     /// Work on a partition of this shard, from the shard that has the client.
@@ -25,6 +26,19 @@ pub enum Message<I: Io> {
     Reply { call: CallId, reply: Reply },
     /// Flush everything, write the clean-shutdown marks, say so on the call, and stop.
     Stop,
+}
+
+/// The cluster's metadata, and what the control link knows about it.
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    pub image: Arc<MetadataImage>,
+    /// Topics whose deletion was seen committed since the last of these messages. One that is absent for any other reason may come
+    /// back.
+    pub deleted: Vec<TopicId>,
+    /// Whether the image knows every topic that this broker ever had a part of, unless it was deleted.
+    pub complete: bool,
+    /// Whether the image shows this very process in service; if not, it is an earlier process that leads.
+    pub registered: bool,
 }
 
 /// The answer to a call.

@@ -10,10 +10,12 @@ use crate::log::Offset;
 use crate::message::SharedRecords;
 use crate::partition::{EpochEnd, ListedOffset, OffsetQuery, Partition};
 use crate::read::{self, PartitionRead, ReadLimit, ReadOutcome};
+use crate::ready;
 use crate::routes::Place;
 use crate::shard::Shard;
 use control_api::ids::TopicId;
 use std::rc::Rc;
+use std::sync::Arc;
 use wire::ErrorCode;
 
 /// A partition by topic id and number.
@@ -50,6 +52,12 @@ pub enum PartitionRequest {
         current_leader_epoch: i32,
         epoch: i32,
     },
+    /// Answers once the shard's metadata has come to `index` and it serves what it is to lead of the topics, or at the deadline.
+    Ready {
+        topics: Arc<[TopicId]>,
+        index: u64,
+        wait_ms_max: u64,
+    },
 }
 
 pub enum PartitionReply {
@@ -58,6 +66,8 @@ pub enum PartitionReply {
     DataArrived,
     ListOffset(Result<ListedOffset, ErrorCode>),
     EpochEnd(Result<EpochEnd, ErrorCode>),
+    /// Those of the topics that the shard does not serve yet.
+    NotReady(Vec<TopicId>),
 }
 
 /// Serves a request of another shard and hands the reply to `reply`.
@@ -104,6 +114,13 @@ pub fn serve<I: Io>(
                 current_leader_epoch,
                 epoch,
             } => PartitionReply::EpochEnd(epoch_end(&shard, key, current_leader_epoch, epoch)),
+            PartitionRequest::Ready {
+                topics,
+                index,
+                wait_ms_max,
+            } => PartitionReply::NotReady(
+                ready::on_this_shard(&shard, &topics, index, wait_ms_max).await,
+            ),
             PartitionRequest::Produce { .. } => unreachable!("begun above"),
         };
         reply(&shard, answer);

@@ -4,33 +4,51 @@ use crate::handlers::configs_of_broker;
 use crate::io::Io;
 use crate::log::limits::SHORTAGE_RETRY_MS;
 use crate::log::{LogConfig, LogError, is_shortage};
+use crate::message::Metadata;
 use crate::partition::{Partition, PartitionIdentity};
 use crate::partition_request::PartitionKey;
 use crate::routes::{PartitionSlot, TopicRoute, shard_of};
 use crate::shard::Shard;
+use crate::strays;
 use control_api::ids::TopicId;
-use control_api::image::{MetadataImage, PartitionRecord, TopicRecord};
+use control_api::image::{PartitionRecord, TopicRecord};
 use control_api::topic_config::{TimestampType, TopicConfig};
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 /// A partition whose files are on this shard, whoever leads it.
 pub enum Held<I: Io> {
-    Opening,
+    /// With what is to become of it then, if its topic went away meanwhile.
+    Opening(Option<Fate>),
     Open(Rc<Partition<I>>),
     /// The log could not be opened; said once in the broker's log.
     Failed,
+    /// Its topic is gone, and its files are on their way.
+    Leaving,
 }
 
-/// Brings the shard to the image.
-pub fn apply<I: Io>(shard: &Rc<Shard<I>>, image: &MetadataImage) {
+/// What becomes of the files of a partition whose topic is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The deletion of the topic was committed.
+    Delete,
+    /// The metadata does not have it, and nobody knows why.
+    SetAside,
+}
+
+/// Brings the shard to the metadata.
+pub fn apply<I: Io>(shard: &Rc<Shard<I>>, metadata: &Metadata) {
+    let image = &metadata.image;
+    let same_standing = shard.registered.replace(metadata.registered) == metadata.registered;
     let broker_configs = configs_of_broker(image, shard.broker);
     for topic in image.topics.values() {
         let config = TopicConfig::resolve(&topic.configs, &broker_configs);
         let known = shard.topic_with_id(topic.id);
-        if known.is_some_and(|known| known.record == *topic && known.config == config) {
+        let same = |known: Rc<TopicRoute<I>>| known.record == *topic && known.config == config;
+        if same_standing && known.is_some_and(same) {
             continue;
         }
         take_topic(shard, topic, config);
@@ -39,19 +57,16 @@ pub fn apply<I: Io>(shard: &Rc<Shard<I>>, image: &MetadataImage) {
         .routes
         .borrow_mut()
         .remove_unless(|id| image.topics.contains_key(&id));
-    gone.into_iter()
-        .for_each(|route| delete_topic(shard, &route));
-}
-
-/// The directory of a topic. Its id keeps it apart from an earlier topic of the same name, and a long name is cut to what a file
-/// system takes.
-pub fn topic_directory(data: &Path, name: &str, id: TopicId) -> PathBuf {
-    const NAME_BYTES_MAX: usize = 200;
-    // Topic names are ASCII, so a cut never splits a character; anything else is the control plane's mistake.
-    let shown = name
-        .get(..NAME_BYTES_MAX.min(name.len()))
-        .unwrap_or("topic");
-    data.join("topics").join(format!("{shown}-{id}"))
+    for route in gone {
+        let fate = match metadata.deleted.contains(&route.id) {
+            true => Fate::Delete,
+            false => Fate::SetAside,
+        };
+        leave_topic(shard, &route, fate);
+    }
+    if metadata.complete && !shard.complete.replace(true) {
+        shard.io.spawn(set_strays_aside(shard.clone()));
+    }
 }
 
 fn take_topic<I: Io>(shard: &Rc<Shard<I>>, topic: &TopicRecord, config: TopicConfig) {
@@ -67,20 +82,9 @@ fn take_topic<I: Io>(shard: &Rc<Shard<I>>, topic: &TopicRecord, config: TopicCon
         };
         let ours = record.replicas.contains(&shard.broker)
             && shard_of(topic.id, number as u32, shard.shards()) == shard.id;
-        if !ours {
-            continue;
+        if ours {
+            hold(shard, key, &topic.name, log_config);
         }
-        match shard.held.borrow().get(&key) {
-            Some(Held::Open(partition)) => partition.set_config(log_config),
-            Some(Held::Opening | Held::Failed) => continue,
-            None => {
-                shard.opening.fetch_add(1, Ordering::Relaxed);
-                shard
-                    .io
-                    .spawn(open(shard.clone(), key, topic.name.clone(), log_config));
-            }
-        }
-        shard.held.borrow_mut().entry(key).or_insert(Held::Opening);
     }
     let slots = (0u32..)
         .zip(&topic.partitions)
@@ -93,6 +97,24 @@ fn take_topic<I: Io>(shard: &Rc<Shard<I>>, topic: &TopicRecord, config: TopicCon
         slots: RefCell::new(slots),
         metrics,
     }));
+}
+
+/// Sees to it that a partition of this shard is open, or will be.
+fn hold<I: Io>(shard: &Rc<Shard<I>>, key: PartitionKey, name: &str, config: LogConfig) {
+    match shard.held.borrow_mut().entry(key) {
+        Entry::Occupied(mut known) => match known.get_mut() {
+            Held::Open(partition) => partition.set_config(config),
+            Held::Opening(fate) => *fate = None,
+            // It is opened again once its files are where they go.
+            Held::Leaving | Held::Failed => {}
+        },
+        Entry::Vacant(new) => {
+            new.insert(Held::Opening(None));
+            shard.opening.fetch_add(1, Ordering::Release);
+            let opening = open(shard.clone(), key, name.to_owned(), config);
+            shard.io.spawn(opening);
+        }
+    }
 }
 
 /// What clients of a partition find on this shard; tells the partition whether it leads.
@@ -117,8 +139,13 @@ fn slot<I: Io>(
     };
     let held = shard.held.borrow();
     match (held.get(&key), leads) {
-        (Some(Held::Open(partition)), true) => {
+        (Some(Held::Open(partition)), true) if shard.registered.get() => {
             partition.lead(record.leader_epoch);
+            PartitionSlot::Open(partition.clone())
+        }
+        // An earlier process of this broker led it. What was committed may be read; nothing is appended.
+        (Some(Held::Open(partition)), true) => {
+            partition.resign(record.leader_epoch);
             PartitionSlot::Open(partition.clone())
         }
         (Some(Held::Open(partition)), false) => {
@@ -126,95 +153,173 @@ fn slot<I: Io>(
             PartitionSlot::Elsewhere
         }
         (Some(Held::Failed), true) => PartitionSlot::Failed,
-        (Some(Held::Opening) | None, true) => PartitionSlot::NotReady,
-        (Some(Held::Opening | Held::Failed) | None, false) => PartitionSlot::Elsewhere,
+        (Some(Held::Opening(_) | Held::Leaving) | None, true) => PartitionSlot::NotReady,
+        (Some(Held::Opening(_) | Held::Failed | Held::Leaving) | None, false) => {
+            PartitionSlot::Elsewhere
+        }
     }
 }
 
 async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, config: LogConfig) {
-    let directory = topic_directory(&shard.data, &name, key.topic).join(key.partition.to_string());
-    let identity = PartitionIdentity {
-        topic: name,
-        partition: key.partition,
-    };
-    let mut refused = false;
-    let opened = loop {
-        let opened = Partition::open(
-            shard.io.clone(),
-            directory.clone(),
-            identity.clone(),
-            config,
-            shard.log_shared.clone(),
-            &shard.metrics.families.partitions,
-        )
-        .await;
-        match opened {
-            // Other logs or clients may let go of what is missing.
-            Err(LogError::Io(error)) if is_shortage(&error) && !shard.stopping.get() => {
-                if !std::mem::replace(&mut refused, true) {
-                    tracing::error!(partition = %identity, %error, "cannot open the partition's log yet");
-                }
-            }
-            opened => break opened,
-        }
-        let again = shard.io.now().after_ms(SHORTAGE_RETRY_MS);
-        shard.io.sleep_until(again).await;
-    };
-    let held = match opened {
+    let topic = strays::topic_directory(&shard.data, &name, key.topic);
+    let directory = topic.join(key.partition.to_string());
+    let held = match open_in_time(&shard, &directory, key, name, config).await {
         Ok(partition) => Held::Open(partition),
         Err(error) => {
             tracing::error!(topic = %key.topic, partition = key.partition, %error, "cannot open the partition's log");
             Held::Failed
         }
     };
-    shard.opening.fetch_sub(1, Ordering::Relaxed);
-    shard.held.borrow_mut().insert(key, held);
+    let before = shard.held.borrow_mut().insert(key, held);
     // The metadata may have moved on while the log was opened.
-    let Some(route) = shard.topic_with_id(key.topic) else {
-        delete_partition(shard, key).await;
+    if let Some(Held::Opening(Some(fate))) = before {
+        let held = shard.held.borrow_mut().insert(key, Held::Leaving);
+        shard.opening.fetch_sub(1, Ordering::Release);
+        leave(shard, key, held, directory, fate).await;
         return;
-    };
-    let config = log_config(&route.config);
-    if let Some(Held::Open(partition)) = shard.held.borrow().get(&key) {
-        partition.set_config(config);
     }
+    if let Some(route) = shard.topic_with_id(key.topic) {
+        let config = log_config(&route.config);
+        if let Some(Held::Open(partition)) = shard.held.borrow().get(&key) {
+            partition.set_config(config);
+        }
+        renew_slot(&shard, &route, key);
+    }
+    shard.opening.fetch_sub(1, Ordering::Release);
+}
+
+/// Opens a log as soon as the system has what that takes: other logs or clients may let go of what is missing.
+async fn open_in_time<I: Io>(
+    shard: &Shard<I>,
+    directory: &Path,
+    key: PartitionKey,
+    topic: String,
+    config: LogConfig,
+) -> Result<Rc<Partition<I>>, LogError> {
+    let mut refused = false;
+    loop {
+        match open_log(shard, directory, key, topic.clone(), config).await {
+            Err(LogError::Io(error)) if is_shortage(&error) && !shard.stopping.get() => {
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::error!(%topic, partition = key.partition, %error, "cannot open the partition's log yet");
+                }
+            }
+            opened => return opened,
+        }
+        let again = shard.io.now().after_ms(SHORTAGE_RETRY_MS);
+        shard.io.sleep_until(again).await;
+    }
+}
+
+async fn open_log<I: Io>(
+    shard: &Shard<I>,
+    directory: &Path,
+    key: PartitionKey,
+    topic: String,
+    config: LogConfig,
+) -> Result<Rc<Partition<I>>, LogError> {
+    strays::take_back(&shard.io, &shard.data, directory).await?;
+    let identity = PartitionIdentity {
+        topic,
+        partition: key.partition,
+    };
+    Partition::open(
+        shard.io.clone(),
+        directory.to_owned(),
+        identity,
+        config,
+        shard.log_shared.clone(),
+        &shard.metrics.families.partitions,
+    )
+    .await
+}
+
+/// Shows clients what has become of a partition, and tells those who wait for it.
+fn renew_slot<I: Io>(shard: &Shard<I>, route: &TopicRoute<I>, key: PartitionKey) {
     let number = key.partition as usize;
     if let Some(record) = route.record.partitions.get(number) {
-        let slot = slot(&shard, key.topic, key.partition as u32, record);
+        let slot = slot(shard, key.topic, key.partition as u32, record);
         route.slots.borrow_mut()[number] = slot;
     }
+    shard.changed.notify();
 }
 
-fn delete_topic<I: Io>(shard: &Rc<Shard<I>>, route: &TopicRoute<I>) {
+fn leave_topic<I: Io>(shard: &Rc<Shard<I>>, route: &TopicRoute<I>, fate: Fate) {
     shard.metrics.forget_topic(route.name());
-    let keys: Vec<PartitionKey> = shard
-        .held
-        .borrow()
-        .keys()
-        .filter(|key| key.topic == route.id)
-        .copied()
-        .collect();
-    for key in keys {
-        // One that is being opened deletes itself when it finds its topic gone.
-        if matches!(shard.held.borrow().get(&key), Some(Held::Opening)) {
-            continue;
+    let topic = strays::topic_directory(&shard.data, route.name(), route.id);
+    let mut held = shard.held.borrow_mut();
+    let of_topic = held.iter_mut().filter(|(key, _)| key.topic == route.id);
+    for (key, held) in of_topic {
+        match held {
+            Held::Opening(known) => *known = Some(fate),
+            Held::Leaving => {}
+            Held::Open(_) | Held::Failed => {
+                let directory = topic.join(key.partition.to_string());
+                let held = Some(std::mem::replace(held, Held::Leaving));
+                let leaving = leave(shard.clone(), *key, held, directory, fate);
+                shard.io.spawn(leaving);
+            }
         }
-        shard.io.spawn(delete_partition(shard.clone(), key));
     }
 }
 
-async fn delete_partition<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey) {
-    let held = shard.held.borrow_mut().remove(&key);
-    let Some(Held::Open(partition)) = held else {
-        return;
+/// Sends the files of a partition that is [`Held::Leaving`] where they go. It is opened again if its topic came back meanwhile.
+async fn leave<I: Io>(
+    shard: Rc<Shard<I>>,
+    key: PartitionKey,
+    held: Option<Held<I>>,
+    directory: PathBuf,
+    fate: Fate,
+) {
+    let left = match (held, fate) {
+        (Some(Held::Open(partition)), Fate::Delete) => delete(&shard, &partition).await,
+        (Some(Held::Open(partition)), Fate::SetAside) => {
+            // An error on the way to a clean end costs a recovery, nothing else.
+            let _ = partition.close().await;
+            let moved = strays::set_aside(&shard.io, &shard.data, &directory).await;
+            moved.map_err(LogError::from)
+        }
+        // Nobody looked into it, so nobody can take it apart.
+        (_, Fate::Delete | Fate::SetAside) => {
+            let moved = strays::set_aside(&shard.io, &shard.data, &directory).await;
+            moved.map_err(LogError::from)
+        }
     };
-    if let Err(error) = partition.delete().await {
-        tracing::error!(partition = %partition.identity(), %error, "cannot delete the partition's files");
-        return;
+    if let Err(error) = left {
+        tracing::error!(directory = %directory.display(), ?fate, %error, "cannot send away the partition's files");
     }
+    shard.held.borrow_mut().remove(&key);
+    let back = shard.topic_with_id(key.topic);
+    if let Some(route) =
+        back.filter(|route| (key.partition as usize) < route.record.partitions.len())
+    {
+        hold(&shard, key, route.name(), log_config(&route.config));
+        renew_slot(&shard, &route, key);
+    }
+}
+
+async fn delete<I: Io>(shard: &Shard<I>, partition: &Partition<I>) -> Result<(), LogError> {
+    partition.delete().await?;
     if let Some(topic) = partition.directory().parent() {
         // Fails while other partitions of the topic are still there; the last one succeeds.
         let _ = shard.io.remove_directory(topic).await;
+    }
+    Ok(())
+}
+
+/// Sets aside what is on disk of topics that are gone, once it is sure that they are: what an earlier process left of them.
+async fn set_strays_aside<I: Io>(shard: Rc<Shard<I>>) {
+    let is_stray = |key: PartitionKey| {
+        shard_of(key.topic, key.partition as u32, shard.shards()) == shard.id
+            && shard.topic_with_id(key.topic).is_none()
+            && !shard.held.borrow().contains_key(&key)
+    };
+    for (key, directory) in strays::find(&shard.io, &shard.data, is_stray).await {
+        // The metadata may have moved on since.
+        if is_stray(key) {
+            shard.held.borrow_mut().insert(key, Held::Leaving);
+            leave(shard.clone(), key, None, directory, Fate::SetAside).await;
+        }
     }
 }
 

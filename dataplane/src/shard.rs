@@ -13,11 +13,12 @@ use crate::handlers::init_producer_id::ProducerIdBlock;
 use crate::handlers::produce::BlockedAppends;
 use crate::inspection::Inspector;
 use crate::io::{Instant, Io};
+use crate::lease::Lease;
 use crate::limits::CONNECTIONS_MAX;
 use crate::line::Line;
 use crate::log::LogShared;
 use crate::mesh::{Receiver, Sender, ShardId};
-use crate::message::{ControlMessage, Message, Reply};
+use crate::message::{ControlMessage, Message, Metadata, Reply};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
 use crate::reconcile::Held;
@@ -31,7 +32,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// A warning that clients could cause at will is said again after this long.
 const SAID_AGAIN_MS: u64 = 10_000;
@@ -47,6 +48,10 @@ pub struct ShardParts<I: Io> {
     pub control: Sender<ControlMessage>,
     /// Open connections of each shard.
     pub loads: Arc<[AtomicUsize]>,
+    /// The index of the metadata that each shard has come to.
+    pub reached: Arc<[AtomicU64]>,
+    /// Until when this process may append and acknowledge.
+    pub lease: Lease,
     pub metrics: Metrics,
     /// Logs that are being opened, over all shards; the broker is ready once there are none.
     pub opening: Arc<AtomicUsize>,
@@ -68,8 +73,14 @@ pub struct Shard<I: Io> {
     pub sessions: RefCell<FetchSessions>,
     pub(crate) connections: connection::Registry<I>,
     pub(crate) connections_idle_ms_max: Option<u64>,
+    pub(crate) lease: Lease,
     image: RefCell<Arc<MetadataImage>>,
-    image_changed: Event,
+    /// Whether the metadata shows this very process in service.
+    pub(crate) registered: Cell<bool>,
+    /// Whether the metadata has once known every topic that this broker had a part of.
+    pub(crate) complete: Cell<bool>,
+    /// The metadata, or which partitions are open.
+    pub(crate) changed: Event,
     pub(crate) routes: RefCell<Routes<I>>,
     pub(crate) held: RefCell<HashMap<PartitionKey, Held<I>>>,
     pub(crate) opening: Arc<AtomicUsize>,
@@ -84,6 +95,7 @@ pub struct Shard<I: Io> {
     peers: Vec<Sender<Message<I>>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
+    reached: Arc<[AtomicU64]>,
 }
 
 impl<I: Io> Shard<I> {
@@ -98,8 +110,11 @@ impl<I: Io> Shard<I> {
             sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
             connections: connection::Registry::default(),
             connections_idle_ms_max: parts.connections_idle_ms_max,
+            lease: parts.lease,
             image: RefCell::default(),
-            image_changed: Event::default(),
+            registered: Cell::new(false),
+            complete: Cell::new(false),
+            changed: Event::default(),
             routes: RefCell::default(),
             held: RefCell::default(),
             opening: parts.opening,
@@ -113,6 +128,7 @@ impl<I: Io> Shard<I> {
             peers: parts.peers,
             control: parts.control,
             loads: parts.loads,
+            reached: parts.reached,
             io: parts.io,
         })
     }
@@ -122,7 +138,7 @@ impl<I: Io> Shard<I> {
         self.io.spawn(upkeep::run(self.clone()));
         loop {
             match inbox.receive().await {
-                Message::Metadata(image) => self.take_metadata(image),
+                Message::Metadata(metadata) => self.take_metadata(&metadata),
                 Message::Connection(handoff) => self.take_connection(self.io.take_over(handoff)),
                 Message::Request {
                     from,
@@ -196,16 +212,29 @@ impl<I: Io> Shard<I> {
         condition: impl Fn(&MetadataImage) -> bool,
     ) -> bool {
         let deadline = self.io.now().after_ms(wait_ms_max);
+        self.wait_until(deadline, || condition(&self.image.borrow()))
+            .await
+    }
+
+    /// Waits until the metadata, or which partitions are open, fulfils `condition`; false if it did not by the deadline.
+    pub(crate) async fn wait_until(&self, deadline: Instant, condition: impl Fn() -> bool) -> bool {
         loop {
-            let seen = self.image_changed.generation();
-            if condition(&self.image.borrow()) {
+            let seen = self.changed.generation();
+            if condition() {
                 return true;
             }
             let timeout = self.io.sleep_until(deadline);
-            if !crate::select::first(self.image_changed.changed_since(seen), timeout).await {
+            if !crate::select::first(self.changed.changed_since(seen), timeout).await {
                 return false;
             }
         }
+    }
+
+    /// Whether every shard's metadata has come to `index`, and no log is being opened.
+    pub(crate) fn all_have_reached(&self, index: u64) -> bool {
+        let mut reached = self.reached.iter();
+        reached.all(|reached| reached.load(Ordering::Acquire) >= index)
+            && self.opening.load(Ordering::Acquire) == 0
     }
 
     /// Asks the control plane.
@@ -276,10 +305,11 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    fn take_metadata(self: &Rc<Self>, image: Arc<MetadataImage>) {
-        *self.image.borrow_mut() = image.clone();
-        reconcile::apply(self, &image);
-        self.image_changed.notify();
+    fn take_metadata(self: &Rc<Self>, metadata: &Metadata) {
+        *self.image.borrow_mut() = metadata.image.clone();
+        reconcile::apply(self, metadata);
+        self.reached[self.id.0].store(metadata.image.index, Ordering::Release);
+        self.changed.notify();
     }
 
     fn place_connection(self: &Rc<Self>, socket: I::Socket) {
@@ -328,7 +358,7 @@ impl<I: Io> Shard<I> {
         let held = self.held.borrow();
         let open = held.values().filter_map(|held| match held {
             Held::Open(partition) => Some(partition.clone()),
-            Held::Opening | Held::Failed => None,
+            Held::Opening(_) | Held::Failed | Held::Leaving => None,
         });
         open.collect()
     }

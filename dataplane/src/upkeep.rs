@@ -25,7 +25,8 @@ pub async fn run<I: Io>(shard: Rc<Shard<I>>) {
         if tick.is_multiple_of(GROWN_TICKS) {
             checkpoint(&shard, tick.is_multiple_of(CHECKPOINT_TICKS)).await;
         }
-        if tick.is_multiple_of(RETENTION_TICKS) {
+        // Before the metadata is complete, `retention.ms` may have been raised since it was stored.
+        if tick.is_multiple_of(RETENTION_TICKS) && shard.complete.get() {
             enforce_retention(&shard).await;
         }
     }

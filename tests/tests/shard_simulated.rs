@@ -1,7 +1,7 @@
 //! Real shards in the simulated world: clients produce and fetch over simulated sockets while the host crashes under them.
 //!
-//! Behind the control peer is the control plane's pure state machine, without tokio or Raft. The shards are those of production,
-//! every seed is another run, and one seed is always the same run.
+//! Behind the control link's machine is the control plane's pure state machine, without tokio or Raft. Shards and machine are those
+//! of production, every seed is another run, and one seed is always the same run.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
 
@@ -9,21 +9,31 @@
 mod broker;
 #[path = "shard_simulated/client.rs"]
 mod client;
+#[path = "shard_simulated/control.rs"]
+mod control;
 #[path = "shard_simulated/fetching.rs"]
 mod fetching;
 #[path = "shard_simulated/idle.rs"]
 mod idle;
+#[path = "shard_simulated/link.rs"]
+mod link;
+#[path = "shard_simulated/lives.rs"]
+mod lives;
 #[path = "shard_simulated/stopping.rs"]
 mod stopping;
+#[path = "shard_simulated/twins.rs"]
+mod twins;
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::rc::Rc;
 
 use dataplane::io::Io;
 use millrace_tests::sim::{CrashKind, FaultPlan, SimIo, Simulation};
 
-use broker::{ControlPlane, start_broker};
+use broker::{PORT, Process, start_process};
 use client::{Client, Produced};
+use control::ControlPlane;
 
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 4;
@@ -43,17 +53,49 @@ impl World {
     fn new(seed: u64, shards: usize) -> World {
         let mut control = ControlPlane::new();
         control.create_topic(TOPIC, PARTITIONS);
-        World {
+        World::with(control, seed, shards)
+    }
+
+    fn with(control: ControlPlane, seed: u64, shards: usize) -> World {
+        let world = World {
             simulation: Simulation::seeded(seed),
             control: Rc::new(RefCell::new(control)),
             shards,
-        }
+        };
+        let controllers = world.simulation.boot("controllers");
+        let control = Rc::clone(&world.control);
+        let io = controllers.clone();
+        controllers.spawn(async move {
+            loop {
+                io.sleep_until(io.now().after_ms(50)).await;
+                control.borrow_mut().look_for_dead(io.now());
+            }
+        });
+        world
     }
 
     fn boot(&self) -> SimIo {
-        let io = self.simulation.boot("broker");
-        start_broker(&io, self.shards, &self.control);
-        io
+        self.boot_process("broker", PORT).0
+    }
+
+    fn boot_process(&self, host: &str, port: u16) -> (SimIo, Process) {
+        let io = self.simulation.boot(host);
+        let process = start_process(&io, self.shards, port, &self.control);
+        (io, process)
+    }
+
+    /// Runs a client's work to its end.
+    fn run<F: Future>(&self, clients: &SimIo, work: F) -> F::Output {
+        clients.run(work).unwrap_or_else(|stopped| {
+            let events = self.simulation.recent_events();
+            let last = events.iter().rev().take(20).rev();
+            last.for_each(|event| println!("{event}"));
+            panic!("the run ended {stopped:?}")
+        })
+    }
+
+    fn pass(&self, clients: &SimIo, ms: u64) {
+        self.run(clients, clients.sleep_until(clients.now().after_ms(ms)));
     }
 
     /// Starts producers on the clients' host; the counter says how many have finished.
@@ -117,24 +159,18 @@ fn run_in(world: &World, seed: u64, crashes: &[CrashKind]) -> u64 {
     let acknowledged = Acknowledged::default();
     let mut broker = world.boot();
     let finished = world.start_producers(&clients, &acknowledged);
-    for &kind in crashes {
-        let pause = 20 + clients.random_u64() % 200;
-        let until = clients.now().after_ms(pause);
-        clients.run(clients.sleep_until(until)).unwrap();
+    for (life, &kind) in crashes.iter().enumerate() {
+        // A new process serves only once the session of the last one is over.
+        let idle = if life == 0 { 0 } else { control::SESSION_MS };
+        world.pass(&clients, idle + 20 + clients.random_u64() % 300);
         broker.crash(kind);
         broker = world.boot();
     }
-    let partitions = clients.run(async {
+    let partitions = world.run(&clients, async {
         while finished.get() < PRODUCERS {
             clients.sleep_until(clients.now().after_ms(10)).await;
         }
         world.read_all(&clients).await
-    });
-    let partitions = partitions.unwrap_or_else(|stopped| {
-        let events = world.simulation.recent_events();
-        let last = events.iter().rev().take(20).rev();
-        last.for_each(|event| println!("{event}"));
-        panic!("the run ended {stopped:?}, seed {seed}")
     });
     check(&acknowledged, &partitions, seed);
     assert_eq!(acknowledged.borrow().len() as u64, PRODUCERS * RECORDS_EACH);

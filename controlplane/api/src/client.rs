@@ -434,6 +434,7 @@ mod tests {
             fenced: false,
             may_shut_down: false,
             metadata_index: 5,
+            lease_ms: 500,
         }
     }
 

@@ -107,7 +107,10 @@ pub enum Response {
     Heartbeat {
         fenced: bool,
         may_shut_down: bool,
+        /// How far the metadata of the leader that answers has come.
         metadata_index: u64,
+        /// How long a broker that has not run since may take itself for registered: half of its session.
+        lease_ms: u32,
     },
     Topics(Vec<Result<TopicRecord, ControlError>>),
     Done(Vec<Result<(), ControlError>>),

@@ -149,6 +149,39 @@ fn a_registration_takes_its_log_index_as_epoch_and_comes_fenced() {
     );
 }
 
+/// A process appends under the epochs that it was given: those of its predecessors must all be lower.
+#[test]
+fn each_process_of_a_broker_leads_under_higher_epochs_than_the_one_before() {
+    let mut cluster = Cluster::with_brokers(2);
+    cluster.create(topic("t", 4)).unwrap();
+    let mut highest = [-1; 4];
+    for process in 2..6 {
+        let led: Vec<(usize, i32)> = (0..4)
+            .map(|number| (number, cluster.partition("t", number)))
+            .filter(|(_, record)| record.leader == Some(BrokerId(1)))
+            .map(|(number, record)| (number, record.leader_epoch.0))
+            .collect();
+        assert!(!led.is_empty());
+        for (number, epoch) in led {
+            assert!(
+                epoch > highest[number],
+                "process {process}, partition {number}"
+            );
+            highest[number] = epoch;
+        }
+        let old = cluster.broker(1);
+        // One that wants to stop leads until it is gone, and one that comes back is not in service yet.
+        if process % 2 == 0 {
+            cluster.run(MetaCommand::ShutDownBroker(old));
+        }
+        cluster.run(MetaCommand::FenceBroker(old));
+        let new = cluster.register(1, process).unwrap();
+        let leads = cluster.leaders("t").contains(&Some(1));
+        assert!(!leads, "nothing is led before the process is in service");
+        cluster.run(MetaCommand::UnfenceBroker(new));
+    }
+}
+
 #[test]
 fn a_second_process_is_refused_until_the_first_is_fenced() {
     let mut cluster = Cluster::with_brokers(1);

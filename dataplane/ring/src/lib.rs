@@ -44,11 +44,11 @@ pub use leases::WriteLeases;
 pub use listener::Listener;
 pub use outgoing::Outgoing;
 pub use socket::Socket;
+pub use timer::now_nanos;
 pub use wake::RemoteWaker;
 
 use memory::{Buffer, Pool};
 use reactor::Reactor;
-use timer::now_nanos;
 
 /// Sizes of a ring. All memory is mapped when the ring is made and becomes resident with use, or at once if it is registered.
 #[derive(Clone, Debug)]
@@ -120,12 +120,12 @@ impl Ring {
         self.0.executor.clear();
     }
 
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the clock that [`now_nanos`] reads.
     pub fn now(&self) -> u64 {
         now_nanos()
     }
 
-    /// Completes once the monotonic clock has reached `deadline`.
+    /// Completes once that clock has reached `deadline`.
     pub async fn sleep_until(&self, deadline: u64) {
         let mut sleep = Sleep {
             reactor: &self.0,

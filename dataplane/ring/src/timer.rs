@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-/// Nanoseconds of the monotonic clock.
-pub(crate) fn now_nanos() -> u64 {
-    nanos_of(libc::CLOCK_MONOTONIC)
+/// Nanoseconds of a clock that never goes back and also counts while the machine sleeps, so that whoever wakes up knows for how long.
+pub fn now_nanos() -> u64 {
+    nanos_of(libc::CLOCK_BOOTTIME)
 }
 
 /// Nanoseconds that the calling thread has run.

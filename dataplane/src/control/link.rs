@@ -1,34 +1,29 @@
-//! The control link's thread: see `mod.rs`.
+//! The control link's thread: drives the [`Machine`] with tokio, against real controllers. It decides nothing.
 
 use super::image_file::store_image;
-use super::registration::Session;
-use super::strays;
-use crate::io::Io;
+use super::machine::{Beaten, Effect, Event, Failure, Machine, TURN_MS};
+use crate::io::{Instant, Io};
+use crate::lease::Lease;
 use crate::mesh::{Receiver, Sender};
 use crate::message::{ControlMessage, Message, Reply};
 use control_api::client::{ClientError, ControlClient};
 use control_api::handshake::{Party, Role};
-use control_api::ids::{BrokerId, Incarnation};
 use control_api::image::MetadataImage;
-use control_api::message::{BrokerRegistration, ControlError, MetadataUpdate, Request};
+use control_api::message::{BrokerHeartbeat, BrokerRegistration, ControlError, Request, Response};
 use control_api::secret::Secret;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
+use tokio::time::sleep;
 
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
-const WATCH_RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Metadata that is older than the leader's for longer than this comes from a controller that is cut off.
-const BEHIND_MAX: Duration = Duration::from_secs(3);
-/// The image on disk may be this much older than the one in memory; what is missing comes again from the control plane.
-const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// A broker that wants to stop waits this long for its leaderships to be moved.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
+const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(600);
 
 pub struct LinkParts<I: Io> {
     pub controllers: Vec<String>,
@@ -39,6 +34,9 @@ pub struct LinkParts<I: Io> {
     pub stored: MetadataImage,
     pub shards: Vec<Sender<Message<I>>>,
     pub inbox: Receiver<ControlMessage>,
+    /// The clock of the shards.
+    pub now: fn() -> Instant,
+    pub lease: Lease,
     /// Set while the metadata shows this broker registered and not fenced.
     pub in_service: Arc<AtomicBool>,
     /// Turns true when the process was told to end.
@@ -48,191 +46,186 @@ pub struct LinkParts<I: Io> {
 /// Runs on a current-thread tokio runtime of its own.
 pub struct Link<I: Io> {
     client: Rc<ControlClient>,
-    broker: BrokerId,
-    incarnation: Incarnation,
+    /// For heartbeats alone, which no other call may delay.
+    beats: ControlClient,
+    registration: BrokerRegistration,
     data: PathBuf,
-    stored: MetadataImage,
-    image: RefCell<Arc<MetadataImage>>,
-    metadata_index: watch::Sender<u64>,
-    /// The index that the shards were last given; 0 before the first.
-    published: Cell<u64>,
-    /// Whether the image has come from the control plane since the start.
-    is_live: Cell<bool>,
+    machine: RefCell<Machine>,
     shards: Vec<Sender<Message<I>>>,
-    shards_running: Cell<usize>,
-    shards_stopped: tokio::sync::Notify,
+    now: fn() -> Instant,
+    lease: Lease,
     in_service: Arc<AtomicBool>,
+    stream: RefCell<Option<JoinHandle<()>>>,
+    to_publish: Notify,
+    /// Held while an image is being stored.
+    storing: Mutex<()>,
+    ended: watch::Sender<Option<Result<(), String>>>,
 }
 
 impl<I: Io> Link<I> {
-    /// Serves until the process was told to end and every shard has closed its partitions.
-    pub async fn run(parts: LinkParts<I>) {
+    /// Serves until the process was told to end and every shard has closed its partitions, or until it must end: then says why.
+    pub async fn run(parts: LinkParts<I>) -> Result<(), String> {
+        let machine = Machine::new(
+            parts.registration.id,
+            parts.registration.incarnation,
+            parts.stored,
+            parts.shards.len(),
+            (parts.now)(),
+        );
+        let party = Party::client(parts.secret, parts.registration.cluster_id.clone());
+        let client = || ControlClient::new(parts.controllers.clone(), party.clone(), Role::Broker);
+        let ended = watch::Sender::new(None);
+        let mut end = ended.subscribe();
         let link = Rc::new(Link {
-            client: Rc::new(ControlClient::new(
-                parts.controllers,
-                Party::client(parts.secret, parts.registration.cluster_id.clone()),
-                Role::Broker,
-            )),
-            broker: parts.registration.id,
-            incarnation: parts.registration.incarnation,
-            data: parts.data,
-            image: RefCell::new(Arc::new(parts.stored.clone())),
-            metadata_index: watch::Sender::new(parts.stored.index),
-            published: Cell::new(0),
-            is_live: Cell::new(false),
-            stored: parts.stored,
-            shards_running: Cell::new(parts.shards.len()),
-            shards: parts.shards,
-            shards_stopped: tokio::sync::Notify::new(),
-            in_service: parts.in_service,
-        });
-        let session = Session {
-            client: &link.client,
+            client: Rc::new(client()),
+            beats: client(),
             registration: parts.registration,
-            metadata_index: link.metadata_index.subscribe(),
-            wants_shutdown: parts.wants_shutdown.clone(),
-            epoch: watch::Sender::new(None),
-            leader_index: watch::Sender::new(0),
-        };
-        link.publish().await;
-        let serving = async {
-            tokio::join!(
-                link.follow_metadata(&session),
-                link.keep_image_stored(),
-                link.serve_inbox(parts.inbox)
-            );
-        };
-        let ending = async {
-            let mut wants_shutdown = parts.wants_shutdown;
-            // The sender lives as long as the process; without it there is nothing to wait for.
-            let _ = wants_shutdown.wait_for(|wanted| *wanted).await;
-            sleep(SHUTDOWN_DEADLINE).await;
-        };
-        let leaving = async {
-            tokio::select! {
-                () = session.run() => {}
-                () = ending => {}
-            }
-            link.stop_shards().await;
-            let _ = timeout(SHUTDOWN_DEADLINE, session.leave()).await;
-        };
-        tokio::select! {
-            () = serving => {}
-            () = leaving => {}
-        }
-        if let Err(error) = store_image(&link.data, &link.image.borrow().clone()) {
+            data: parts.data,
+            machine: RefCell::new(machine),
+            shards: parts.shards,
+            now: parts.now,
+            lease: parts.lease,
+            in_service: parts.in_service,
+            stream: RefCell::default(),
+            to_publish: Notify::new(),
+            storing: Mutex::default(),
+            ended,
+        });
+        spawn_local(link.clone().take_turns());
+        spawn_local(link.clone().publish());
+        spawn_local(link.clone().serve_inbox(parts.inbox));
+        spawn_local(link.clone().hear_of_shutdown(parts.wants_shutdown));
+        // The sender is the link's own, so it cannot be gone.
+        let ended = end.wait_for(Option::is_some).await;
+        let result = ended.ok().and_then(|ended| ended.clone());
+        let _alone = link.storing.lock().await;
+        let image = link.machine.borrow().image().clone();
+        if let Err(error) = store_image(&link.data, &image) {
             tracing::error!(%error, "cannot store the metadata");
         }
+        result.unwrap_or(Ok(()))
     }
 
-    /// Starts once the control plane has taken the registration, and with it agreed that it is this broker's cluster: the metadata
-    /// of another one would delete every partition.
-    async fn follow_metadata(&self, session: &Session<'_>) {
-        session.registered().await;
-        loop {
-            tokio::select! {
-                reason = self.follow_one_stream() => tracing::debug!(%reason, "following the metadata again"),
-                () = self.left_behind(session) => tracing::warn!("left a controller that lags behind; following another one"),
+    fn step(self: &Rc<Self>, event: Event) {
+        let effects = self.machine.borrow_mut().step((self.now)(), event);
+        effects.into_iter().for_each(|effect| self.perform(effect));
+    }
+
+    fn perform(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Register => drop(spawn_local(self.clone().register())),
+            Effect::Beat(beat) => drop(spawn_local(self.clone().beat(beat))),
+            Effect::Watch(from) => {
+                let stream = spawn_local(self.clone().watch(from));
+                if let Some(left) = self.stream.replace(Some(stream)) {
+                    left.abort();
+                }
             }
-            sleep(WATCH_RETRY_PAUSE).await;
+            Effect::Publish => self.to_publish.notify_one(),
+            Effect::Store(image) => drop(spawn_local(self.clone().store(image))),
+            Effect::LeaseUntil(end) => self.lease.set_end(end),
+            Effect::StopShards => {
+                let link = self.clone();
+                spawn_local(async move {
+                    for shard in &link.shards {
+                        send(shard, Message::Stop).await;
+                    }
+                });
+            }
+            Effect::End(result) => drop(self.ended.send_replace(Some(result))),
         }
     }
 
-    /// Follows one controller's stream until it ends; says why it did.
-    async fn follow_one_stream(&self) -> String {
-        let from = self.image.borrow().index;
-        let mut stream = match self.client.watch(from).await {
-            Ok(stream) => stream,
-            Err(error) => return error.to_string(),
+    async fn take_turns(self: Rc<Self>) {
+        loop {
+            self.step(Event::Turn);
+            sleep(Duration::from_millis(TURN_MS)).await;
+        }
+    }
+
+    async fn hear_of_shutdown(self: Rc<Self>, mut wants_shutdown: watch::Receiver<bool>) {
+        // The sender lives as long as the process; without it there is nothing to wait for.
+        if wants_shutdown.wait_for(|wanted| *wanted).await.is_ok() {
+            self.step(Event::WantsShutdown);
+        }
+    }
+
+    async fn register(self: Rc<Self>) {
+        let request = Request::RegisterBroker(self.registration.clone());
+        let answer = match self.client.call(request, REGISTER_DEADLINE).await {
+            Ok(Response::Registered { epoch, .. }) => Ok(epoch),
+            other => Err(failure(other)),
         };
-        loop {
-            let update = match stream.next().await {
-                Ok(update) => update,
-                Err(error) => return error.to_string(),
-            };
-            if !self.take(update) {
-                return "the controller knows less than this broker".to_owned();
-            }
-            if !self.is_live.replace(true) {
-                self.set_strays_aside();
-            }
-            self.publish().await;
-        }
+        self.step(Event::Registered(answer));
     }
 
-    /// Resolves once this broker's metadata has stayed behind the leader's for [`BEHIND_MAX`]: a controller that lost touch with the
-    /// others goes on streaming what it has.
-    async fn left_behind(&self, session: &Session<'_>) {
-        let mut leader_index = session.leader_index.subscribe();
-        loop {
-            let wanted = *leader_index.borrow_and_update();
-            let mut own_index = self.metadata_index.subscribe();
-            let caught_up = own_index.wait_for(|own| *own >= wanted);
-            if timeout(BEHIND_MAX, caught_up).await.is_err() {
-                return;
-            }
-            // The session lives as long as this.
-            let _ = leader_index.changed().await;
-        }
+    async fn beat(self: Rc<Self>, beat: BrokerHeartbeat) {
+        let sent = (self.now)();
+        let request = Request::Heartbeat(beat);
+        let answer = match self.beats.call(request, HEARTBEAT_DEADLINE).await {
+            Ok(Response::Heartbeat {
+                fenced,
+                may_shut_down,
+                metadata_index,
+                lease_ms,
+            }) => Ok(Beaten {
+                fenced,
+                may_shut_down,
+                metadata_index,
+                lease_ms,
+            }),
+            other => Err(failure(other)),
+        };
+        self.step(Event::Beat {
+            sent,
+            goodbye: beat.goodbye,
+            answer,
+        });
     }
 
-    /// Applies an update; false if it is older than what this broker has.
-    fn take(&self, update: MetadataUpdate) -> bool {
-        let mut image = self.image.borrow_mut();
-        match update {
-            MetadataUpdate::Snapshot(snapshot) => {
-                if snapshot.index < image.index {
-                    return false;
+    /// Follows one controller's stream until it ends.
+    async fn watch(self: Rc<Self>, from: u64) {
+        let reason = match self.client.watch(from).await {
+            Err(error) => error,
+            Ok(mut stream) => loop {
+                match stream.next().await {
+                    Ok(update) => self.step(Event::Update(update)),
+                    Err(error) => break error,
                 }
-                *image = Arc::new(snapshot);
-            }
-            MetadataUpdate::Delta { index, events } => {
-                if index > image.index || !events.is_empty() {
-                    Arc::make_mut(&mut image).apply(index, &events);
-                }
-            }
-        }
-        true
+            },
+        };
+        tracing::debug!(%reason, "following the metadata again");
+        self.step(Event::StreamEnded);
     }
 
-    /// Hands the image to every shard, unless they have it already.
-    async fn publish(&self) {
-        let image = self.image.borrow().clone();
-        if self.published.replace(image.index) == image.index {
-            return;
-        }
-        // A stored image may show this broker in service as its last process was, which says nothing about this one.
-        let own = image.brokers.get(&self.broker);
-        let in_service = own.is_some_and(|own| !own.fenced && own.incarnation == self.incarnation);
-        self.in_service.store(in_service, Ordering::Release);
-        for shard in &self.shards {
-            send(shard, Message::Metadata(image.clone())).await;
-        }
-        self.metadata_index.send_replace(image.index);
-    }
-
-    fn set_strays_aside(&self) {
-        if let Err(error) = strays::set_aside(&self.data, &self.stored, &self.image.borrow()) {
-            tracing::error!(%error, "cannot set aside the files of deleted topics");
-        }
-    }
-
-    async fn keep_image_stored(&self) {
-        let mut stored_index = self.stored.index;
+    /// Hands the newest metadata to every shard, again and again. While a shard's inbox is full, what comes meanwhile is put together.
+    async fn publish(self: Rc<Self>) {
         loop {
-            sleep(STORE_PAUSE).await;
-            let image = self.image.borrow().clone();
-            if image.index == stored_index {
-                continue;
+            self.to_publish.notified().await;
+            let metadata = Arc::new(self.machine.borrow_mut().publication());
+            let registered = metadata.registered;
+            self.in_service.store(registered, Ordering::Release);
+            for shard in &self.shards {
+                send(shard, Message::Metadata(metadata.clone())).await;
             }
-            match store_image(&self.data, &image) {
-                Ok(()) => stored_index = image.index,
-                Err(error) => tracing::error!(%error, "cannot store the metadata"),
-            }
+            self.step(Event::Published(metadata.image.index));
         }
     }
 
-    async fn serve_inbox(&self, inbox: Receiver<ControlMessage>) {
+    /// On a thread of its own, because a slow disk must not delay a heartbeat.
+    async fn store(self: Rc<Self>, image: Arc<MetadataImage>) {
+        let _alone = self.storing.lock().await;
+        let data = self.data.clone();
+        let index = image.index;
+        let stored = spawn_blocking(move || store_image(&data, &image)).await;
+        let stored = stored.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+        if let Err(error) = &stored {
+            tracing::error!(%error, "cannot store the metadata");
+        }
+        self.step(Event::Stored(stored.ok().map(|()| index)));
+    }
+
+    async fn serve_inbox(self: Rc<Self>, inbox: Receiver<ControlMessage>) {
         loop {
             match inbox.receive().await {
                 ControlMessage::Call {
@@ -242,35 +235,31 @@ impl<I: Io> Link<I> {
                 } => {
                     let client = self.client.clone();
                     let shard = self.shards[from.0].clone();
-                    tokio::task::spawn_local(async move {
+                    spawn_local(async move {
                         let result = ask(&client, request).await;
                         let reply = Reply::Control(result);
                         send(&shard, Message::Reply { call, reply }).await;
                     });
                 }
-                ControlMessage::Stopped(_) => {
-                    self.shards_running.set(self.shards_running.get() - 1);
-                    self.shards_stopped.notify_waiters();
-                }
+                ControlMessage::Stopped(_) => self.step(Event::ShardStopped),
             }
-        }
-    }
-
-    /// Tells every shard to close its partitions and waits until all have.
-    async fn stop_shards(&self) {
-        for shard in &self.shards {
-            send(shard, Message::Stop).await;
-        }
-        while self.shards_running.get() > 0 {
-            self.shards_stopped.notified().await;
         }
     }
 }
 
-async fn ask(
-    client: &ControlClient,
-    request: Request,
-) -> Result<control_api::message::Response, ControlError> {
+/// Why a call did not have the answer that belongs to it.
+fn failure(answer: Result<Response, ClientError>) -> Failure {
+    match answer {
+        Err(ClientError::Refused(refusal)) => Failure::Refused(refusal),
+        Err(
+            ClientError::TooLarge(_) | ClientError::Unavailable(_) | ClientError::StreamEnded(_),
+        ) => Failure::Unreachable,
+        // Only a controller of another version answers with anything else.
+        Ok(_) => Failure::Refused(ControlError::UnsupportedVersion),
+    }
+}
+
+async fn ask(client: &ControlClient, request: Request) -> Result<Response, ControlError> {
     client
         .call(request, CALL_DEADLINE)
         .await

@@ -3,8 +3,7 @@
 
 mod image_file;
 mod link;
-mod registration;
-mod strays;
+pub mod machine;
 
 pub use image_file::{ImageError, decode_image, encode_image, load_image};
 pub use link::{Link, LinkParts};

@@ -3,8 +3,9 @@
 
 use crate::errors::control_error_code;
 use crate::io::Io;
-use crate::partition_request::{PartitionKey, epoch_end_anywhere};
+use crate::ready;
 use crate::shard::Shard;
+use control_api::ids::TopicId;
 use control_api::image::{MetadataImage, TopicRecord};
 use control_api::message::{ControlError, Request, Response};
 use wire::ErrorCode;
@@ -19,9 +20,8 @@ const CATCH_UP_MS_MAX: u64 = 5_000;
 /// broker a moment ago.
 const UNKNOWN_TOPIC_WAIT_MS: u64 = 200;
 
-/// How long new partitions may take to be led, and how often that is looked at.
-const LED_WAIT_MS: u64 = 2_000;
-const LED_PAUSE_MS: u64 = 2;
+/// How long a change may take to be known to every shard, and new partitions to be led.
+const READY_WAIT_MS: u64 = 2_000;
 
 /// Texts often quote the client, whose names may be longer than a response's strings can be.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -149,31 +149,13 @@ pub(super) async fn catch_up<I: Io>(
     shard.wait_for_image(timeout_ms, seen).await;
 }
 
-/// Waits until the partitions of these topics that this broker leads take requests, on whichever shard they are: a client hears of
-/// the leader as soon as the topic exists and goes there at once, while the log is still being made.
-pub(super) async fn wait_until_led<'a, I: Io>(
+/// Waits until every shard has seen what this one has, and serves what it is to lead of these topics: a client hears of the leader
+/// as soon as a topic exists and goes there at once, while logs are still being made.
+pub(super) async fn wait_until_ready<I: Io>(
     shard: &Shard<I>,
-    topics: impl Iterator<Item = &'a str>,
+    topics: impl Iterator<Item = TopicId>,
 ) {
-    let deadline = shard.io.now().after_ms(LED_WAIT_MS);
-    for route in topics.filter_map(|name| shard.topic_named(name)) {
-        for (number, record) in (0..).zip(&route.record.partitions) {
-            let key = PartitionKey {
-                topic: route.id,
-                partition: number,
-            };
-            while record.leader == Some(shard.broker)
-                && epoch_end_anywhere(shard, key, -1, 0).await
-                    == Err(ErrorCode::NotLeaderOrFollower)
-                && shard.io.now() < deadline
-            {
-                shard
-                    .io
-                    .sleep_until(shard.io.now().after_ms(LED_PAUSE_MS))
-                    .await;
-            }
-        }
-    }
+    ready::on_every_shard(shard, topics, READY_WAIT_MS).await;
 }
 
 /// Waits a moment for topics that this broker does not know yet.

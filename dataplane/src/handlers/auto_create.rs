@@ -79,7 +79,9 @@ pub(super) async fn create<'a, I: Io>(
         created.all(|name| image.topic_ids.contains_key(*name))
     };
     shard.wait_for_image(CREATED_WAIT_MS, known).await;
-    admin::wait_until_led(shard, created.iter().copied()).await;
+    let image = shard.image();
+    let ids = created.iter().filter_map(|name| image.topic_ids.get(*name));
+    admin::wait_until_ready(shard, ids.copied()).await;
     errors.extend(failed);
     // Only looked at if the topic is still unknown.
     let late = ErrorCode::LeaderNotAvailable;

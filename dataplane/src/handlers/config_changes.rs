@@ -78,6 +78,7 @@ pub(super) async fn alter<I: Io>(
             .collect();
         let seen = |image: &MetadataImage| made.iter().all(|change| shows(image, change));
         admin::catch_up(shard, CATCH_UP_MS, seen).await;
+        admin::wait_until_ready(shard, std::iter::empty()).await;
     }
     let results = admin::merge(verdicts, answers).into_iter().zip(wanted);
     results

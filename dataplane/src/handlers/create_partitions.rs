@@ -40,7 +40,7 @@ pub(crate) async fn handle<I: Io>(
         let seen =
             |image: &MetadataImage| extended().all(|topic| knows_partitions_of(image, topic));
         admin::catch_up(shard, request.timeout_ms, seen).await;
-        admin::wait_until_led(shard, extended().map(|topic| topic.name.as_str())).await;
+        admin::wait_until_ready(shard, extended().map(|topic| topic.id)).await;
     }
 
     let results: Vec<CreatePartitionsTopicResult<'_>> = names

@@ -40,7 +40,7 @@ pub(crate) async fn handle<I: Io>(
             created().all(|topic: &TopicRecord| image.topics.contains_key(&topic.id))
         };
         admin::catch_up(shard, request.timeout_ms, seen).await;
-        admin::wait_until_led(shard, created().map(|topic| topic.name.as_str())).await;
+        admin::wait_until_ready(shard, created().map(|topic| topic.id)).await;
     }
     encode(shard, to, &names, &name_existing(&names, results), answer)
 }

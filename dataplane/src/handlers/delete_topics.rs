@@ -41,6 +41,7 @@ pub(crate) async fn handle<I: Io>(
         deleted().all(|topic: &TopicRecord| !image.topics.contains_key(&topic.id))
     };
     admin::catch_up(shard, request.timeout_ms, seen).await;
+    admin::wait_until_ready(shard, std::iter::empty()).await;
 
     let responses: Vec<DeletableTopicResult<'_>> = topics
         .iter()

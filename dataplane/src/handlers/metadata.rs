@@ -5,6 +5,7 @@ use super::{authorized_operations, auto_create, new_topics};
 use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
 use crate::pace::Pace;
+use crate::ready;
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use control_api::ids::{BrokerId, TopicId};
@@ -19,6 +20,9 @@ use wire::{Array, ErrorCode, Uuid};
 
 /// The leader of a partition that has none.
 const NO_LEADER: i32 = -1;
+
+/// How long an answer waits for logs that are being opened, before it says of their partitions that nobody leads them yet.
+const READY_WAIT_MS: u64 = 300;
 
 /// Which topics a client asks for, each once.
 #[derive(Debug, PartialEq)]
@@ -49,6 +53,22 @@ struct PartitionAnswer {
     offline: Vec<i32>,
 }
 
+impl TopicAnswer<'_> {
+    fn is_led_by(&self, broker: BrokerId) -> bool {
+        let mut partitions = self.partitions.iter();
+        partitions.any(|partition| partition.leader == broker.0)
+    }
+
+    /// Makes the client ask again instead of going to a leader that cannot serve it yet.
+    fn hide_leader(&mut self, broker: BrokerId) {
+        let partitions = self.partitions.iter_mut();
+        for partition in partitions.filter(|partition| partition.leader == broker.0) {
+            partition.leader = NO_LEADER;
+            partition.error = ErrorCode::LeaderNotAvailable;
+        }
+    }
+}
+
 pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
@@ -66,7 +86,14 @@ pub(crate) async fn handle<I: Io>(
         }
     };
     let image = shard.image();
-    let topics = topic_answers(&image, &wanted, &errors, to.version, &mut pace).await;
+    let mut topics = topic_answers(&image, &wanted, &errors, to.version, &mut pace).await;
+    let led = |topic: &&TopicAnswer<'_>| topic.is_led_by(shard.broker);
+    let led_here = topics.iter().filter(led).map(|topic| topic.id);
+    let not_ready = ready::on_every_shard(shard, led_here, READY_WAIT_MS).await;
+    let late = |topic: &&mut TopicAnswer<'_>| not_ready.contains(&topic.id);
+    for topic in topics.iter_mut().filter(late) {
+        topic.hide_leader(shard.broker);
+    }
     let mut partitions: Vec<Vec<MetadataResponsePartition<'_>>> = Vec::with_capacity(topics.len());
     for topic in &topics {
         pace.steps(1 + topic.partitions.len()).await;

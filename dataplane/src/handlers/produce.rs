@@ -8,7 +8,7 @@ use crate::calls::Call;
 use crate::dispatch::RequestError;
 use crate::errors;
 use crate::frame::Frame;
-use crate::io::{Gather, Io};
+use crate::io::{Gather, Instant, Io};
 use crate::limits::FRAME_PIECES_MAX;
 use crate::log::{AppendError, Appended, Level, WaitError};
 use crate::mesh::ShardId;
@@ -114,6 +114,15 @@ impl ProduceOutcome {
         }
     }
 
+    fn unless_superseded(self, may_acknowledge: bool) -> Self {
+        match self.error {
+            ErrorCode::None if !may_acknowledge => {
+                ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower)
+            }
+            _ => self,
+        }
+    }
+
     fn of_partition(&self, index: i32) -> PartitionProduceResponse<'static> {
         PartitionProduceResponse {
             index,
@@ -140,10 +149,11 @@ pub(crate) fn begin<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
     request: &ProduceRequest<'_>,
+    now: Instant,
     pending: &mut PendingProduce<I>,
 ) -> Result<(), Blocked<I>> {
     let version = pending.to.version;
-    let refusal = refusal_of_request(request);
+    let refusal = refusal_of_request(request, shard.lease.holds(now));
     for (number, topic) in request.topic_data.iter().enumerate() {
         let route = find_topic(shard, version, &topic);
         if number == pending.topics.len() {
@@ -175,7 +185,10 @@ pub(crate) fn begin<I: Io>(
 }
 
 /// What is wrong with a request as a whole.
-fn refusal_of_request(request: &ProduceRequest<'_>) -> Option<ErrorCode> {
+fn refusal_of_request(request: &ProduceRequest<'_>, may_append: bool) -> Option<ErrorCode> {
+    if !may_append {
+        return Some(ErrorCode::NotLeaderOrFollower);
+    }
     if !(-1..=1).contains(&request.acks) {
         return Some(ErrorCode::InvalidRequiredAcks);
     }
@@ -395,12 +408,19 @@ impl<I: Io> PendingProduce<I> {
         }
     }
 
-    /// Appends the answer to `message`, once ready.
-    pub(crate) fn finish(&self, message: &mut Gather) -> Result<(), EncodeError> {
+    /// Appends the answer to `message`, once ready. A process that may no longer acknowledge says that it does not lead.
+    pub(crate) fn finish(
+        &self,
+        message: &mut Gather,
+        may_acknowledge: bool,
+    ) -> Result<(), EncodeError> {
         let outcomes: SmallVec<[PartitionProduceResponse<'static>; 1]> = self
             .partitions
             .iter()
-            .map(|partition| partition.state.outcome().of_partition(partition.index))
+            .map(|partition| {
+                let outcome = partition.state.outcome().unless_superseded(may_acknowledge);
+                outcome.of_partition(partition.index)
+            })
             .collect();
         let mut rest = &outcomes[..];
         let topics: SmallVec<[TopicProduceResponse<'_>; 1]> = self
@@ -575,9 +595,10 @@ fn append_foreign<I: Io>(
     let found = shard
         .topic_with_id(append.key.topic)
         .ok_or(ErrorCode::UnknownTopicOrPartition);
+    let leased = shard.lease.holds(shard.io.now());
     let found = found.and_then(|route| match route.leader(append.key.partition)? {
-        Place::Here(partition) => Ok((route, partition)),
-        Place::There(_) => Err(ErrorCode::NotLeaderOrFollower),
+        Place::Here(partition) if leased => Ok((route, partition)),
+        Place::Here(_) | Place::There(_) => Err(ErrorCode::NotLeaderOrFollower),
     });
     let (route, partition) = match found {
         Ok(found) => found,

@@ -17,6 +17,11 @@ use super::{
     WriteLeases,
 };
 
+/// The time on the clock of every ring, for threads that have none.
+pub fn now() -> Instant {
+    Instant(::ring::now_nanos())
+}
+
 /// The world as a shard's ring gives it. Clones are handles to the same ring.
 #[derive(Clone)]
 pub struct RingIo {

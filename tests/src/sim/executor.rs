@@ -27,6 +27,8 @@ pub(super) struct Executor {
     next_task: TaskNumber,
     main: Arc<TaskWaker>,
     ready: Vec<TaskNumber>,
+    /// Processes that are stopped, and their tasks that were to run.
+    stopped: Vec<(Incarnation, Vec<TaskNumber>)>,
     woken: Woken,
     events: BTreeMap<EventKey, (Option<Incarnation>, Event)>,
     next_event: u64,
@@ -74,6 +76,7 @@ impl Executor {
             next_task: MAIN_TASK + 1,
             main: new_waker(MAIN_TASK, &woken),
             ready: Vec::new(),
+            stopped: Vec::new(),
             woken,
             events: BTreeMap::new(),
             next_event: 0,
@@ -140,6 +143,11 @@ impl Executor {
             let Some(task) = self.tasks.get_mut(&number) else {
                 continue;
             };
+            let mut stopped = self.stopped.iter_mut();
+            if let Some((_, waiting)) = stopped.find(|(owner, _)| *owner == task.owner) {
+                waiting.push(number);
+                continue;
+            }
             task.waker.queued.store(false, Ordering::Relaxed);
             if let Some(future) = task.future.take() {
                 return Step::Poll(number, future, Waker::from(Arc::clone(&task.waker)));
@@ -151,6 +159,19 @@ impl Executor {
                 Step::Event(event)
             }
             None => Step::Stuck,
+        }
+    }
+
+    /// From now on no task of this incarnation runs, while time and what it has begun go on.
+    pub(super) fn stop(&mut self, owner: Incarnation) {
+        self.stopped.push((owner, Vec::new()));
+    }
+
+    /// Everything that was to run meanwhile runs now.
+    pub(super) fn go_on(&mut self, owner: Incarnation) {
+        let of_owner = |stopped: &mut (Incarnation, Vec<TaskNumber>)| stopped.0 == owner;
+        for (_, waiting) in self.stopped.extract_if(.., of_owner) {
+            self.ready.extend(waiting);
         }
     }
 

@@ -116,6 +116,18 @@ impl SimIo {
         }
     }
 
+    /// SIGSTOP: nothing of this process runs until [`SimIo::go_on`]; time goes on, and so does what it has asked the kernel for.
+    pub fn stop(&self) {
+        let mut world = self.0.shared.world.borrow_mut();
+        world.executor.stop(self.0.incarnation);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        let mut world = self.0.shared.world.borrow_mut();
+        world.executor.go_on(self.0.incarnation);
+    }
+
     pub fn trace_hash(&self) -> u64 {
         self.0.shared.world.borrow().trace.hash()
     }

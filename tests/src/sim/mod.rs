@@ -193,6 +193,14 @@ impl Simulation {
         planted.expect("a test plants files where there is room for them");
     }
 
+    /// Gives a host that is not running the files that another one has at this moment, as whoever looks at them sees them.
+    pub fn copy_files(&self, from: &str, to: &str) {
+        for path in self.paths(from) {
+            let bytes = self.file_bytes(from, &path).unwrap_or_default();
+            self.plant_file(to, &path, &bytes);
+        }
+    }
+
     /// Paths of all files of a host, sorted.
     pub fn paths(&self, host: &str) -> Vec<PathBuf> {
         self.with_disk(host, |disk| disk.paths())

@@ -3,6 +3,8 @@
 use dataplane::io::{Gather, GatherPart, Io};
 use millrace_tests::sim::{SimIo, SimSocket};
 use wire::messages::AnyRequest;
+use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest, CreateTopicsResponse};
+use wire::messages::delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse};
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use wire::messages::produce::{
     PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
@@ -12,10 +14,12 @@ use wire::{
     ResponseHeader, Writer,
 };
 
-use super::broker::address;
+use super::broker::{PORT, address};
 
 const PRODUCE_VERSION: i16 = 12;
 pub(super) const FETCH_VERSION: i16 = 12;
+const CREATE_VERSION: i16 = 5;
+const DELETE_VERSION: i16 = 5;
 const RETRY_MS: u64 = 5;
 const ALL: i16 = -1;
 
@@ -27,6 +31,8 @@ pub(super) struct Produced {
 
 pub(super) struct Client {
     io: SimIo,
+    /// Where the broker is.
+    port: u16,
     socket: Option<SimSocket>,
     /// Received and not yet taken apart.
     received: Vec<u8>,
@@ -35,8 +41,14 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(io: SimIo) -> Client {
+        Client::of(io, PORT)
+    }
+
+    /// A client of the process that listens there.
+    pub(super) fn of(io: SimIo, port: u16) -> Client {
         Client {
             io,
+            port,
             socket: None,
             received: Vec::new(),
             correlation: 0,
@@ -52,6 +64,67 @@ impl Client {
             }
             self.pause().await;
         }
+    }
+
+    /// Creates a topic; it is there afterwards.
+    pub(super) async fn create_topic(&mut self, name: &str, partitions: i32) {
+        loop {
+            let answer = self.try_create_topic(name, partitions).await;
+            if let Some(ErrorCode::None | ErrorCode::TopicAlreadyExists) = answer {
+                return;
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Deletes a topic; it is gone afterwards.
+    pub(super) async fn delete_topic(&mut self, name: &str) {
+        loop {
+            let answer = self.try_delete_topic(name).await;
+            if let Some(ErrorCode::None | ErrorCode::UnknownTopicOrPartition) = answer {
+                return;
+            }
+            self.pause().await;
+        }
+    }
+
+    pub(super) async fn try_create_topic(
+        &mut self,
+        name: &str,
+        num_partitions: i32,
+    ) -> Option<ErrorCode> {
+        let topics = [CreatableTopic {
+            name,
+            num_partitions,
+            replication_factor: 1,
+            ..Default::default()
+        }];
+        let request = CreateTopicsRequest {
+            topics: Array::from(&topics),
+            timeout_ms: 5_000,
+            ..Default::default()
+        };
+        let request = AnyRequest::CreateTopics(request);
+        let answer = self.exchange(request, CREATE_VERSION).await?;
+        let mut reader = answer_reader(&answer, ApiKey::CreateTopics, CREATE_VERSION);
+        let response = CreateTopicsResponse::decode(&mut reader, CREATE_VERSION).unwrap();
+        let topic = response.topics.iter().next().unwrap();
+        ErrorCode::from_i16(topic.error_code)
+    }
+
+    async fn try_delete_topic(&mut self, name: &str) -> Option<ErrorCode> {
+        let names = [name];
+        let request = DeleteTopicsRequest {
+            topic_names: Array::from(&names[..]),
+            timeout_ms: 5_000,
+            ..Default::default()
+        };
+        let request = AnyRequest::DeleteTopics(request);
+        let answer = self.exchange(request, DELETE_VERSION).await?;
+        let mut reader = answer_reader(&answer, ApiKey::DeleteTopics, DELETE_VERSION);
+        let response = DeleteTopicsResponse::decode(&mut reader, DELETE_VERSION).unwrap();
+        let topic = response.responses.iter().next().unwrap();
+        ErrorCode::from_i16(topic.error_code)
     }
 
     /// Fetches a partition from its start to its end.
@@ -108,7 +181,7 @@ impl Client {
         ))
     }
 
-    async fn try_fetch(
+    pub(super) async fn try_fetch(
         &mut self,
         topic: &str,
         partition: i32,
@@ -181,7 +254,7 @@ impl Client {
 
     pub(super) async fn connected(&mut self) -> Option<SimSocket> {
         if self.socket.is_none() {
-            self.socket = Some(self.io.connect(address()).await.ok()?);
+            self.socket = Some(self.io.connect(address(self.port)).await.ok()?);
         }
         self.socket.clone()
     }

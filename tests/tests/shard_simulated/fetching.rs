@@ -17,8 +17,9 @@ use wire::messages::delete_topics::DeleteTopicsRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use wire::{ApiKey, Array, ErrorCode, Uuid};
 
-use super::broker::{ControlPlane, RunningShards, start_broker};
+use super::broker::{RunningShards, start_broker};
 use super::client::{Client, answer_reader};
+use super::control::ControlPlane;
 use super::{PARTITIONS, TOPIC};
 
 const BY_NAME: i16 = 12;

@@ -106,7 +106,8 @@ fn connections_of_clients_that_vanished_go_and_those_in_use_stay() {
             }
             for (_, socket) in &silent {
                 let end = clients.receive(socket).await;
-                assert!(end.is_ok_and(|bytes| bytes.is_empty()), "closed");
+                // In order, or by a reset where something was still unread.
+                assert!(end.map_or(0, |bytes| bytes.len()) == 0, "closed");
             }
             let socket = busy.connected().await.unwrap();
             let before = clients.moved_bytes(&socket);

@@ -9,13 +9,9 @@ const SHARDS: usize = 2;
 fn stop_after_producing(partitions: i32, bytes: usize) -> (u64, u64) {
     let mut control = ControlPlane::new();
     control.create_topic(TOPIC, partitions);
-    let world = World {
-        simulation: Simulation::seeded(7),
-        control: Rc::new(RefCell::new(control)),
-        shards: SHARDS,
-    };
+    let world = World::with(control, 7, SHARDS);
     let clients = world.simulation.boot("clients");
-    let broker = world.boot();
+    let (broker, process) = world.boot_process("broker", PORT);
     let value = vec![b'v'; bytes];
     let syncs = || world.simulation.disk_counters("broker").syncs;
     let (nanos, flushes) = clients
@@ -27,8 +23,8 @@ fn stop_after_producing(partitions: i32, bytes: usize) -> (u64, u64) {
             // What is zeroed ahead of the logs is flushed too.
             clients.sleep_until(clients.now().after_ms(500)).await;
             let (begun, before) = (clients.now(), syncs());
-            world.control.borrow().stop();
-            while world.control.borrow().stopped < SHARDS {
+            process.stop_shards();
+            while process.stopped.get() < SHARDS {
                 clients.sleep_until(clients.now().after_ms(1)).await;
             }
             (clients.now().nanos_since(begun), syncs() - before)
