@@ -7,7 +7,7 @@ import time
 import crc32c
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA = 0, 1, 2, 3
-API_VERSIONS = 18
+API_VERSIONS, CREATE_TOPICS = 18, 19
 
 NONE = 0
 OFFSET_OUT_OF_RANGE = 1
@@ -110,6 +110,11 @@ def list_offsets_request(topic, partition=0, timestamp=-1):
     """ListOffsets version 1."""
     partitions = array(i32(partition) + i64(timestamp))
     return header(LIST_OFFSETS, 1) + i32(-1) + array(string(topic) + partitions)
+
+
+def create_topic_request(topic, partitions=1):
+    """CreateTopics version 2, of one topic."""
+    return header(CREATE_TOPICS, 2) + array(string(topic) + i32(partitions) + i16(1) + array() + array()) + i32(20_000) + i8(0)
 
 
 def metadata_request():
