@@ -16,6 +16,12 @@ use wire::{Array, ErrorCode};
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
+const NO_TRANSACTIONS: &str = "Transactions are not available on this cluster.";
+
+/// Up to this version, librdkafka's newest, a client asks again without end after any error but one of authorization, and shows the
+/// message of that.
+const ASKS_ON_VERSION_MAX: i16 = 2;
+
 /// The first version that asks for several keys.
 const BATCHED_VERSION: i16 = 4;
 
@@ -31,7 +37,7 @@ pub(crate) async fn handle<I: Io>(
         let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
         for key in &request.coordinator_keys {
             pace.step().await;
-            coordinators.push(find(&image, request.key_type, key));
+            coordinators.push(find(&image, to.version, request.key_type, key));
         }
         let response = FindCoordinatorResponse {
             coordinators: Array::from(&coordinators),
@@ -41,7 +47,7 @@ pub(crate) async fn handle<I: Io>(
             response.encode(writer, version)
         });
     }
-    let found = find(&image, request.key_type, request.key);
+    let found = find(&image, to.version, request.key_type, request.key);
     let response = FindCoordinatorResponse {
         error_code: found.error_code,
         error_message: found.error_message,
@@ -55,18 +61,18 @@ pub(crate) async fn handle<I: Io>(
     })
 }
 
-fn find<'a>(image: &'a MetadataImage, key_type: i8, key: &'a str) -> Coordinator<'a> {
+fn find<'a>(image: &'a MetadataImage, version: i16, key_type: i8, key: &'a str) -> Coordinator<'a> {
     let coordinator = match key_type {
         GROUP => coordinators::coordinator_of(image, key).ok_or((
             ErrorCode::CoordinatorNotAvailable,
             "The coordinator is not available.",
         )),
-        // There are no transactions. Of all codes only this one makes both the Java client and librdkafka give up at once;
-        // librdkafka asks on and on after UNSUPPORTED_VERSION or INVALID_REQUEST.
-        TRANSACTION => Err((
+        TRANSACTION if version <= ASKS_ON_VERSION_MAX => Err((
             ErrorCode::TransactionalIdAuthorizationFailed,
-            "Transactions are not available on this cluster.",
+            NO_TRANSACTIONS,
         )),
+        // The Java client shows the message, and others the code, which after an error of authorization would read as a missing permission.
+        TRANSACTION => Err((ErrorCode::UnsupportedVersion, NO_TRANSACTIONS)),
         // Share groups among them, for which Kafka's answer is the same where they are not enabled.
         _ => Err((
             ErrorCode::InvalidRequest,
@@ -100,21 +106,35 @@ mod tests {
     #[test]
     fn a_group_without_a_coordinator_is_asked_for_again_and_the_rest_is_final() {
         let image = MetadataImage::default();
-        let code = |key_type| find(&image, key_type, "key").error_code;
-        assert_eq!(code(GROUP), ErrorCode::CoordinatorNotAvailable as i16);
+        for version in 0..=6 {
+            let code = |key_type| find(&image, version, key_type, "key").error_code;
+            assert_eq!(code(GROUP), ErrorCode::CoordinatorNotAvailable as i16);
+            for other in [2, 3, -1] {
+                assert_eq!(code(other), ErrorCode::InvalidRequest as i16);
+            }
+        }
+    }
+
+    #[test]
+    fn a_transactional_id_is_refused_in_words_and_by_what_ends_each_clients_questions() {
+        let image = MetadataImage::default();
+        let found = |version| find(&image, version, TRANSACTION, "id");
+        let code = |version| found(version).error_code;
         assert_eq!(
-            code(TRANSACTION),
+            code(ASKS_ON_VERSION_MAX),
             ErrorCode::TransactionalIdAuthorizationFailed as i16
         );
-        for other in [2, 3, -1] {
-            assert_eq!(code(other), ErrorCode::InvalidRequest as i16);
-        }
+        assert_eq!(
+            code(ASKS_ON_VERSION_MAX + 1),
+            ErrorCode::UnsupportedVersion as i16
+        );
+        assert!((0..=6).all(|version| found(version).error_message == Some(NO_TRANSACTIONS)));
     }
 
     #[test]
     fn nowhere_is_written_as_kafka_writes_it() {
         let image = MetadataImage::default();
-        let nowhere = find(&image, GROUP, "key");
+        let nowhere = find(&image, 0, GROUP, "key");
         assert_eq!((nowhere.node_id, nowhere.host, nowhere.port), (-1, "", -1));
         assert_eq!(nowhere.key, "key");
     }

@@ -78,9 +78,8 @@ fn check(request: &InitProducerIdRequest<'_>) -> Result<(), ErrorCode> {
     match request.transactional_id {
         None => {}
         Some("") => return Err(ErrorCode::InvalidRequest),
-        // There are no transactions. Of all codes this one makes both the Java client and librdkafka give up at once;
-        // librdkafka asks on and on after UNSUPPORTED_VERSION or INVALID_REQUEST.
-        Some(_) => return Err(ErrorCode::TransactionalIdAuthorizationFailed),
+        // There are no transactions, as FindCoordinator says in words to every client that asks it first.
+        Some(_) => return Err(ErrorCode::UnsupportedVersion),
     }
     let has_id = request.producer_id != NO_PRODUCER_ID;
     let has_epoch = request.producer_epoch != NO_PRODUCER_EPOCH;
@@ -193,7 +192,7 @@ mod tests {
         assert_eq!(check(&request(Some(""))), Err(ErrorCode::InvalidRequest));
         assert_eq!(
             check(&request(Some("t"))),
-            Err(ErrorCode::TransactionalIdAuthorizationFailed)
+            Err(ErrorCode::UnsupportedVersion)
         );
     }
 
