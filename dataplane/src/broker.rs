@@ -1,5 +1,6 @@
 //! Puts a broker together: data directory, one thread per shard, the control link, and the end of it all on SIGTERM.
 
+use crate::check;
 use crate::config::BrokerConfig;
 use crate::control::{Link, LinkParts, load_image};
 use crate::data_directory::DataDirectory;
@@ -17,6 +18,7 @@ use crate::shard::{Shard, ShardParts};
 use anyhow::Context;
 use control_api::ids::{BrokerId, Incarnation};
 use control_api::message::BrokerRegistration;
+use ring::directory::probe_directory;
 use ring::signals::Termination;
 use ring::{Ring, RingConfig};
 use std::path::PathBuf;
@@ -38,6 +40,12 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
     let open_files =
         ring::host::raise_open_files().context("cannot raise the limit of open files")?;
     let _directory = DataDirectory::open(&config.data, config.id)?;
+    let file_system = probe_directory(&config.data)
+        .with_context(|| format!("cannot use the data directory {}", config.data.display()))?;
+    if check::advice(&file_system).is_some() {
+        let how = check::describe(&file_system);
+        tracing::warn!(data = %config.data.display(), "{how}. See `millrace-broker check`");
+    }
     let stored = load_image(&config.data)?.unwrap_or_default();
     let metrics = Metrics::new().context("cannot make the metrics")?;
     let opening = Arc::new(AtomicUsize::new(0));
@@ -65,6 +73,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         .transpose()?;
     let shards = Shards {
         config: &config,
+        unbuffered_files: file_system.unbuffered,
         peers: shard_senders.clone(),
         control: control_sender,
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -141,6 +150,7 @@ fn draw_incarnation() -> anyhow::Result<Incarnation> {
 /// What the threads of all shards are started with.
 struct Shards<'a> {
     config: &'a BrokerConfig,
+    unbuffered_files: bool,
     peers: Vec<Sender<RingMessage>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
@@ -155,6 +165,7 @@ struct Shards<'a> {
 struct ShardThread {
     id: ShardId,
     config: BrokerConfig,
+    unbuffered_files: bool,
     peers: Vec<Sender<RingMessage>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
@@ -175,6 +186,7 @@ impl Shards<'_> {
             let shard = ShardThread {
                 id: ShardId(index),
                 config: self.config.clone(),
+                unbuffered_files: self.unbuffered_files,
                 peers: self.peers.clone(),
                 control: self.control.clone(),
                 loads: self.loads.clone(),
@@ -235,6 +247,7 @@ impl ShardThread {
             receive_buffers: RECEIVE_BUFFERS,
             pool_buffer_bytes: TAIL_BUFFER_BYTES,
             pool_buffers: tail_buffers,
+            unbuffered_files: self.unbuffered_files,
             ..RingConfig::default()
         })?;
         if self.id.0 == 0 && !ring.memory_is_registered() {

@@ -2,6 +2,7 @@
 
 use crate::limits::CONNECTIONS_MAX;
 use anyhow::Context;
+use ring::directory::{FileSystem, probe_directory};
 use ring::host::{HostReport, probe};
 use std::path::Path;
 
@@ -31,7 +32,12 @@ pub fn run(tail_bytes: usize, data: Option<&Path>) -> anyhow::Result<()> {
     }
     report
         .ring
-        .map_err(|error| anyhow::anyhow!("a broker cannot run here: {error}"))
+        .map_err(|error| anyhow::anyhow!("a broker cannot run here: {error}"))?;
+    if let Some(data) = data {
+        probe_directory(data)
+            .with_context(|| format!("a broker cannot run on {}", data.display()))?;
+    }
+    Ok(())
 }
 
 fn kernel(report: &HostReport) -> Finding {
@@ -86,28 +92,46 @@ fn open_files(report: &HostReport) -> Finding {
     }
 }
 
-/// Whether the directory's file system takes unbuffered writes.
+/// Whether a broker's data can be in this directory, and how.
 fn disk(data: &Path) -> Finding {
-    use std::os::unix::fs::OpenOptionsExt;
-    const O_DIRECT: i32 = 0o40000;
-    let probe = data.join(".direct-io-probe");
-    let opened = std::fs::create_dir_all(data).and_then(|()| {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(O_DIRECT)
-            .open(&probe)
-    });
-    let _ = std::fs::remove_file(&probe);
+    let shown = data.display();
+    let (state, advice) = match probe_directory(data) {
+        Ok(found) => (
+            format!("{shown}: {}", describe(&found)),
+            advice(&found).map(str::to_owned),
+        ),
+        Err(error) => (
+            format!("{shown}: {error}"),
+            Some("no broker can run on it".to_owned()),
+        ),
+    };
     Finding {
         what: "data directory",
-        state: match &opened {
-            Ok(_) => format!("{} takes unbuffered writes", data.display()),
-            Err(error) => format!("{}: {error}", data.display()),
-        },
-        advice: opened
-            .err()
-            .map(|_| "put the data on a local ext4 or XFS file system".to_owned()),
+        state,
+        advice,
+    }
+}
+
+/// How records are stored on a file system.
+pub(crate) fn describe(found: &FileSystem) -> &'static str {
+    match (found.full, found.unbuffered, found.reserves) {
+        (true, _, _) => "no room for one block: partitions take no records until there is",
+        (false, true, true) => "unbuffered writes into reserved space",
+        (false, true, false) => "unbuffered writes, each extent written with zeros first",
+        (false, false, true) => "writes through the page cache into reserved space",
+        (false, false, false) => {
+            "writes through the page cache, each extent written with zeros first"
+        }
+    }
+}
+
+/// What to change, if storing costs more than it need.
+pub(crate) fn advice(found: &FileSystem) -> Option<&'static str> {
+    if found.full {
+        Some("make room")
+    } else if found.unbuffered && found.reserves {
+        None
+    } else {
+        Some("it works but costs more: ext4 and XFS with blocks of 4 KiB do without")
     }
 }

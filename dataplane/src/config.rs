@@ -20,7 +20,7 @@ pub struct CommandLine {
     #[command(flatten)]
     pub settings: Settings,
     /// A TOML file with any of these settings, written with underscores.
-    #[arg(long, env = "MILLRACE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "MILLRACE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
@@ -35,20 +35,26 @@ pub enum Command {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// This broker's id in the cluster, 1 or higher.
-    #[arg(long, env = "MILLRACE_ID")]
+    #[arg(long, global = true, env = "MILLRACE_ID")]
     pub id: Option<i32>,
     /// Where clients connect [default: 127.0.0.1:9092]
-    #[arg(long, env = "MILLRACE_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, global = true, env = "MILLRACE_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// What clients are told to connect to [default: the listen address]
-    #[arg(long, env = "MILLRACE_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_ADVERTISE",
+        value_name = "HOST:PORT"
+    )]
     pub advertise: Option<String>,
     /// Where /metrics, /healthz and /readyz are served [default: none]
-    #[arg(long, env = "MILLRACE_METRICS", value_name = "ADDRESS")]
+    #[arg(long, global = true, env = "MILLRACE_METRICS", value_name = "ADDRESS")]
     pub metrics: Option<String>,
     /// The controllers, separated by commas.
     #[arg(
         long,
+        global = true,
         env = "MILLRACE_CONTROLLERS",
         value_name = "HOST:PORT,...",
         value_delimiter = ','
@@ -58,19 +64,24 @@ pub struct Settings {
     #[arg(long, env = "MILLRACE_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// The directory of this broker's data.
-    #[arg(long, env = "MILLRACE_DATA", value_name = "DIR")]
+    #[arg(long, global = true, env = "MILLRACE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Shards, each a thread pinned to a core of its own [default: one per core]
-    #[arg(long, env = "MILLRACE_SHARDS")]
+    #[arg(long, global = true, env = "MILLRACE_SHARDS")]
     pub shards: Option<usize>,
     /// Memory for recent records, over all shards, in MiB [default: 128, or 32 per shard if that is more]
-    #[arg(long, env = "MILLRACE_TAIL_MIB", value_name = "MIB")]
+    #[arg(long, global = true, env = "MILLRACE_TAIL_MIB", value_name = "MIB")]
     pub tail_mib: Option<usize>,
     /// Segment files that are kept prepared for whatever segment comes next, over all shards [default: 0]
-    #[arg(long, env = "MILLRACE_SPARE_SEGMENTS", value_name = "N")]
+    #[arg(long, global = true, env = "MILLRACE_SPARE_SEGMENTS", value_name = "N")]
     pub spare_segments: Option<usize>,
     /// How much of a segment is prepared so; topics with a smaller `segment.bytes` do without [default: 1024]
-    #[arg(long, env = "MILLRACE_SPARE_SEGMENT_MIB", value_name = "MIB")]
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_SPARE_SEGMENT_MIB",
+        value_name = "MIB"
+    )]
     pub spare_segment_mib: Option<u64>,
     /// Connections on which nothing moves for so long are closed; below 0, none is [default: 600000]
     #[arg(
@@ -81,7 +92,7 @@ pub struct Settings {
     )]
     pub connections_max_idle_ms: Option<i64>,
     /// The rack that this broker stands in.
-    #[arg(long, env = "MILLRACE_RACK")]
+    #[arg(long, global = true, env = "MILLRACE_RACK")]
     pub rack: Option<String>,
 }
 
@@ -118,6 +129,11 @@ const SPARE_SEGMENT_MIB_MAX: u64 = SPARE_BYTES_MAX >> 20;
 impl CommandLine {
     /// Puts flags, environment and file together and checks the result.
     pub fn resolve(self) -> anyhow::Result<BrokerConfig> {
+        self.merged()?.checked()
+    }
+
+    /// Flags, environment and file together.
+    pub fn merged(self) -> anyhow::Result<Settings> {
         let file = match &self.config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
@@ -127,7 +143,7 @@ impl CommandLine {
             }
             None => Settings::default(),
         };
-        self.settings.over(file).checked()
+        Ok(self.settings.over(file))
     }
 }
 

@@ -24,14 +24,11 @@ fn main() -> ExitCode {
         .init();
     abort_on_panic();
     let result = match command_line.command {
-        Some(Command::Check) => {
-            let settings = &command_line.settings;
-            let tail_bytes = settings
-                .tail_mib
-                .unwrap_or(dataplane::config::TAIL_MIB_DEFAULT)
-                << 20;
+        Some(Command::Check) => command_line.merged().and_then(|settings| {
+            let tail_mib = settings.tail_mib;
+            let tail_bytes = tail_mib.unwrap_or(dataplane::config::TAIL_MIB_DEFAULT) << 20;
             dataplane::check::run(tail_bytes, settings.data.as_deref())
-        }
+        }),
         None => command_line.resolve().and_then(dataplane::broker::run),
     };
     match result {

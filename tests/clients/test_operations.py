@@ -3,6 +3,9 @@
 import subprocess
 import time
 
+import confluent_kafka
+import kafka
+import kafka.errors
 import pytest
 
 from libraries import LIBRARIES, Record, create_topic
@@ -51,3 +54,27 @@ def test_what_only_grows_is_a_counter(cluster):
     _, _, later = page(cluster, "broker")
     enters = [name for name in values if name.startswith("millrace_ring_enters_total{")]
     assert enters and all(later[name] > values[name] for name in enters)
+
+
+def test_transactions_are_refused_in_words(cluster):
+    """Each client ends at once, and what it shows says that there are no transactions, where it shows what a broker says."""
+    started = time.monotonic()
+    producer = confluent_kafka.Producer({"bootstrap.servers": cluster.bootstrap, "transactional.id": "payments"})
+    with pytest.raises(confluent_kafka.KafkaException, match="Transactions are not available on this cluster"):
+        producer.init_transactions(30)
+    producer = kafka.KafkaProducer(bootstrap_servers=cluster.bootstrap, transactional_id="payments", max_block_ms=30_000)
+    with pytest.raises(kafka.errors.KafkaError, match="UnsupportedVersion"):
+        producer.init_transactions()
+    producer.close(timeout=1)
+    assert time.monotonic() - started < 30, "neither asked until its patience ended"
+
+
+def test_check_takes_the_settings_behind_its_name_and_fails_where_no_broker_could_run(cluster, tmp_path):
+    broker = cluster.binary("millrace-broker")
+    for arguments in (["check", "--data", tmp_path / "new"], ["--data", tmp_path / "new", "check"]):
+        checked = subprocess.run([broker, *arguments], capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stderr
+        assert f"{tmp_path / 'new'}: " in checked.stdout
+    (tmp_path / "file").write_text("in the way")
+    checked = subprocess.run([broker, "check", "--data", tmp_path / "file" / "data"], capture_output=True, text=True, timeout=60)
+    assert checked.returncode != 0 and len(checked.stderr.splitlines()) == 1, checked

@@ -84,6 +84,8 @@ def test_a_busy_port(cluster, tmp_path):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         check_refused(broker_command(cluster, tmp_path / "broker", listen=address), address)
         check_refused(controller_command(cluster, tmp_path / "controller", listen=address), address)
+        check_refused(broker_command(cluster, tmp_path / "broker", metrics=address), address, "metrics")
+        check_refused(controller_command(cluster, tmp_path / "controller", metrics=address), address)
 
 
 def test_a_data_directory_that_another_process_uses(cluster):
@@ -106,6 +108,19 @@ def test_a_data_directory_that_cannot_be_written(cluster, tmp_path):
     (tmp_path / "file").write_text("in the way")
     check_refused(broker_command(cluster, tmp_path / "file" / "data"), str(tmp_path))
     check_refused(controller_command(cluster, tmp_path / "file" / "data"), str(tmp_path))
+
+
+@pytest.mark.parametrize("options, words", [("ro", "Read-only"), ("size=4k", "No space left")], ids=["read-only", "full"])
+def test_a_new_data_directory_that_takes_no_byte(cluster, tmp_path, options, words):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", tmp_path], capture_output=True).returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    try:
+        if options != "ro":
+            subprocess.run(["dd", "if=/dev/zero", f"of={tmp_path}/filler"], capture_output=True)
+        for command in (broker_command(cluster, tmp_path), controller_command(cluster, tmp_path)):
+            check_refused(command, words)
+    finally:
+        wait_until(lambda: unmounted(tmp_path), f"{tmp_path} to be unmounted")
 
 
 def test_a_damaged_identity(cluster):

@@ -37,6 +37,9 @@ impl Ring {
     }
 
     async fn open_unbuffered(&self, path: &Path, flags: i32) -> io::Result<File> {
+        if !self.0.unbuffered_files {
+            return self.open(path, flags).await;
+        }
         match self.open(path, flags | libc::O_DIRECT).await {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 self.open(path, flags).await

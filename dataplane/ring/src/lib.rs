@@ -12,6 +12,7 @@
 //! ```
 
 pub mod allocations;
+pub mod directory;
 mod enter;
 mod error;
 mod executor;
@@ -63,6 +64,8 @@ pub struct RingConfig {
     pub pool_buffers: usize,
     /// Pin the pool for the kernel, which makes unbuffered writes cheaper. Needs room under the memlock limit.
     pub register_memory: bool,
+    /// Open files for unbuffered reads and writes where the file system has them; else the page cache is used.
+    pub unbuffered_files: bool,
 }
 
 impl Default for RingConfig {
@@ -75,6 +78,7 @@ impl Default for RingConfig {
             pool_buffer_bytes: 256 << 10,
             pool_buffers: 64,
             register_memory: true,
+            unbuffered_files: true,
         }
     }
 }

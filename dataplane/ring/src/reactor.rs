@@ -69,6 +69,7 @@ pub(crate) struct Reactor {
     )]
     spare_messages: RefCell<Vec<Box<Outgoing>>>,
     pub(crate) truncates: bool,
+    pub(crate) unbuffered_files: bool,
     closing: Cell<bool>,
     counts: Counts,
 }
@@ -148,6 +149,7 @@ impl Reactor {
             unread: RefCell::default(),
             spare_messages: RefCell::default(),
             truncates: probe.is_supported(opcode::Ftruncate::CODE),
+            unbuffered_files: config.unbuffered_files,
             closing: Cell::new(false),
             counts: Counts {
                 started_nanos: now_nanos(),
