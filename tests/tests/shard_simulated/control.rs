@@ -1,6 +1,7 @@
 //! The control plane as brokers see it: its pure state machine behind sessions, without tokio or Raft.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::image::{MetadataEvent, MetadataImage};
@@ -10,6 +11,7 @@ use control_api::message::{
 use controlplane::command::{FEATURE_LEVEL, MetaCommand, RegisteredBroker};
 use controlplane::meta::MetaState;
 use dataplane::control::machine::Beaten;
+use dataplane::event::Event;
 use dataplane::io::Instant;
 
 use super::broker::{BROKER, PORT};
@@ -21,6 +23,8 @@ pub(super) struct ControlPlane {
     index: u64,
     /// What each index changed.
     history: Vec<(u64, Vec<MetadataEvent>)>,
+    /// There is more of it.
+    pub(super) changed: Rc<Event>,
     sessions: BTreeMap<BrokerId, Session>,
     /// Whether a majority answers.
     available: bool,
@@ -40,6 +44,7 @@ impl ControlPlane {
             meta: MetaState::default(),
             index: 0,
             history: Vec::new(),
+            changed: Rc::default(),
             sessions: BTreeMap::new(),
             available: true,
             registrations: Vec::new(),
@@ -95,6 +100,7 @@ impl ControlPlane {
         let (response, events) = self.meta.apply(self.index, command);
         if !events.is_empty() {
             self.history.push((self.index, events));
+            self.changed.notify();
         }
         response
     }

@@ -179,10 +179,12 @@ impl Link {
             self.latency().await;
             self.step(Event::Update(MetadataUpdate::Snapshot(image)));
         }
+        let changed = self.control.borrow().changed.clone();
         while self.stream.get() == stream {
+            let seen = changed.generation();
             let change = self.control.borrow().change_after(position);
             let Some((index, events)) = change else {
-                self.pause(3).await;
+                changed.changed_since(seen).await;
                 continue;
             };
             self.latency().await;
