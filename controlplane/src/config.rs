@@ -1,5 +1,6 @@
 //! What one controller is told at its start.
 
+use crate::member::NODE_MAX;
 use control_api::message::BROKER_HEARTBEAT;
 use control_api::secret::Secret;
 use std::collections::BTreeMap;
@@ -99,7 +100,9 @@ impl FromStr for Peers {
             let parsed = item.split_once('=').and_then(|(id, address)| {
                 let (host, port) = address.rsplit_once(':')?;
                 let sound = !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0);
-                Some((id.parse::<u64>().ok().filter(|id| *id > 0)?, address)).filter(|_| sound)
+                let id = id.parse::<u64>().ok();
+                let id = id.filter(|id| (1..=NODE_MAX).contains(id));
+                Some((id?, address)).filter(|_| sound)
             });
             let (id, address) = parsed.ok_or_else(|| format!("`{item}` is not ID=HOST:PORT"))?;
             if peers.values().any(|other| other == address) {
@@ -172,6 +175,7 @@ mod tests {
             "1=a:0",
             "1=a:70000",
             "0=a:1",
+            "32768=a:1",
             "x=a:1",
             "1=:5",
             "1=a:1,2=b:1",

@@ -2,27 +2,40 @@
 //!
 //! ```text
 //! DIR/lock             held while the process lives
-//! DIR/identity         the node and its cluster, written once
+//! DIR/identity         the node, its disk and its cluster, written once
 //! DIR/meta/log         Raft log and vote        DIR/offsets/log
 //! DIR/meta/snapshot    the latest snapshot      DIR/offsets/snapshot
 //! ```
+//!
+//! A directory is formatted once: the identity is written as `identity.new`, both logs are begun with the new disk's id in them,
+//! and the identity gets its name. A crash before the last step leaves `identity.new`, and formatting begins anew with another
+//! disk, since nobody has heard of this one. From then on a log without that id in it has lost its files, and with them its
+//! promises, so the node does not start with it.
 
 use crate::config::Peers;
+use crate::member::{disk_text, parse_disk, random_disk};
+use crate::raft::log::LogStore;
 use anyhow::{Context, bail};
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// First line of the identity file.
-const IDENTITY_FORMAT: &str = "millrace-controller 1";
+const IDENTITY_FORMAT: &str = "millrace-controller 2";
+const IDENTITY_FILE: &str = "identity";
+const NEW_IDENTITY_FILE: &str = "identity.new";
+/// The directories of the Raft groups.
+pub(crate) const GROUPS: [&str; 2] = ["meta", "offsets"];
 
 pub(crate) struct DataDirectory {
     path: PathBuf,
+    /// Which disk of its node it is.
+    pub(crate) disk: u64,
     _lock: File,
 }
 
 impl DataDirectory {
-    /// Creates the directory or checks that it is this node's.
+    /// Formats the directory or checks that it is this node's.
     pub(crate) fn open(path: &Path, id: u64, peers: &Peers) -> anyhow::Result<Self> {
         let shown = path.display();
         fs::create_dir_all(path)
@@ -38,9 +51,14 @@ impl DataDirectory {
                 return Err(error).with_context(|| format!("cannot lock data directory {shown}"));
             }
         }
-        check_identity(path, id, peers)?;
+        let disk = match read_disk(path, id, peers)? {
+            Some(disk) => disk,
+            None => format(path, id, peers)
+                .with_context(|| format!("cannot write in data directory {shown}"))?,
+        };
         Ok(DataDirectory {
             path: path.to_owned(),
+            disk,
             _lock: lock,
         })
     }
@@ -51,38 +69,74 @@ impl DataDirectory {
     }
 }
 
-fn check_identity(path: &Path, id: u64, peers: &Peers) -> anyhow::Result<()> {
-    let ours = format!("{IDENTITY_FORMAT}\nnode {id}\npeers {peers}\n");
-    let file = path.join("identity");
+/// What the identity file says; `None` where the directory was never formatted to its end.
+fn read_disk(path: &Path, id: u64, peers: &Peers) -> anyhow::Result<Option<u64>> {
+    let file = path.join(IDENTITY_FILE);
     let shown = path.display();
-    match fs::read_to_string(&file) {
-        Ok(found) if found == ours => Ok(()),
-        Ok(found) => {
-            let mut lines = found.lines();
-            match (lines.next(), lines.next(), lines.next()) {
-                (Some(IDENTITY_FORMAT), Some(node), Some(peers)) => bail!(
-                    "data directory {shown} belongs to {node} with {peers}, not to node {id} with these peers"
-                ),
-                _ => bail!("data directory {shown} is damaged: its identity file is not readable"),
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if path.join("meta").exists() {
+    let found = match fs::read_to_string(&file) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let has_data = GROUPS.iter().any(|group| path.join(group).exists());
+            if has_data && !path.join(NEW_IDENTITY_FILE).exists() {
                 bail!("data directory {shown} is damaged: it has data but no identity file");
             }
-            write_identity(path, &file, &ours)
-                .with_context(|| format!("cannot write in data directory {shown}"))
+            return Ok(None);
         }
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+    };
+    let mut lines = found.lines();
+    let mut field = |name: &str| Some(lines.next()?.strip_prefix(name)?.to_owned());
+    let format = field("millrace-controller ");
+    if format.as_deref() == Some("1") {
+        bail!(
+            "data directory {shown} was made by a version that kept no disk id: empty it, one controller at a time"
+        );
     }
+    let fields = || Some((field("node ")?, field("disk ")?, field("peers ")?));
+    let known = format.as_deref() == Some("2");
+    let parsed = known
+        .then(fields)
+        .flatten()
+        .and_then(|(node, disk, peers)| {
+            Some((node.parse::<u64>().ok()?, parse_disk(&disk)?, peers))
+        });
+    let Some((node, disk, their_peers)) = parsed else {
+        bail!("data directory {shown} is damaged: its identity file is not readable");
+    };
+    if (node, &their_peers) != (id, &peers.to_string()) {
+        bail!(
+            "data directory {shown} belongs to node {node} with peers {their_peers}, not to node {id} with these peers"
+        );
+    }
+    Ok(Some(disk))
 }
 
-fn write_identity(directory: &Path, file: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = directory.join("identity.new");
-    let mut new = File::create(&temporary)?;
-    new.write_all(text.as_bytes())?;
-    new.sync_all()?;
-    fs::rename(&temporary, file)?;
+fn format(path: &Path, id: u64, peers: &Peers) -> io::Result<u64> {
+    let disk = random_disk();
+    let text = disk_text(disk);
+    let new = path.join(NEW_IDENTITY_FILE);
+    let mut file = File::create(&new)?;
+    file.write_all(
+        format!("{IDENTITY_FORMAT}\nnode {id}\ndisk {text}\npeers {peers}\n").as_bytes(),
+    )?;
+    file.sync_all()?;
+    sync(path)?;
+    for group in GROUPS {
+        let directory = path.join(group);
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        LogStore::format(&directory.join("log"), &text)?;
+        sync(&directory)?;
+    }
+    sync(path)?;
+    fs::rename(&new, path.join(IDENTITY_FILE))?;
+    sync(path)?;
+    Ok(disk)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
@@ -119,7 +173,46 @@ mod tests {
                 .unwrap()
                 .contains("belongs to node 1")
         );
-        assert!(open(&directory, 1, "1=a:1").is_ok());
+        let disk = open(&directory, 1, "1=a:1").unwrap().disk;
+        assert_eq!(open(&directory, 1, "1=a:1").unwrap().disk, disk);
+    }
+
+    /// Each state that a crash in the middle of formatting may leave.
+    #[test]
+    fn formatting_that_was_interrupted_begins_anew_with_another_disk() {
+        let whole = TestDirectory::new();
+        let first = open(&whole, 1, "1=a:1").unwrap().disk;
+        let path = whole.path();
+        let state = |left: &[&str]| {
+            fs::rename(path.join("identity"), path.join("identity.new")).unwrap();
+            for group in GROUPS.iter().filter(|group| !left.contains(group)) {
+                fs::remove_dir_all(path.join(group)).unwrap();
+            }
+        };
+        let mut disk = first;
+        for left in [&["meta", "offsets"][..], &["meta"], &[]] {
+            state(left);
+            let again = open(&whole, 1, "1=a:1").unwrap().disk;
+            assert_ne!(again, disk);
+            disk = again;
+            for group in GROUPS {
+                let log = LogStore::open(&path.join(group).join("log")).unwrap();
+                assert!(log.is_of(&disk_text(disk)) && log.is_blank(), "{group}");
+            }
+        }
+        // A half-written identity beside nothing else.
+        let torn = TestDirectory::new();
+        fs::write(torn.path().join("identity.new"), "millrace-contr").unwrap();
+        assert!(open(&torn, 1, "1=a:1").is_ok());
+    }
+
+    #[test]
+    fn a_directory_of_before_there_were_disks_is_said_so() {
+        let directory = TestDirectory::new();
+        let old = "millrace-controller 1\nnode 1\npeers 1=a:1\n";
+        fs::write(directory.path().join("identity"), old).unwrap();
+        let error = open(&directory, 1, "1=a:1").err().unwrap();
+        assert!(error.contains("no disk id"), "{error}");
     }
 
     #[test]

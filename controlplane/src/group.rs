@@ -2,24 +2,27 @@
 
 use crate::clock::wall_clock_ms;
 use crate::command::COMMAND_BYTES_MAX;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Peers};
+use crate::data::DataDirectory;
 use crate::identity::Identity;
 use crate::limits::{ENTRIES_PER_BATCH_MAX, QUORUM_TIME_MAX};
+use crate::member::{disk_text, node_of};
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Applier, Machine, Shared};
+use crate::raft::memory::Memory;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotStore;
+use crate::raft::wire::WireIntroduction;
 use crate::raft::{Proposal, Raft, TypeConfig, group_name};
 use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::codec::{self, Encode};
 use control_api::message::{ControlError, RaftGroupStatus, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::error::{ForwardToLeader, RaftError};
-use openraft::{BasicNode, Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::error::ForwardToLeader;
+use openraft::{Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use prometheus::{Histogram, HistogramOpts};
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -37,6 +40,8 @@ pub struct Group<M: Machine> {
     pub raft: Raft<M>,
     pub shared: Arc<Shared<M>>,
     pub times: Times,
+    pub(crate) memory: Memory,
+    peers: Peers,
     /// For the one snapshot that may be on its way here.
     pub installing: Semaphore,
 }
@@ -71,37 +76,45 @@ impl Times {
 }
 
 impl<M: Machine> Group<M> {
-    /// Opens the group's files and starts Raft. A node with an empty log proposes the configured members, which is the
-    /// same on all of them.
-    pub async fn open(
+    /// Opens the group's files and starts Raft. A node with an empty log waits there until it is one of the members.
+    pub(crate) async fn open(
         id: u8,
         (config, identity): (&NodeConfig, &Arc<Identity>),
-        directory: &Path,
+        data: &DataDirectory,
     ) -> anyhow::Result<Self> {
+        let directory = &data.group(group_name(id));
         let name = group_name(id);
         let damaged = || format!("data directory {} is damaged", config.data.display());
         let times = Times::new(name)?;
         let log = LogStore::open(&directory.join("log")).with_context(damaged)?;
         let log = log.timed(times.flush.clone());
+        anyhow::ensure!(
+            log.is_of(&disk_text(data.disk)),
+            "data directory {} is damaged: the log of {} is not the one that this disk was formatted with",
+            config.data.display(),
+            group_name(id)
+        );
         let snapshots = SnapshotStore::open(directory).with_context(damaged)?;
         let applier = Applier::<M>::open(snapshots).with_context(damaged)?;
         let shared = applier.shared();
         let network = Network {
             group: id,
             identity: identity.clone(),
+            acknowledged: HashMap::new(),
         };
         let raft_config = Arc::new(raft_config(name, config).validate()?);
-        let raft = Raft::new(config.id, raft_config, network, log, applier).await;
+        let memory = Memory::new(log.clone());
+        let raft = Raft::new(identity.member, raft_config, network, log, applier).await;
         let raft = raft.with_context(damaged)?;
-        let group = Group {
+        Ok(Group {
             id,
             raft,
             shared,
             times,
+            memory,
+            peers: config.peers.clone(),
             installing: Semaphore::new(1),
-        };
-        group.initialize(config).await?;
-        Ok(group)
+        })
     }
 
     /// Commits a command and answers what applying it answered, or that there is no majority, in bounded time.
@@ -190,13 +203,21 @@ impl<M: Machine> Group<M> {
         self.raft.metrics().borrow_watched().clone()
     }
 
+    /// What another controller is told that asks who this is.
+    pub(crate) fn introduction(&self) -> WireIntroduction {
+        WireIntroduction {
+            peers: self.peers.0.clone(),
+            blank: self.memory.is_blank() && self.metrics().snapshot.is_none(),
+        }
+    }
+
     pub fn status(&self) -> RaftGroupStatus {
         let metrics = self.metrics();
         let taken = Some(self.shared.snapshot_time_ms()).filter(|taken| *taken > 0);
         RaftGroupStatus {
             name: group_name(self.id).to_owned(),
             role: format!("{:?}", metrics.state).to_lowercase(),
-            leader: metrics.current_leader,
+            leader: metrics.current_leader.map(node_of),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
@@ -206,23 +227,6 @@ impl<M: Machine> Group<M> {
             snapshot_index: metrics.snapshot.as_ref().map_or(0, |id| id.index),
             snapshot_age_ms: taken.map(|taken| wall_clock_ms().saturating_sub(taken)),
             digests: self.shared.digests(),
-        }
-    }
-
-    async fn initialize(&self, config: &NodeConfig) -> anyhow::Result<()> {
-        if self.raft.is_initialized().await? {
-            return Ok(());
-        }
-        let members = config.peers.0.iter();
-        let members = members.map(|(id, address)| (*id, BasicNode::new(address)));
-        match self
-            .raft
-            .initialize(members.collect::<BTreeMap<_, _>>())
-            .await
-        {
-            // Another node was first, so there is nothing left to do.
-            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
-            Err(RaftError::Fatal(error)) => Err(error.into()),
         }
     }
 
@@ -236,14 +240,15 @@ impl<M: Machine> Group<M> {
     }
 }
 
-/// On the leader: how many entries each follower is behind.
+/// On the leader: how many entries each node that votes is behind.
 pub(crate) fn follower_lag(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, u64)> {
     let last = metrics.last_log_index.map_or(0, |index| index + 1);
     let followers = metrics.replication.iter().flatten();
-    let others = followers.filter(|(id, _)| **id != metrics.id);
+    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    let others = followers.filter(|(id, _)| **id != metrics.id && voters.contains(id));
     let lag = others.map(|(id, matched)| {
         let stored = matched.as_ref().map_or(0, |matched| matched.index + 1);
-        (*id, last.saturating_sub(stored))
+        (node_of(*id), last.saturating_sub(stored))
     });
     lag.collect()
 }
@@ -251,7 +256,7 @@ pub(crate) fn follower_lag(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, u64)>
 fn voters(metrics: &RaftMetrics<TypeConfig>) -> Vec<(u64, String)> {
     let membership = metrics.membership_config.membership();
     let ids = membership.voter_ids();
-    let known = ids.filter_map(|id| Some((id, membership.get_node(&id)?.addr.clone())));
+    let known = ids.filter_map(|id| Some((node_of(id), membership.get_node(&id)?.addr.clone())));
     known.collect()
 }
 
@@ -286,8 +291,8 @@ fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
         // The node asks for snapshots itself, by bytes of log: a count says little about their cost.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,
-        // A node whose disk was replaced comes back empty; without this its return would stop the leader.
-        allow_log_reversion: Some(true),
+        // What a member has acknowledged it has; a disk that was replaced is another member.
+        allow_log_reversion: Some(false),
         install_snapshot_timeout: SNAPSHOT_TIME_MAX_MS,
         // A node that led before it was restarted knows nothing of what happened since, so it asks for votes like any other.
         enable_leader_restore: Some(false),

@@ -4,6 +4,7 @@
 
 use crate::group::{Group, Times, follower_lag};
 use crate::limits::{GROUPS_MAX, OFFSETS_MAX};
+use crate::member::node_of;
 use crate::node::Node;
 use crate::raft::group_name;
 use crate::raft::machine::Machine;
@@ -40,6 +41,8 @@ struct RaftGauges {
     snapshot: IntGaugeVec,
     purged: IntGaugeVec,
     snapshot_failures: IntCounterVec,
+    voters: IntGaugeVec,
+    learners: IntGaugeVec,
     follower_lag: IntGaugeVec,
 }
 
@@ -222,6 +225,14 @@ impl Metrics {
                     "millrace_raft_snapshot_failures_total",
                     "Snapshots that could not be written, read or installed and are tried again",
                 )?,
+                voters: by_group(
+                    "millrace_raft_voters",
+                    "Members whose vote counts, of which a majority must answer",
+                )?,
+                learners: by_group(
+                    "millrace_raft_learners",
+                    "Members that follow without a vote: disks that are being taken in",
+                )?,
                 follower_lag,
             },
             cluster: ClusterGauges {
@@ -318,10 +329,15 @@ impl RaftGauges {
                 .snapshot_failures()
                 .saturating_sub(failures.get()),
         );
+        let membership = metrics.membership_config.membership();
+        let voters = membership.voter_ids().count();
+        set(&self.voters, voters as u64);
+        set(&self.learners, membership.learner_ids().count() as u64);
         let lag = follower_lag(&metrics);
         for member in metrics.membership_config.voter_ids() {
-            let follower = member.to_string();
-            match lag.iter().find(|(id, _)| *id == member) {
+            let node = node_of(member);
+            let follower = node.to_string();
+            match lag.iter().find(|(id, _)| *id == node) {
                 Some((_, entries)) => {
                     let gauge = self.follower_lag.with_label_values(&[name, &follower]);
                     gauge.set(i64::try_from(*entries).unwrap_or(i64::MAX));

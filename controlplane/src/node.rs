@@ -5,11 +5,12 @@ use crate::data::DataDirectory;
 use crate::group::Group;
 use crate::identity::Identity;
 use crate::limits::IMAGES_IN_FLIGHT_MAX;
+use crate::member::{disk_text, member};
 use crate::meta::MetaState;
 use crate::metrics::Metrics;
 use crate::offsets::OffsetsState;
 use crate::sessions::Sessions;
-use crate::{descriptors, http, server, supervise};
+use crate::{descriptors, http, quorum, server, supervise};
 use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
@@ -58,11 +59,12 @@ impl RunningNode {
         let data = DataDirectory::open(&config.data, config.id, &config.peers)?;
         let listener = bind(&config.listen).await?;
         let metrics_listener = bind(&config.metrics).await?;
-        let identity = Arc::new(Identity::new(config.secret.clone(), config.id));
+        let own = member(config.id, data.disk);
+        let identity = Arc::new(Identity::new(config.secret.clone(), own));
         let open = (&config, &identity);
-        let meta = Group::open(META_GROUP, open, &data.group("meta")).await?;
-        let offsets = Group::open(OFFSETS_GROUP, open, &data.group("offsets")).await?;
-        info!(id = config.id, listen = config.listen, peers = %config.peers, "controller started");
+        let meta = Group::open(META_GROUP, open, &data).await?;
+        let offsets = Group::open(OFFSETS_GROUP, open, &data).await?;
+        info!(id = config.id, disk = disk_text(data.disk), listen = config.listen, peers = %config.peers, "controller started");
         let node = Arc::new(Node {
             metrics: Metrics::new([&meta.times, &offsets.times])?,
             meta,
@@ -85,6 +87,8 @@ impl RunningNode {
             shares.http_connections,
         ));
         tasks.spawn(supervise::learn_cluster_id(node.clone()));
+        tasks.spawn(quorum::form(node.clone()));
+        tasks.spawn(quorum::keep(node.clone()));
         tasks.spawn(supervise::lead_brokers(node.clone()));
         tasks.spawn(supervise::forget_deleted_topics(node.clone()));
         tasks.spawn(supervise::expire_offsets(node.clone()));
@@ -103,6 +107,8 @@ impl RunningNode {
         tokio::select! {
             error = supervise::fatal(meta) => error.context("the meta group stopped"),
             error = supervise::fatal(offsets) => error.context("the offsets group stopped"),
+            lost = self.node.meta.memory.lost() => anyhow::anyhow!(lost),
+            lost = self.node.offsets.memory.lost() => anyhow::anyhow!(lost),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::clock::wall_clock_ms;
 use crate::command::{Expiry, FEATURE_LEVEL, MetaCommand, OffsetsCommand, RegisteredBroker};
 use crate::group::Group;
 use crate::limits::LOG_ENTRIES_MAX;
+use crate::member::node_of;
 use crate::node::Node;
 use crate::offsets::OffsetsState;
 use crate::raft::machine::Machine;
@@ -230,7 +231,7 @@ async fn report_leader<M: Machine>(group: &Group<M>) {
     loop {
         let (leader, term) = {
             let metrics = metrics.borrow_watched();
-            (metrics.current_leader, metrics.current_term)
+            (metrics.current_leader.map(node_of), metrics.current_term)
         };
         if leader != known {
             known = leader;
@@ -263,8 +264,12 @@ pub(crate) async fn hand_over<M: Machine>(group: &Group<M>) {
     if group.led_term().is_none() {
         return;
     }
-    let lag = crate::group::follower_lag(&group.metrics());
-    let Some((successor, _)) = lag.into_iter().min_by_key(|(_, lag)| *lag) else {
+    let known = group.metrics();
+    let lag = crate::group::follower_lag(&known);
+    let closest = lag.into_iter().min_by_key(|(_, lag)| *lag);
+    let mut voters = known.membership_config.voter_ids();
+    let Some(successor) = closest.and_then(|(node, _)| voters.find(|one| node_of(*one) == node))
+    else {
         return;
     };
     let mut metrics = group.raft.metrics();
@@ -278,7 +283,8 @@ pub(crate) async fn hand_over<M: Machine>(group: &Group<M>) {
     if asked.is_ok() && timeout(HAND_OVER_TIME_MAX, moved).await.is_err() {
         warn!(
             group = group_name(group.id),
-            successor, "the leadership did not move in time"
+            successor = node_of(successor),
+            "the leadership did not move in time"
         );
     }
 }

@@ -4,6 +4,7 @@
 
 use super::Form;
 use crate::command::{MetaCommand, OffsetsCommand};
+use crate::member::node_of;
 use crate::meta::MetaState;
 use crate::offsets::OffsetsState;
 use crate::raft::{Record, read_records, read_snapshot, read_state};
@@ -104,6 +105,7 @@ impl<W: Write> Lines<'_, W> {
                 } else {
                     ""
                 };
+                let node = node_of(node);
                 let text = format!("for node {node} in term {term}{committed}");
                 self.line("vote", None, &text)
             }

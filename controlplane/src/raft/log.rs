@@ -63,6 +63,39 @@ impl LogStore {
         self.flush_seconds.as_ref().map(Histogram::start_timer)
     }
 
+    /// Begins the log of a new disk, which is on stable storage when this returns. The directory must be empty or absent.
+    pub(crate) fn format(directory: &Path, disk: &str) -> io::Result<()> {
+        let log = LogStore::open(directory)?;
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut log = log.log();
+            log.save_user_data(Some(disk.to_owned()))?;
+            log.flush(true, Some(Flushed(Awaiter::Waiting(sender), None)))?;
+        }
+        futures::executor::block_on(receiver).map_err(io::Error::other)?
+    }
+
+    /// Whether the log was begun with this disk and has its files still.
+    pub(crate) fn is_of(&self, disk: &str) -> bool {
+        self.log().log_state().user_data.as_deref() == Some(disk)
+    }
+
+    pub(crate) fn is_blank(&self) -> bool {
+        let log = self.log();
+        let state = log.log_state();
+        state.last().is_none() && state.purged().is_none()
+    }
+
+    /// Whether the log lacks what a leader of `term` has seen this node acknowledge.
+    pub(crate) fn has_lost(&self, acknowledged: &WireLogId, term: u64) -> bool {
+        let log = self.log();
+        let state = log.log_state();
+        let obeys = state.vote().is_none_or(|(own, _)| *own <= term);
+        let ends = [state.last(), state.purged()].into_iter().flatten();
+        let end = ends.map(|(_, index)| *index).max();
+        obeys && end < Some(acknowledged.index)
+    }
+
     fn log(&self) -> MutexGuard<'_, raft_log::RaftLog<LogTypes>> {
         // A panic inside the log leaves it in an unknown state: nothing may be acknowledged from it any more.
         self.log
@@ -165,11 +198,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let next = last.map_or(0, |last| last.index + 1);
-        let end = self
-            .log()
-            .log_state()
-            .last()
-            .map_or(0, |(_, index)| index + 1);
+        let (end, committed) = {
+            let log = self.log();
+            let after = |id: Option<&StoredId>| id.map_or(0, |(_, index)| index + 1);
+            let state = log.log_state();
+            (after(state.last()), after(state.committed()))
+        };
+        if next < committed {
+            return Err(io::Error::other(format!(
+                "the leader's log contradicts this one: it goes on after {next} entries, and {committed} were committed here"
+            )));
+        }
         // The crate refuses an index past the end, where there is nothing to do.
         if end <= next {
             return Ok(());

@@ -126,6 +126,12 @@ impl<M: Machine> Shared<M> {
     fn apply(&self, entry: &super::Entry) -> io::Result<Response> {
         let index = entry.log_id.index;
         let mut state = self.state_mut();
+        if state.last.is_some_and(|last| entry.log_id <= last) {
+            return Err(io::Error::other(format!(
+                "the log contradicts itself: entry {index} comes after entry {:?} was applied",
+                state.last
+            )));
+        }
         let mut response = Response::Done(Vec::new());
         let mut events = Vec::new();
         let mut applied: &[u8] = &[];

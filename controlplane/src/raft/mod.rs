@@ -4,6 +4,7 @@ mod digest;
 pub(crate) mod log;
 pub(crate) mod machine;
 mod machines;
+pub(crate) mod memory;
 pub(crate) mod network;
 pub(crate) mod peer;
 pub(crate) mod snapshot;

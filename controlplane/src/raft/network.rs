@@ -3,8 +3,8 @@
 //! openraft owns one [`Peer`] per group and member. [`super::peer`] answers.
 
 use super::wire::{
-    Sender, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote, WireVoteAnswer,
-    WireVoteRequest,
+    Sender, WireAppend, WireAppended, WireIntroduction, WireLogId, WireSnapshotStart, WireTransfer,
+    WireVote, WireVoteAnswer, WireVoteRequest,
 };
 use super::{Snapshot, TypeConfig, Vote};
 use crate::identity::Identity;
@@ -21,15 +21,17 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+pub(crate) const KIND_INTRODUCE: u8 = KIND_PEER_FIRST;
 pub(crate) const KIND_APPEND: u8 = KIND_PEER_FIRST + 1;
 /// Turns the connection into a stream of appends and answers.
 pub(crate) const KIND_STREAM: u8 = KIND_PEER_FIRST + 2;
@@ -67,6 +69,43 @@ impl Link {
 pub(crate) struct Network {
     pub group: u8,
     pub identity: Arc<Identity>,
+    /// By member.
+    pub acknowledged: HashMap<u64, Arc<Acknowledged>>,
+}
+
+/// What a member has acknowledged to this leader in one term. It cannot be taken back: a member that does so has lost its disk's
+/// contents, or a part of them.
+#[derive(Default)]
+pub(crate) struct Acknowledged {
+    last: Mutex<(u64, Option<WireLogId>)>,
+}
+
+impl Acknowledged {
+    fn in_term(&self, term: u64) -> Option<WireLogId> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.1.filter(|_| last.0 == term)
+    }
+
+    fn add(&self, term: u64, id: WireLogId) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.1.filter(|_| last.0 == term);
+        if known.is_none_or(|known| known.index < id.index) {
+            *last = (term, Some(id));
+        }
+    }
+
+    /// An answer that denies what was acknowledged is not passed on: openraft would take the member for one that has never had it.
+    fn check(&self, term: u64, answer: &WireAppended) -> io::Result<()> {
+        match (answer, self.in_term(term)) {
+            (WireAppended::Conflict(Some(at)), Some(known)) if at.index <= known.index => {
+                Err(io::Error::other(format!(
+                    "the member has lost entries up to {} that it had acknowledged",
+                    known.index
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -78,6 +117,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             address: node.addr.clone(),
             group: self.group,
             identity: self.identity.clone(),
+            acknowledged: self.acknowledged.entry(target).or_default().clone(),
             link: None,
         }
     }
@@ -89,6 +129,7 @@ pub(crate) struct Peer {
     address: String,
     group: u8,
     identity: Arc<Identity>,
+    acknowledged: Arc<Acknowledged>,
     /// Free for the next call. A call that fails or is dropped takes it along.
     link: Option<Link>,
 }
@@ -181,10 +222,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let term = request.vote.leader_id.term;
-        let request = WireAppend::from(request);
+        let previous = request.prev_log_id.as_ref().map(WireLogId::from);
+        let mut request = WireAppend::from(request);
+        request.acknowledged = self.acknowledged.in_term(term);
         let answer: WireAppended = self.call(KIND_APPEND, &request, option.hard_ttl()).await?;
-        answer
-            .single(term)
+        let answer = match answer {
+            WireAppended::Conflict(None) => WireAppended::Conflict(previous),
+            other => other,
+        };
+        let checked = self.acknowledged.check(term, &answer);
+        checked
+            .and_then(|()| answer.single(term))
             .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
@@ -206,10 +254,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .connect(option.hard_ttl().max(CONNECT_TIME_MAX))
                 .await?;
             let progress = Arc::new(Progress::default());
-            let sending = send_appends(input, link.writer, self.group, progress.clone());
+            let acknowledged = self.acknowledged.clone();
+            let sending = send_appends(
+                input,
+                link.writer,
+                self.group,
+                (progress.clone(), acknowledged.clone()),
+            );
             let answers = Answers {
                 reader: link.reader,
                 progress,
+                acknowledged,
                 answered: 0,
                 _sender: AbortOnDrop(tokio::spawn(sending)),
             };
@@ -293,7 +348,7 @@ async fn send_appends<S>(
     mut input: S,
     mut writer: OwnedWriteHalf,
     group: u8,
-    progress: Arc<Progress>,
+    (progress, acknowledged): (Arc<Progress>, Arc<Acknowledged>),
 ) where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
@@ -302,7 +357,8 @@ async fn send_appends<S>(
             .term
             .store(request.vote.leader_id.term, Ordering::SeqCst);
         progress.sent.fetch_add(1, Ordering::SeqCst);
-        let body = WireAppend::from(request);
+        let mut body = WireAppend::from(request);
+        body.acknowledged = acknowledged.in_term(body.term());
         if frame::write(&mut writer, KIND_STREAM, group, &body)
             .await
             .is_err()
@@ -318,6 +374,7 @@ async fn send_appends<S>(
 struct Answers {
     reader: FrameReader<OwnedReadHalf>,
     progress: Arc<Progress>,
+    acknowledged: Arc<Acknowledged>,
     answered: u64,
     _sender: AbortOnDrop,
 }
@@ -341,15 +398,20 @@ impl Answers {
         let answer = match frame {
             Err(FrameError::Closed) if self.progress.ended.load(Ordering::SeqCst) => return None,
             Err(error) => Err(io::Error::other(error)),
-            Ok(frame) => streamed(frame, self.progress.term.load(Ordering::SeqCst)),
+            Ok(frame) => self.streamed(frame),
         };
         Some(answer.map_err(|error| RPCError::Network(NetworkError::new(&error))))
     }
-}
 
-fn streamed(frame: Frame, term: u64) -> io::Result<StreamAppendResult<TypeConfig>> {
-    let answer: WireAppended = frame.body(KIND_ANSWER).map_err(io::Error::other)?;
-    answer.streamed(term)
+    fn streamed(&self, frame: Frame) -> io::Result<StreamAppendResult<TypeConfig>> {
+        let answer: WireAppended = frame.body(KIND_ANSWER).map_err(io::Error::other)?;
+        let term = self.progress.term.load(Ordering::SeqCst);
+        self.acknowledged.check(term, &answer)?;
+        if let WireAppended::Up(Some(id)) = &answer {
+            self.acknowledged.add(term, *id);
+        }
+        answer.streamed(term)
+    }
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -358,6 +420,27 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Asks whoever answers at an address which member it is, and how it stands with a group.
+pub(crate) async fn introduce(
+    identity: &Identity,
+    address: &str,
+    group: u8,
+) -> io::Result<(u64, WireIntroduction)> {
+    let connected = identity.connect(address, 0, CONNECT_TIME_MAX).await;
+    let (stream, server) = connected.map_err(io::Error::other)?;
+    let (reader, writer) = stream.into_split();
+    let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+    let mut link = Link { reader, writer };
+    let asking = async {
+        link.send(KIND_INTRODUCE, group, &()).await?;
+        link.reader.next().await?.body(KIND_ANSWER)
+    };
+    let answer = timeout(CONNECT_TIME_MAX, asking).await;
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    let introduction = answer.map_err(|_| late())?.map_err(io::Error::other)?;
+    Ok((server.member, introduction))
 }
 
 async fn within<T>(
@@ -410,6 +493,7 @@ mod tests {
             address,
             group: 0,
             identity: Arc::new(identity(1, Secret::of(b"ours"))),
+            acknowledged: Arc::default(),
             link: None,
         }
     }
@@ -445,6 +529,25 @@ mod tests {
         let answers: Vec<_> = answers.collect().await;
         assert_eq!(answers.len(), 3);
         assert!(answers[2].is_err());
+    }
+
+    #[test]
+    fn what_was_acknowledged_cannot_be_denied_in_the_same_term() {
+        let id = |index| WireLogId { term: 3, index };
+        let known = Acknowledged::default();
+        let denies = |term, index| {
+            let answer = WireAppended::Conflict(Some(id(index)));
+            known.check(term, &answer).is_err()
+        };
+        assert!(!denies(5, 0));
+        known.add(5, id(7));
+        known.add(5, id(4));
+        assert!(denies(5, 7) && denies(5, 0) && !denies(5, 8));
+        // A later leader has seen nothing yet, and another one may have truncated meanwhile.
+        assert!(!denies(6, 7));
+        known.add(6, id(2));
+        assert_eq!(known.in_term(6), Some(id(2)));
+        assert!(!denies(5, 7));
     }
 
     #[tokio::test]

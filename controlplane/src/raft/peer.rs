@@ -5,8 +5,8 @@
 
 use super::machine::Machine;
 use super::network::{
-    KIND_ANSWER, KIND_APPEND, KIND_PRE_VOTE, KIND_SNAPSHOT, KIND_SNAPSHOT_PART, KIND_STREAM,
-    KIND_TRANSFER, KIND_VOTE, Link,
+    KIND_ANSWER, KIND_APPEND, KIND_INTRODUCE, KIND_PRE_VOTE, KIND_SNAPSHOT, KIND_SNAPSHOT_PART,
+    KIND_STREAM, KIND_TRANSFER, KIND_VOTE, Link,
 };
 use super::wire::{
     Message, Sender, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote,
@@ -36,8 +36,13 @@ pub(crate) async fn answer<M: Machine>(
     let (group, raft) = (frame.group, &to.raft);
     let sender = || Sender::new(member, to.metrics().current_term);
     match frame.kind {
+        KIND_INTRODUCE => {
+            let introduction = to.introduction();
+            send(&mut link, group, &introduction).await?;
+        }
         KIND_APPEND => {
             let request: WireAppend = checked(frame.body(KIND_APPEND)?, sender())?;
+            to.memory.stand_by(&request)?;
             let answer = match raft.append_entries(request.try_into()?).await {
                 Ok(response) => WireAppended::from(response),
                 Err(_) => WireAppended::Failed,
@@ -98,15 +103,17 @@ async fn stream<M: Machine>(
 ) -> Result<(), FrameError> {
     let group = first.group;
     let Link { reader, mut writer } = link;
-    let metrics = to.raft.metrics();
+    let (metrics, memory) = (to.raft.metrics(), to.memory.clone());
     let appends = futures::stream::unfold((Some(first), reader), move |(first, mut reader)| {
         let sender = Sender::new(member, metrics.borrow_watched().current_term);
+        let memory = memory.clone();
         async move {
             let frame = match first {
                 Some(first) => first,
                 None => reader.next().await.ok()?,
             };
             let request: WireAppend = checked(frame.body(KIND_STREAM).ok()?, sender).ok()?;
+            memory.stand_by(&request).ok()?;
             Some((request.try_into().ok()?, (None, reader)))
         }
     });

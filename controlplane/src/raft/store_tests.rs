@@ -93,6 +93,45 @@ async fn truncating_past_the_end_changes_nothing() {
     assert_eq!(indexes(&mut log).await, [0, 1, 2]);
 }
 
+/// No leader may have what was committed overwritten: the node stops with the error.
+#[tokio::test]
+async fn what_was_committed_is_not_truncated() {
+    let directory = TestDirectory::new();
+    let mut log = LogStore::open(directory.path()).unwrap();
+    append(&mut log, 0..10).await;
+    log.save_committed(Some(id(6))).await.unwrap();
+    for last in [None, Some(id(0)), Some(id(5))] {
+        let error = log.truncate_after(last).await.unwrap_err();
+        assert!(error.to_string().contains("contradicts"), "{error}");
+    }
+    log.truncate_after(Some(id(6))).await.unwrap();
+    assert_eq!(indexes(&mut log).await, (0..=6).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_log_knows_what_it_has_lost_and_whose_it_is() {
+    let directory = TestDirectory::new();
+    LogStore::format(directory.path(), "000000000abc").unwrap();
+    let mut log = LogStore::open(directory.path()).unwrap();
+    assert!(log.is_of("000000000abc") && !log.is_of("000000000abd") && log.is_blank());
+    append(&mut log, 0..10).await;
+    let acknowledged = |index| WireLogId { term: 3, index };
+    assert!(!log.has_lost(&acknowledged(9), 3) && log.has_lost(&acknowledged(10), 3));
+    // A later leader may have truncated what an earlier one saw.
+    let vote = WireVote {
+        term: 4,
+        node: 2,
+        committed: true,
+    };
+    log.save_vote(&vote.into()).await.unwrap();
+    assert!(!log.has_lost(&acknowledged(10), 3) && log.has_lost(&acknowledged(10), 4));
+    log.purge(id(20)).await.unwrap();
+    assert!(!log.has_lost(&acknowledged(20), 4));
+    drop(log);
+    let log = LogStore::open(directory.path()).unwrap();
+    assert!(log.is_of("000000000abc") && !log.is_blank());
+}
+
 #[tokio::test]
 async fn a_log_that_was_purged_beyond_its_end_goes_on_there() {
     let directory = TestDirectory::new();

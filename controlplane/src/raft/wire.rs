@@ -54,6 +54,8 @@ pub struct WireEntry {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug)]
 pub struct WireAppend {
     vote: WireVote,
+    /// What the leader has seen its follower acknowledge in this term. A follower that lacks it has lost what it stored.
+    pub acknowledged: Option<WireLogId>,
     previous: Option<WireLogId>,
     committed: Option<WireLogId>,
     entries: Vec<WireEntry>,
@@ -99,6 +101,15 @@ pub struct WireSnapshotMeta {
     last: Option<WireLogId>,
     membership_at: Option<WireLogId>,
     membership: WireMembership,
+}
+
+/// What a controller says of one Raft group when it is asked who it is.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct WireIntroduction {
+    /// The nodes that it was configured with.
+    pub peers: BTreeMap<u64, String>,
+    /// It has never had anything in its log.
+    pub blank: bool,
 }
 
 /// Announces a snapshot; its bytes follow in parts.
@@ -160,7 +171,8 @@ pub trait Message {
 
 impl Message for WireAppend {
     fn check(&self, sender: &Sender) -> io::Result<()> {
-        let ends = [self.previous, self.committed].into_iter().flatten();
+        let ends = [self.previous, self.committed, self.acknowledged];
+        let ends = ends.into_iter().flatten();
         let entries = self.entries.iter().map(|entry| entry.id);
         sender.check(self.vote, ends.chain(entries))
     }
@@ -292,6 +304,7 @@ impl From<AppendEntriesRequest<TypeConfig>> for WireAppend {
     fn from(request: AppendEntriesRequest<TypeConfig>) -> Self {
         WireAppend {
             vote: (&request.vote).into(),
+            acknowledged: None,
             previous: request.prev_log_id.as_ref().map(Into::into),
             committed: request.leader_commit.as_ref().map(Into::into),
             entries: request.entries.into_iter().map(Into::into).collect(),
@@ -344,6 +357,12 @@ impl From<StreamAppendResult<TypeConfig>> for WireAppended {
             Err(StreamAppendError::Conflict(at)) => WireAppended::Conflict(Some((&at).into())),
             Err(StreamAppendError::HigherVote(vote)) => WireAppended::HigherVote((&vote).into()),
         }
+    }
+}
+
+impl WireAppend {
+    pub fn term(&self) -> u64 {
+        self.vote.term
     }
 }
 

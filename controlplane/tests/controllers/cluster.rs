@@ -120,6 +120,9 @@ async fn a_follower_behind_a_purge_and_an_empty_node_catch_up_by_snapshot() {
     fill(&cluster).await;
     cluster.caught_up(lagging).await;
 
+    // The log grows once more when the new disk is given its vote.
+    cluster.takes_nobody_in().await;
+    cluster.caught_up(lagging).await;
     let expected = cluster.status(leader).await.unwrap();
     let found = cluster.status(lagging).await.unwrap();
     assert_eq!(found.offset_groups, expected.offset_groups);

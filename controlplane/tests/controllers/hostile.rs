@@ -95,7 +95,7 @@ async fn no_one_moves_the_quorum_to_a_term_far_away() {
     let client = cluster.client();
     live_broker(&client, 1).await;
     let leader = cluster.leader().await;
-    let sender = cluster.status(leader).await.unwrap().node;
+    let sender = controlplane::member::member(leader, 7);
     let far = |term| {
         let vote = WireVote {
             term,

@@ -8,5 +8,6 @@
 mod cluster;
 mod hostile;
 mod keeping;
+mod memory;
 mod operation;
 mod support;

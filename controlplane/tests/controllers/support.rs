@@ -43,18 +43,25 @@ impl Cluster {
     }
 
     async fn start_with(nodes: u64, options: &[&str], descriptors: Option<u32>) -> Self {
+        let mut cluster = Cluster::prepare(nodes, options);
+        cluster.descriptors = descriptors;
+        (1..=nodes).for_each(|node| cluster.start_node(node));
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Starts none of the nodes yet.
+    pub(crate) fn prepare(nodes: u64, options: &[&str]) -> Self {
         let ports = free_addresses(2 * nodes as usize);
-        let mut cluster = Cluster {
+        let cluster = Cluster {
             directory: directory(),
             addresses: (1..=nodes).zip(ports.iter().cloned()).collect(),
             metrics: (1..=nodes).zip(ports.iter().rev().cloned()).collect(),
             options: options.iter().map(|option| option.to_string()).collect(),
-            descriptors,
+            descriptors: None,
             processes: BTreeMap::new(),
         };
         write_secret(&cluster.secret());
-        (1..=nodes).for_each(|node| cluster.start_node(node));
-        cluster.leader().await;
         cluster
     }
 
@@ -124,6 +131,20 @@ impl Cluster {
 
     pub(crate) fn pid(&self, node: u64) -> u32 {
         self.processes[&node].id()
+    }
+
+    /// SIGKILL, and an empty disk in place of the node's own.
+    pub(crate) fn wipe(&mut self, node: u64) {
+        self.kill(node);
+        std::fs::remove_dir_all(self.data(node)).unwrap();
+    }
+
+    /// Waits for a process that ends by itself; answers with the exit status.
+    pub(crate) async fn ended(&mut self, node: u64) -> Option<i32> {
+        let mut child = self.processes.remove(&node).unwrap();
+        eventually("the process to end", async || child.try_wait().unwrap())
+            .await
+            .code()
     }
 
     /// SIGKILL.
@@ -220,6 +241,21 @@ impl Cluster {
             reached.then_some(())
         })
         .await;
+    }
+
+    /// Waits until every member votes that follows.
+    pub(crate) async fn takes_nobody_in(&self) {
+        for group in ["meta", "offsets"] {
+            eventually("every member to vote", async || {
+                let leader = self.leader_of(group).await;
+                let name = |what: &str| format!("millrace_raft_{what}{{group=\"{group}\"}}");
+                let voters = self.metric(leader, &name("voters")).await?;
+                let learners = self.metric(leader, &name("learners")).await?;
+                let leads = self.metric(leader, &name("leader")).await? == 1;
+                (leads && voters as usize == self.addresses.len() && learners == 0).then_some(())
+            })
+            .await;
+        }
     }
 
     /// One metric of a node, as its page has it.
