@@ -105,6 +105,7 @@ impl ControlClient {
         }
         let deadline = Instant::now() + deadline;
         let mut why = "every connection is in use".to_owned();
+        let mut is_first = true;
         let Ok(permit) = timeout_at(deadline, self.in_flight.acquire()).await else {
             return Err(ClientError::Unavailable(why));
         };
@@ -118,6 +119,7 @@ impl ControlClient {
                 Ok((answered, outcome)) => (answered, Ok(outcome)),
                 Err(elapsed) => (address, Err(elapsed)),
             };
+            let first = std::mem::replace(&mut is_first, false);
             let pause = match attempt {
                 Ok(Ok(Response::Error(ControlError::NotLeader { leader }))) => {
                     why = format!("{address} is not the leader");
@@ -146,7 +148,10 @@ impl ControlClient {
                     RETRY_PAUSE
                 }
                 Err(_) => {
-                    why = format!("{address} did not answer in time");
+                    // What the last whole attempt came to says more than that the next was cut short.
+                    if until < deadline || first {
+                        why = format!("{address} did not answer in time");
+                    }
                     self.learn_leader(group, None);
                     RETRY_PAUSE
                 }
