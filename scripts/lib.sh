@@ -40,6 +40,20 @@ needs_rust() {
   needs cc build-essential
 }
 
+# python_of_tests: sets VENV to a Python that has what the tests import. It is made anew when the pins have changed; the copy inside says
+# which ones it was made from.
+python_of_tests() {
+  local requirements=$ROOT/tests/requirements.txt
+  VENV=$ROOT/tests/.venv
+  needs python3 python3
+  cmp -s "$requirements" "$VENV/requirements.txt" && return
+  python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+  rm -rf "$VENV"
+  python3 -m venv "$VENV"
+  "$VENV/bin/pip" install --quiet -r "$requirements"
+  cp "$requirements" "$VENV/requirements.txt"
+}
+
 # --- One cluster ------------------------------------------------------------------------------------------------------------
 
 # The default belongs to the checkout, so that every script finds it from any working directory.

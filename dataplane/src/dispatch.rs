@@ -4,9 +4,10 @@ use crate::connection::{Outbox, Pending, PendingRequest, Started};
 use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers;
 use crate::handlers::produce::{Blocked, PendingProduce};
-use crate::io::{Gather, Instant, Io};
+use crate::io::{Charge, Gather, Instant, Io};
 use crate::limits::*;
 use crate::metrics::Stage;
+use crate::request_memory::element_bytes;
 use crate::respond::{self, AnswerTo};
 use crate::shard::Shard;
 use std::rc::Rc;
@@ -49,11 +50,15 @@ pub async fn begin<I: Io>(
     }
     // Other requests are small and may wait long: copies let go of the receive buffers, of this frame and of what came behind it.
     // Their handlers live in a box of their own, so that an idle connection does not carry the largest of them.
+    let copied = copy_charge(shard, &mut frame).await;
     let mut bytes = Vec::with_capacity(frame.bytes());
     frame.copy_to(&mut bytes);
     frames.recycle(frame);
     frames.release_buffers()?;
-    let (api, answer) = Box::pin(handle(shard.clone(), bytes)).await?;
+    let (api, mut answer) = Box::pin(handle(shard.clone(), bytes)).await?;
+    drop(copied);
+    let kept = shard.request_memory.charge(&shard.io, answer.inline.len());
+    answer.charges.extend(kept.await);
     let begun = observe_begun(shard, api, started);
     outbox.push(PendingRequest {
         api,
@@ -62,6 +67,21 @@ pub async fn begin<I: Io>(
         pending: Pending::Answered(answer),
     });
     Ok(begun)
+}
+
+/// Waits for room for the copy of a frame, if it is of some length.
+async fn copy_charge<I: Io>(shard: &Shard<I>, frame: &mut Frame) -> Option<Charge> {
+    if frame.bytes() <= FRAME_BYTES_COPIED_MAX {
+        return None;
+    }
+    let memory = &shard.frame_memory;
+    let bytes = frame.bytes();
+    if let Some(charge) = memory.charge_moved(bytes) {
+        return Some(charge);
+    }
+    frame.settle(memory);
+    let room = || memory.charge_moved(bytes);
+    Some(memory.line_of_moved.until(&shard.io, room).await)
 }
 
 /// Counts how long a request waited for its turn and how long its handler took, until now.
@@ -184,17 +204,32 @@ async fn handle<I: Io>(
     }
     let to = answer_to(api, &header)?;
     let version = to.version;
-    /// Decodes the request, awaits its handler and encodes the response.
+    /// Decodes the request, waits for the memory that it may come to, awaits its handler and encodes the response. What a request
+    /// means without naming it is counted too.
     macro_rules! answer {
-        ($message:ident :: $request:ident) => {{
+        ($message:ident :: $request:ident) => {
+            answer!($message::$request, |_| 0)
+        };
+        ($message:ident :: $request:ident, $unnamed:expr) => {{
             let request = $message::$request::decode(&mut reader, version)?;
+            let unnamed: usize = unnamed_elements(&request, $unnamed);
+            let elements = REQUEST_ELEMENTS_MAX - reader.elements_left() + unnamed;
+            let bytes = elements.saturating_mul(element_bytes(api));
+            let _charge = shard.request_memory.charge(&shard.io, bytes).await;
             handlers::$message::handle(&shard, to, &request, &mut answer).await?;
         }};
     }
     match api {
-        ApiKey::Fetch => answer!(fetch::FetchRequest),
+        ApiKey::Fetch => answer!(fetch::FetchRequest, |request| {
+            shard.sessions.borrow().partitions_of(request.session_id)
+        }),
         ApiKey::ApiVersions => answer!(api_versions::ApiVersionsRequest),
-        ApiKey::Metadata => answer!(metadata::MetadataRequest),
+        ApiKey::Metadata => answer!(metadata::MetadataRequest, |request| {
+            match request.topics {
+                None => shard.image().topics.len(),
+                Some(_) => 0,
+            }
+        }),
         ApiKey::ListOffsets => answer!(list_offsets::ListOffsetsRequest),
         ApiKey::OffsetForLeaderEpoch => {
             answer!(offset_for_leader_epoch::OffsetForLeaderEpochRequest)
@@ -224,6 +259,10 @@ async fn handle<I: Io>(
         | ApiKey::DeleteRecords => return Err(RequestError::UnknownApi(header.api_key)),
     }
     Ok((api, answer))
+}
+
+fn unnamed_elements<R>(request: &R, count: impl FnOnce(&R) -> usize) -> usize {
+    count(request)
 }
 
 /// Appends a response to `answer`; the form that every handler uses.

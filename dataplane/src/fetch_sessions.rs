@@ -168,6 +168,12 @@ impl FetchSessions {
         }
     }
 
+    /// How many partitions a session has; none if there is no such session.
+    pub fn partitions_of(&self, id: i32) -> usize {
+        let session = self.sessions.get(&id);
+        session.map_or(0, |session| session.targets.len())
+    }
+
     /// Applies a request to its session and returns the partitions to read, in order.
     pub fn begin(
         &mut self,

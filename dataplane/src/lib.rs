@@ -41,6 +41,7 @@ pub mod partition_request;
 pub mod read;
 pub mod ready;
 pub mod reconcile;
+pub mod request_memory;
 pub mod respond;
 pub mod routes;
 pub mod select;

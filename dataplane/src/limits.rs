@@ -119,6 +119,11 @@ pub const PLAIN_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Elements of all arrays of a request together: topics, partitions, names, keys. Memory and time go by these rather than by bytes.
 pub const REQUEST_ELEMENTS_MAX: usize = 250_000;
 
+/// Bytes of what the requests of one shard come to, from the time that they are taken apart until their answers are sent; of a small one
+/// nothing is counted.
+pub const REQUEST_MEMORY_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const REQUEST_BYTES_NOT_COUNTED: usize = 16 * 1024;
+
 /// Elements of a Produce request, whose batches are appended in one go.
 pub const PRODUCE_ELEMENTS_MAX: usize = 20_000;
 
@@ -171,6 +176,7 @@ const _: () = assert!(
     FETCH_BYTES_MAX < i32::MAX as usize,
     "a response's length is an i32"
 );
+const _: () = assert!(PLAIN_REQUEST_BYTES_MAX <= MOVED_FRAME_BYTES_MAX);
 const _: () = assert!(FETCH_SESSION_PARTITIONS_MAX <= FETCH_SESSIONS_PARTITIONS_MAX);
 const _: () = assert!(
     crate::log::limits::BATCH_BYTES_MAX <= COPIED_BYTES_MAX,

@@ -22,6 +22,7 @@ use crate::message::{ControlMessage, Message, Metadata, Reply};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::partition_request::{self, PartitionKey, PartitionReply, PartitionRequest};
 use crate::reconcile::Held;
+use crate::request_memory::RequestMemory;
 use crate::routes::{Routes, TopicRoute};
 use crate::{closing, reconcile, upkeep};
 use control_api::ids::{BrokerId, TopicId};
@@ -69,6 +70,7 @@ pub struct Shard<I: Io> {
     pub io: I,
     pub metrics: ShardMetrics,
     pub frame_memory: Rc<FrameMemory>,
+    pub request_memory: RequestMemory,
     pub log_shared: Rc<LogShared>,
     pub sessions: RefCell<FetchSessions>,
     pub(crate) connections: connection::Registry<I>,
@@ -106,6 +108,7 @@ impl<I: Io> Shard<I> {
             data: parts.data,
             metrics: ShardMetrics::new(parts.metrics),
             frame_memory: Rc::default(),
+            request_memory: RequestMemory::default(),
             log_shared: parts.log_shared,
             sessions: RefCell::new(FetchSessions::new(parts.io.random_u64())),
             connections: connection::Registry::default(),
