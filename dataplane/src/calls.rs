@@ -71,10 +71,10 @@ impl<R> Calls<R> {
         })
     }
 
-    /// Whether another call may be opened.
-    pub fn has_room(&self) -> bool {
+    /// How many are open.
+    pub fn count(&self) -> usize {
         let table = self.table.borrow();
-        !table.free.is_empty() || table.slots.len() < CALLS_MAX
+        table.slots.len() - table.free.len()
     }
 
     /// Delivers a reply. One for a call that was given up is dropped.

@@ -89,6 +89,11 @@ pub const INBOX_MESSAGES_PER_TURN_MAX: usize = 64;
 /// Calls to other shards and the control plane that one shard may have open.
 pub const CALLS_MAX: usize = 4 * 1024;
 
+/// Of these, and of the messages of an inbox, batches take only so many, however fast producers are: fetches and new connections would be
+/// turned away otherwise.
+pub const APPEND_CALLS_MAX: usize = CALLS_MAX * 3 / 4;
+pub const INBOX_APPENDS_MAX: usize = INBOX_MESSAGES_MAX / 2;
+
 /// Bytes that one fetch response carries, whatever the client asks, as Kafka's `fetch.max.bytes`.
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 

@@ -59,9 +59,9 @@ impl<M> Sender<M> {
         Ok(())
     }
 
-    /// Whether a message would be taken now.
-    pub fn has_room(&self) -> bool {
-        !self.0.queue.is_full()
+    /// Messages that wait in the inbox.
+    pub fn waiting(&self) -> usize {
+        self.0.queue.len()
     }
 }
 

@@ -191,6 +191,7 @@ pub async fn ask<I: Io>(
     other: crate::mesh::ShardId,
     request: PartitionRequest,
 ) -> Result<PartitionReply, ErrorCode> {
+    shard.wait_to_ask(other).await;
     let call = shard
         .ask_shard(other, request)
         .ok_or(ErrorCode::RequestTimedOut)?;

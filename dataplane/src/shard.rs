@@ -14,7 +14,9 @@ use crate::handlers::produce::BlockedAppends;
 use crate::inspection::Inspector;
 use crate::io::{Instant, Io};
 use crate::lease::Lease;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{
+    APPEND_CALLS_MAX, CALLS_MAX, CONNECTIONS_MAX, INBOX_APPENDS_MAX, INBOX_MESSAGES_MAX,
+};
 use crate::line::Line;
 use crate::log::LogShared;
 use crate::mesh::{Receiver, Sender, ShardId};
@@ -92,8 +94,9 @@ pub struct Shard<I: Io> {
     pub(crate) producer_ids: RefCell<ProducerIdBlock>,
     pub answer_memory: AnswerMemory,
     calls: Rc<Calls<Reply>>,
-    /// Who waits to ask which shard.
+    /// Who waits to append on which shard, and to ask any.
     hop_lines: Vec<Line>,
+    ask_line: Line,
     peers: Vec<Sender<Message<I>>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
@@ -127,6 +130,7 @@ impl<I: Io> Shard<I> {
             producer_ids: RefCell::default(),
             answer_memory: AnswerMemory::new(parts.tail_buffers * parts.io.buffer_bytes() / 2),
             calls: Rc::default(),
+            ask_line: Line::default(),
             hop_lines: parts.peers.iter().map(|_| Line::default()).collect(),
             peers: parts.peers,
             control: parts.control,
@@ -261,15 +265,24 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Whether a call to that shard can be opened now.
-    pub(crate) fn may_ask(&self, shard: ShardId) -> bool {
-        self.calls.has_room() && self.peers[shard.0].has_room()
+    /// Whether a batch may be sent to that shard now: producers leave room for everybody else's calls.
+    pub(crate) fn may_append_on(&self, shard: ShardId) -> bool {
+        self.calls.count() < APPEND_CALLS_MAX && self.peers[shard.0].waiting() < INBOX_APPENDS_MAX
     }
 
-    /// Waits in line until a call to that shard may be opened.
-    pub(crate) async fn wait_to_ask(&self, shard: ShardId) {
-        let room = || self.may_ask(shard).then_some(());
+    /// Waits in line until a batch may be sent to that shard.
+    pub(crate) async fn wait_to_append_on(&self, shard: ShardId) {
+        let room = || self.may_append_on(shard).then_some(());
         self.hop_lines[shard.0].until(&self.io, room).await;
+    }
+
+    /// Waits until a call to that shard can be opened.
+    pub(crate) async fn wait_to_ask(&self, shard: ShardId) {
+        let room = || {
+            let inbox = self.peers[shard.0].waiting() < INBOX_MESSAGES_MAX;
+            (inbox && self.calls.count() < CALLS_MAX).then_some(())
+        };
+        self.ask_line.until(&self.io, room).await;
     }
 
     /// Opens a call to the shard that holds a partition. `None` when that shard or this one has too much to do.
@@ -324,15 +337,13 @@ impl<I: Io> Shard<I> {
             return;
         }
         self.loads[least].fetch_add(1, Ordering::Relaxed);
-        if self.peers[least]
-            .try_send(Message::Connection(self.io.hand_off(socket)))
-            .is_err()
-        {
+        let message = Message::Connection(self.io.hand_off(socket));
+        if let Err(back) = self.peers[least].try_send(message) {
+            // It has very much to do, so the client stays here.
             self.loads[least].fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(
-                shard = least,
-                "closed a new connection because the shard's inbox is full"
-            );
+            if let Message::Connection(handoff) = back {
+                self.take_connection(self.io.take_over(handoff));
+            }
         }
     }
 

@@ -54,7 +54,7 @@ impl<I: Io> Blocked<I> {
     pub(crate) async fn passed(self, shard: &Shard<I>, pending: &mut PendingProduce<I>) {
         match self {
             Blocked::Tail(partition, bytes) => partition.room(bytes).await,
-            Blocked::Calls(other) => shard.wait_to_ask(other).await,
+            Blocked::Calls(other) => shard.wait_to_append_on(other).await,
             Blocked::FrameMemory(bytes) => {
                 let memory = &shard.frame_memory;
                 let room = || memory.may_move(bytes).then_some(());
@@ -263,7 +263,7 @@ fn begin_partition<I: Io>(
             Err(Refused::Code(error)) => refused(error),
         },
         Place::There(other) => {
-            if !shard.may_ask(other) {
+            if !shard.may_append_on(other) {
                 return Err(Blocked::Calls(other));
             }
             let Some(records) = frame.share(&shard.frame_memory, records.pieces()) else {
