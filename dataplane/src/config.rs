@@ -185,8 +185,8 @@ impl Settings {
             .check_addresses(addresses)
             .map_err(anyhow::Error::msg)?;
         let listen = self.listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+        let address_to_listen_at = address("--listen", &listen)?;
         let (advertise_host, advertise_port) = advertised(self.advertise.as_deref(), &listen)?;
-        let listen = address("--listen", &listen)?;
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let shards = self.shards.unwrap_or(cores);
         if !(1..=SHARDS_MAX).contains(&shards) {
@@ -208,7 +208,7 @@ impl Settings {
         }
         Ok(BrokerConfig {
             id,
-            listen,
+            listen: address_to_listen_at,
             advertise_host,
             advertise_port,
             metrics: self
@@ -326,7 +326,11 @@ mod tests {
     #[test]
     fn what_is_missing_or_senseless_is_named() {
         type Change = fn(&mut Settings);
-        let cases: [(Change, &str); 5] = [
+        let cases: [(Change, &str); 6] = [
+            (
+                |settings| settings.listen = Some("nowhere".to_owned()),
+                "--listen",
+            ),
             (|settings| settings.id = None, "--id"),
             (|settings| settings.id = Some(0), "--id"),
             (|settings| settings.shards = Some(0), "--shards"),
