@@ -31,7 +31,7 @@ def controller_command(cluster, data, listen=None, **flags):
     listen = listen or f"127.0.0.1:{spare_port(cluster)}"
     settings = {
         "id": 1, "listen": listen, "peers": f"1={listen}", "metrics": f"127.0.0.1:{spare_port(cluster, 60)}",
-        "data": data, **flags,
+        "data": data, "secret-file": cluster.data / "secret", **flags,
     }
     return [cluster.binary("millrace-controller"), "serve", *as_flags(settings)]
 
