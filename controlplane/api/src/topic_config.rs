@@ -554,7 +554,7 @@ mod tests {
         );
         assert_eq!(config.message_timestamp_type, TimestampType::LogAppendTime);
         for (name, value) in [
-            ("write.caching", "tru e"),
+            ("write.caching", "t rue"),
             ("write.caching", ""),
             ("retention.ms", ""),
             ("retention.ms", " "),

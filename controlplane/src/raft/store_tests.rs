@@ -113,7 +113,7 @@ async fn a_log_knows_what_it_has_lost_and_whose_it_is() {
     let directory = TestDirectory::new();
     LogStore::format(directory.path(), "000000000abc").unwrap();
     let mut log = LogStore::open(directory.path()).unwrap();
-    assert!(log.is_of("000000000abc") && !log.is_of("000000000abd") && log.is_blank());
+    assert!(log.is_of("000000000abc") && !log.is_of("000000000ab9") && log.is_blank());
     append(&mut log, 0..10).await;
     let acknowledged = |index| WireLogId { term: 3, index };
     assert!(!log.has_lost(&acknowledged(9), 3) && log.has_lost(&acknowledged(10), 3));

@@ -16,7 +16,7 @@
 //! that does not match. What is appended while the partial block is being written begins a new run with a copy of that block:
 //!
 //! ```text
-//!  buffer  | run 1: batch batch ba.tch zeros | run 2: ba.tch batch ...
+//!  buffer  | run 1: batch batch bat.ch zeros | run 2: bat.ch batch ...
 //!            in flight, with its zeros          the same block of the file again, and what follows
 //! ```
 
