@@ -82,6 +82,7 @@ fn send(clients: &SimIo, client: SimSocket, stream: Rc<[u8]>) -> impl Future<Out
     let message = Gather {
         inline: stream.to_vec(),
         parts: vec![GatherPart::Inline(0..stream.len())],
+        charges: Vec::new(),
     };
     async move {
         let _ = clients.send(&client, message).await;
