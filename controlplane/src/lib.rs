@@ -8,6 +8,8 @@ pub mod command;
 pub mod config;
 mod data;
 mod descriptors;
+#[cfg(test)]
+mod golden_tests;
 mod group;
 mod history;
 mod http;

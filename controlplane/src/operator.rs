@@ -193,7 +193,7 @@ fn status(answers: &Answers, newest: &NodeStatus, form: Form) -> Answer {
                 "healthy": problems.is_empty(),
                 "problems": problems,
                 "cluster_id": image.cluster_id,
-                "feature_level": newest.feature_level,
+                "feature_level": newest.feature_level.0,
                 "brokers": image.brokers.len(),
                 "live_brokers": live,
                 "topics": image.topics.len(),

@@ -46,7 +46,14 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
         Request::AlterConfigs {
             changes,
             validate_only,
-        } => change(node, MetaCommand::AlterConfigs(changes), validate_only).await,
+        } => {
+            let list_defaults = BTreeMap::new();
+            let command = MetaCommand::AlterConfigs {
+                changes,
+                list_defaults,
+            };
+            change(node, command, validate_only).await
+        }
         Request::AllocateProducerIds { broker, epoch } => {
             let broker = RegisteredBroker { id: broker, epoch };
             change(node, MetaCommand::AllocateProducerIds(broker), false).await

@@ -120,6 +120,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use control_api::image::BrokerRecord;
+    use control_api::level::Levels;
 
     const LIMIT: Duration = Duration::from_secs(1);
     const ID: BrokerId = BrokerId(4);
@@ -137,6 +138,7 @@ mod tests {
             version: String::new(),
             fenced: false,
             shutting_down: false,
+            levels: Levels::supported(),
         };
         MetadataImage {
             brokers: BTreeMap::from([(ID, record)]),

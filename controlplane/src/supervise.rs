@@ -1,7 +1,7 @@
 //! The tasks that a node runs beside answering: fencing silent brokers, taking snapshots, clearing up, reporting.
 
 use crate::clock::wall_clock_ms;
-use crate::command::{Expiry, FEATURE_LEVEL, MetaCommand, OffsetsCommand, RegisteredBroker};
+use crate::command::{Expiry, MetaCommand, OffsetsCommand, RegisteredBroker};
 use crate::group::Group;
 use crate::limits::LOG_ENTRIES_MAX;
 use crate::member::node_of;
@@ -9,6 +9,7 @@ use crate::node::Node;
 use crate::offsets::OffsetsState;
 use crate::raft::machine::Machine;
 use crate::raft::{LogId, Raft, group_name};
+use control_api::level::Level;
 use control_api::message::{ControlError, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ async fn bootstrap(node: &Node) {
     let cluster_id = random_cluster_id();
     let command = MetaCommand::Bootstrap {
         cluster_id,
-        feature_level: FEATURE_LEVEL,
+        feature_level: Level::NEWEST,
     };
     match node.meta.propose(&command).await {
         Ok(_) => {

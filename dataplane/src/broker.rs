@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::shard::{Shard, ShardParts};
 use anyhow::Context;
 use control_api::ids::{BrokerId, Incarnation};
+use control_api::level::Levels;
 use control_api::message::BrokerRegistration;
 use ring::directory::probe_directory;
 use ring::signals::Termination;
@@ -96,6 +97,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
             rack: config.rack.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: stored.cluster_id.clone(),
+            levels: Levels::supported(),
         },
         data: config.data.clone(),
         stored,

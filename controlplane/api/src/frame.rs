@@ -8,8 +8,9 @@
 //! Integers are little-endian. `length` counts kind, group and body; the checksum covers the same bytes. `group` is the
 //! Raft group that the frame is for ([`META_GROUP`] where none applies).
 
-use crate::codec::{self, CodecError, Decode, Encode};
+use crate::codec::{self, CodecError, Format};
 use crate::handshake::HandshakeError;
+use crate::level::Level;
 use bytes::{Bytes, BytesMut};
 use std::io;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub enum FrameError {
 
 impl Frame {
     /// Decodes the body, if the frame is of the kind expected.
-    pub fn body<T: Decode>(&self, kind: u8) -> Result<T, FrameError> {
+    pub fn body<T: Format>(&self, kind: u8) -> Result<T, FrameError> {
         if self.kind != kind {
             return Err(FrameError::Kind(self.kind));
         }
@@ -87,8 +88,8 @@ impl Frame {
 }
 
 /// The whole frame as bytes, ready to be written.
-pub fn encode<T: Encode>(kind: u8, group: u8, body: &T) -> Vec<u8> {
-    finish(codec::encode_after(header(kind, group), body))
+pub fn encode<T: Format>(kind: u8, group: u8, body: &T) -> Vec<u8> {
+    finish(body.write(Level::FIRST, header(kind, group)))
 }
 
 /// A frame around bytes that need no encoding.
@@ -101,7 +102,7 @@ pub fn encode_raw(kind: u8, group: u8, body: &[u8]) -> Vec<u8> {
 pub async fn write<W, T>(writer: &mut W, kind: u8, group: u8, body: &T) -> io::Result<()>
 where
     W: AsyncWrite + Unpin,
-    T: Encode,
+    T: Format,
 {
     writer.write_all(&encode(kind, group, body)).await
 }

@@ -4,6 +4,7 @@
 //! order. A copy at index N is therefore the same everywhere.
 
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId};
+use crate::level::{Level, Levels};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -31,6 +32,8 @@ pub struct MetadataImage {
     /// One per coordinator shard, in order; empty until the first broker registers.
     pub coordinators: Vec<CoordinatorRecord>,
     pub next_producer_id: i64,
+    /// At which everything is written that others read; none until the first command.
+    pub feature_level: Level,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct BrokerRecord {
     pub version: String,
     pub fenced: bool,
     pub shutting_down: bool,
+    /// What its program reads and writes.
+    pub levels: Levels,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -75,8 +80,10 @@ pub struct CoordinatorRecord {
     pub epoch: i32,
 }
 
+crate::formats! { struct MetadataImage: 120 }
+
 /// One change of the metadata. Events carry the whole new record, so applying one twice changes nothing.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataEvent {
     ClusterIdSet(String),
     BrokerChanged(BrokerRecord),
@@ -108,6 +115,24 @@ pub enum MetadataEvent {
         record: CoordinatorRecord,
     },
     NextProducerId(i64),
+    FeatureLevelSet(Level),
+}
+
+crate::formats! {
+    enum MetadataEvent {
+        88 ClusterIdSet(String),
+        89 BrokerChanged(BrokerRecord),
+        90 BrokerRemoved(BrokerId),
+        91 TopicCreated(TopicRecord),
+        92 TopicDeleted(TopicId),
+        93 PartitionChanged { topic: TopicId, partition: u32, record: PartitionRecord },
+        94 PartitionsAdded { topic: TopicId, first: u32, records: Vec<PartitionRecord> },
+        95 TopicConfigsChanged { topic: TopicId, configs: BTreeMap<String, String> },
+        96 BrokerConfigsChanged { broker: Option<BrokerId>, configs: BTreeMap<String, String> },
+        97 CoordinatorChanged { shard: u32, record: CoordinatorRecord },
+        98 NextProducerId(i64),
+        99 FeatureLevelSet(Level),
+    }
 }
 
 impl MetadataImage {
@@ -182,6 +207,7 @@ impl MetadataImage {
                 self.coordinators[shard] = *record;
             }
             MetadataEvent::NextProducerId(next) => self.next_producer_id = *next,
+            MetadataEvent::FeatureLevelSet(level) => self.feature_level = *level,
         }
     }
 

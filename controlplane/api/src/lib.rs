@@ -10,6 +10,7 @@ pub mod frame;
 pub mod handshake;
 pub mod ids;
 pub mod image;
+pub mod level;
 pub mod message;
 pub mod process;
 pub mod secret;

@@ -3,9 +3,11 @@
 //! One request frame gets one answer frame, in order, except `WatchMetadata`, after which the connection carries
 //! `MetadataUpdate` frames until it closes.
 
+use crate::codec::{self, CodecError, Format, Kind, Tag};
 use crate::frame::{META_GROUP, OFFSETS_GROUP};
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use crate::image::{MetadataEvent, MetadataImage, TopicRecord};
+use crate::level::{Level, Levels};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use std::time::Duration;
 /// How often a broker sends a heartbeat: several fit into a session, so that one lost heartbeat does not end it.
 pub const BROKER_HEARTBEAT: Duration = Duration::from_millis(150);
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// Answered by `Response::Registered`.
     RegisterBroker(BrokerRegistration),
@@ -72,6 +74,28 @@ pub enum Request {
     FindGroups { groups: Vec<String> },
 }
 
+crate::formats! {
+    enum Request {
+        16 RegisterBroker(BrokerRegistration),
+        17 Heartbeat(BrokerHeartbeat),
+        18 WatchMetadata { from_index: u64 },
+        19 CreateTopics { topics: Vec<NewTopic>, validate_only: bool },
+        20 DeleteTopics { topics: Vec<TopicId> },
+        21 CreatePartitions { topics: Vec<NewPartitions>, validate_only: bool },
+        22 AlterConfigs { changes: Vec<ConfigChange>, validate_only: bool },
+        23 AllocateProducerIds { broker: BrokerId, epoch: BrokerEpoch },
+        24 CommitOffsets { commits: Vec<OffsetCommit> },
+        25 FetchOffsets { group: String, which: OffsetSelection },
+        26 DeleteOffsets { group: String, coordinator_epoch: i32, partitions: Vec<(TopicId, u32)> },
+        27 Status,
+        28 MetadataIndex,
+        29 Barrier { group: u8 },
+        30 DeleteGroups { groups: Vec<(String, i32)> },
+        31 ListGroups { after: Option<String> },
+        32 FindGroups { groups: Vec<String> },
+    }
+}
+
 impl Request {
     /// The Raft group whose leader answers. Any node answers `WatchMetadata` and `Status`.
     pub fn group(&self) -> u8 {
@@ -97,7 +121,7 @@ impl Request {
     }
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Response {
     Error(ControlError),
     Registered {
@@ -124,8 +148,23 @@ pub enum Response {
     Groups(Vec<GroupSummary>),
 }
 
+crate::formats! {
+    enum Response {
+        48 Error(ControlError),
+        49 Registered { epoch: BrokerEpoch, cluster_id: String },
+        50 Heartbeat { fenced: bool, may_shut_down: bool, metadata_index: u64, lease_ms: u32 },
+        51 Topics(Vec<Result<TopicRecord, ControlError>>),
+        52 Done(Vec<Result<(), ControlError>>),
+        53 ProducerIds { first: i64, count: i32 },
+        54 Offsets(Vec<CommittedOffset>),
+        55 Status(Box<NodeStatus>),
+        56 MetadataIndex(u64),
+        57 Groups(Vec<GroupSummary>),
+    }
+}
+
 /// What follows a `WatchMetadata`.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum MetadataUpdate {
     Snapshot(MetadataImage),
     /// The events of one committed entry. Also sent with no events, as a keep-alive, at least once a second.
@@ -133,6 +172,55 @@ pub enum MetadataUpdate {
         index: u64,
         events: Vec<MetadataEvent>,
     },
+}
+
+const SNAPSHOT: Kind = Kind {
+    kind: 80,
+    name: "Snapshot",
+    newest: 1,
+};
+const DELTA: Kind = Kind {
+    kind: 81,
+    name: "Delta",
+    newest: 1,
+};
+
+/// The image, and each event, keeps its own kind and version inside, so that a new event moves no other.
+impl Format for MetadataUpdate {
+    const KINDS: &'static [Kind] = &[SNAPSHOT, DELTA];
+
+    fn write(&self, level: Level, mut bytes: Vec<u8>) -> Vec<u8> {
+        match self {
+            MetadataUpdate::Snapshot(image) => {
+                bytes.extend([SNAPSHOT.kind, SNAPSHOT.newest]);
+                image.write(level, bytes)
+            }
+            MetadataUpdate::Delta { index, events } => {
+                let events = events.iter().map(|event| codec::encode_at(level, event));
+                let body = (*index, events.collect::<Vec<_>>());
+                let (kind, version) = (DELTA.kind, DELTA.newest);
+                codec::write_archive(Tag { kind, version }, level, bytes, &body)
+            }
+        }
+    }
+
+    fn read(tag: Tag, archive: &[u8]) -> Result<Self, CodecError> {
+        match tag.kind {
+            kind if kind == SNAPSHOT.kind => {
+                codec::check_newest(SNAPSHOT, tag.version)?;
+                return codec::decode(archive).map(MetadataUpdate::Snapshot);
+            }
+            kind if kind == DELTA.kind => {}
+            found => {
+                let wanted = DELTA.kind;
+                return Err(CodecError::Foreign { found, wanted });
+            }
+        }
+        let (index, events): (u64, Vec<Vec<u8>>) = codec::read_newest(DELTA, tag.version, archive)?;
+        let events = events.iter().map(|event| codec::decode(event));
+        let events = events.collect::<Result<_, _>>()?;
+        Ok(MetadataUpdate::Delta { index, events })
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -146,6 +234,8 @@ pub struct BrokerRegistration {
     pub version: String,
     /// Empty when the broker has never seen a cluster; otherwise it must match.
     pub cluster_id: String,
+    /// What its program reads and writes.
+    pub levels: Levels,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
@@ -259,7 +349,7 @@ pub struct NodeStatus {
     pub groups: Vec<RaftGroupStatus>,
     pub image: MetadataImage,
     /// Which commands may be in the log.
-    pub feature_level: u32,
+    pub feature_level: Level,
     /// On the leader of `meta`: how long ago each broker's last heartbeat came, or its session was granted.
     pub last_beats_ms: Vec<(BrokerId, u64)>,
     /// How many groups have anything committed, and how many offsets that is.

@@ -30,6 +30,7 @@ pub(super) fn register(
         version: new.version.clone(),
         fenced,
         shutting_down,
+        levels: new.levels,
     };
     if known != Some(&record) {
         change.push(MetadataEvent::BrokerChanged(record));

@@ -11,8 +11,10 @@ mod election;
 mod placement;
 mod topics;
 
-use crate::command::{FEATURE_LEVEL, MetaCommand};
+use crate::command::MetaCommand;
+use control_api::formats;
 use control_api::image::{MetadataEvent, MetadataImage};
+use control_api::level::Level;
 use control_api::message::{ControlError, Response};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -20,17 +22,23 @@ use rkyv::{Archive, Deserialize, Serialize};
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct MetaState {
     image: MetadataImage,
-    /// Which commands may be in the log; 0 until the first command.
-    feature_level: u32,
 }
 
+formats! { struct MetaState: 225 }
+
 impl MetaState {
+    #[cfg(test)]
+    pub(crate) fn of(image: MetadataImage) -> Self {
+        MetaState { image }
+    }
+
     pub fn image(&self) -> &MetadataImage {
         &self.image
     }
 
-    pub fn feature_level(&self) -> u32 {
-        self.feature_level
+    /// Which commands may be in the log; 0 until the first command.
+    pub fn feature_level(&self) -> Level {
+        self.image.feature_level
     }
 
     /// `index` is the command's place in the log and must grow.
@@ -49,14 +57,8 @@ impl MetaState {
                 cluster_id,
                 feature_level,
             } if !bootstrapped => {
-                if *feature_level > FEATURE_LEVEL {
-                    return (
-                        Response::Error(ControlError::UnsupportedVersion),
-                        Vec::new(),
-                    );
-                }
-                self.feature_level = *feature_level;
                 change.push(MetadataEvent::ClusterIdSet(cluster_id.clone()));
+                change.push(MetadataEvent::FeatureLevelSet(*feature_level));
                 Response::Done(vec![Ok(())])
             }
             MetaCommand::Bootstrap { .. } => Response::Done(vec![Ok(())]),
@@ -81,7 +83,7 @@ impl MetaState {
                     .map(|new| topics::extend(&mut change, new))
                     .collect(),
             ),
-            MetaCommand::AlterConfigs(changes) => Response::Done(
+            MetaCommand::AlterConfigs { changes, .. } => Response::Done(
                 changes
                     .iter()
                     .map(|one| configs::alter(&mut change, one))

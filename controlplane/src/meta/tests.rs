@@ -4,6 +4,7 @@ use super::*;
 use crate::command::RegisteredBroker;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, TopicId};
 use control_api::image::{COORDINATOR_SHARDS, PartitionRecord, TopicRecord};
+use control_api::level::Levels;
 use control_api::message::{
     BrokerRegistration, ConfigChange, ConfigOperation, ConfigResource, NewPartitions, NewTopic,
 };
@@ -22,7 +23,7 @@ impl Cluster {
         let mut cluster = Cluster::default();
         cluster.run(MetaCommand::Bootstrap {
             cluster_id: "cluster".into(),
-            feature_level: FEATURE_LEVEL,
+            feature_level: Level::FIRST,
         });
         for id in 1..=count {
             let broker = cluster.register(id, 1).unwrap();
@@ -95,6 +96,13 @@ fn one(response: Response) -> Result<TopicRecord, ControlError> {
     }
 }
 
+fn alter_configs(change: ConfigChange) -> MetaCommand {
+    MetaCommand::AlterConfigs {
+        changes: vec![change],
+        list_defaults: BTreeMap::new(),
+    }
+}
+
 fn registration(id: i32, process: u8) -> BrokerRegistration {
     BrokerRegistration {
         id: BrokerId(id),
@@ -104,6 +112,7 @@ fn registration(id: i32, process: u8) -> BrokerRegistration {
         rack: None,
         version: String::new(),
         cluster_id: String::new(),
+        levels: Levels::supported(),
     }
 }
 
@@ -128,12 +137,12 @@ fn nothing_is_accepted_before_the_bootstrap_and_a_second_one_changes_nothing() {
     assert_eq!(cluster.register(1, 1), Err(ControlError::Unavailable));
     let bootstrap = |id: &str| MetaCommand::Bootstrap {
         cluster_id: id.into(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: Level::FIRST,
     };
     cluster.run(bootstrap("first"));
     cluster.run(bootstrap("second"));
     assert_eq!(cluster.state.image().cluster_id, "first");
-    assert_eq!(cluster.state.feature_level(), FEATURE_LEVEL);
+    assert_eq!(cluster.state.feature_level(), Level::FIRST);
 }
 
 #[test]
@@ -329,11 +338,11 @@ fn an_explicit_assignment_is_followed_or_refused() {
 #[test]
 fn defaults_come_from_the_cluster_wide_configs() {
     let mut cluster = Cluster::with_brokers(1);
-    cluster.run(MetaCommand::AlterConfigs(vec![ConfigChange {
+    cluster.run(alter_configs(ConfigChange {
         resource: ConfigResource::Broker(None),
         operations: vec![ConfigOperation::Set("num.partitions".into(), "5".into())],
         replace_all: false,
-    }]));
+    }));
     assert_eq!(cluster.create(topic("t", -1)).unwrap().partitions.len(), 5);
 }
 
@@ -455,8 +464,7 @@ fn configs_are_checked_and_changed_whole_or_not_at_all() {
             operations,
             replace_all,
         };
-        let Response::Done(mut results) = cluster.run(MetaCommand::AlterConfigs(vec![change]))
-        else {
+        let Response::Done(mut results) = cluster.run(alter_configs(change)) else {
             panic!("changes are answered one by one")
         };
         (

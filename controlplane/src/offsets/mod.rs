@@ -12,8 +12,10 @@ use crate::limits::{
     GROUP_NAME_BYTES_MAX, GROUPS_MAX, OFFSET_METADATA_BYTES_MAX, OFFSET_METADATA_BYTES_TOTAL_MAX,
     OFFSETS_MAX,
 };
+use control_api::formats;
 use control_api::ids::TopicId;
 use control_api::image::coordinator_shard;
+use control_api::level::Level;
 use control_api::message::{
     CommittedOffset, ControlError, GroupSummary, OffsetSelection, Response,
 };
@@ -28,6 +30,8 @@ pub struct OffsetsState {
     groups: BTreeMap<Arc<str>, Arc<Group>>,
     /// By coordinator shard: the highest epoch of any of its groups that were removed.
     removed_epochs: BTreeMap<u32, i32>,
+    /// Which commands may be in the log; none until `meta` has told.
+    feature_level: Level,
     size: Size,
     /// How many offsets each topic has.
     topics: BTreeMap<TopicId, usize>,
@@ -60,10 +64,14 @@ struct Committed {
 /// A snapshot.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct OffsetsImage {
+    /// Which commands may be in the log.
+    feature_level: Level,
     /// In name order.
     groups: Vec<(String, GroupImage)>,
     removed_epochs: BTreeMap<u32, i32>,
 }
+
+formats! { struct OffsetsImage: 226 }
 
 /// One group as a snapshot holds it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -158,12 +166,14 @@ impl OffsetsState {
                 .map(|(name, group)| (name.to_string(), GroupImage(Group::clone(group))))
                 .collect(),
             removed_epochs: self.removed_epochs.clone(),
+            feature_level: self.feature_level,
         }
     }
 
     pub fn from_image(image: OffsetsImage) -> Self {
         let mut state = OffsetsState {
             removed_epochs: image.removed_epochs,
+            feature_level: image.feature_level,
             ..OffsetsState::default()
         };
         for (name, GroupImage(group)) in image.groups {

@@ -9,7 +9,7 @@ use crate::meta::MetaState;
 use crate::offsets::OffsetsState;
 use crate::raft::{Record, read_records, read_snapshot, read_state};
 use anyhow::{Context, bail};
-use control_api::codec::{self, Decode};
+use control_api::codec::{self, Format};
 use control_api::message::OffsetSelection;
 use serde_json::json;
 use std::fmt::Debug;
@@ -199,7 +199,7 @@ impl<W: Write> Lines<'_, W> {
 }
 
 /// A command that this version cannot read is said to be so, and what follows it is still printed.
-fn command<T: Decode + Debug>(bytes: &[u8]) -> String {
+fn command<T: Format + Debug>(bytes: &[u8]) -> String {
     match codec::decode::<T>(bytes) {
         Ok(command) => format!("{command:?}"),
         Err(error) => format!("{} bytes that cannot be read: {error}", bytes.len()),

@@ -151,6 +151,7 @@ fn some(names: &[String]) -> String {
 mod tests {
     use super::*;
     use control_api::image::MetadataImage;
+    use control_api::level::Level;
 
     fn group(name: &str, leads: bool) -> RaftGroupStatus {
         RaftGroupStatus {
@@ -181,7 +182,7 @@ mod tests {
                 cluster_id: "c".into(),
                 ..MetadataImage::default()
             },
-            feature_level: 1,
+            feature_level: Level::FIRST,
             last_beats_ms: Vec::new(),
             offset_groups: 0,
             committed_offsets: 0,

@@ -31,7 +31,7 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 /// Recent entries kept in memory, which is where followers are served from.
 const CACHE_BYTES: usize = 64 << 20;
 const CACHE_ENTRIES: usize = 100_000;
-/// An archived membership is far smaller than this, a command no longer.
+/// A membership is far smaller than this, a command no longer.
 const PAYLOAD_BYTES_MAX: usize = COMMAND_BYTES_MAX + 1024;
 
 /// Cheap to clone; all clones are one log.

@@ -10,7 +10,7 @@ use super::{Snapshot, TypeConfig, Vote};
 use crate::identity::Identity;
 use crate::limits::{PEER_FRAME_BYTES_MAX, PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES};
 use bytes::Bytes;
-use control_api::codec::{Decode, Encode};
+use control_api::codec::Format;
 use control_api::frame::{self, Frame, FrameError, FrameReader, KIND_PEER_FIRST};
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -55,7 +55,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) async fn send<T: Encode>(
+    pub(crate) async fn send<T: Format>(
         &mut self,
         kind: u8,
         group: u8,
@@ -135,7 +135,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    async fn call<Q: Encode, A: Decode>(
+    async fn call<Q: Format, A: Format>(
         &mut self,
         kind: u8,
         request: &Q,

@@ -16,7 +16,7 @@ use super::{Raft, Snapshot, SnapshotMeta};
 use crate::group::Group;
 use crate::limits::{PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, WRITE_TIME_MAX};
 use bytes::Bytes;
-use control_api::codec::Encode;
+use control_api::codec::Format;
 use control_api::frame::{Frame, FrameError};
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -89,7 +89,7 @@ fn checked<T: Message>(message: T, sender: Sender) -> io::Result<T> {
     Ok(message)
 }
 
-async fn send<T: Encode>(link: &mut Link, group: u8, answer: &T) -> Result<(), FrameError> {
+async fn send<T: Format>(link: &mut Link, group: u8, answer: &T) -> Result<(), FrameError> {
     let sent = timeout(WRITE_TIME_MAX, link.send(KIND_ANSWER, group, answer)).await;
     Ok(sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }

@@ -12,7 +12,9 @@ use super::wire::WireSnapshotMeta;
 use crate::clock::since_1970_ms;
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use bytes::Bytes;
-use control_api::codec;
+use control_api::codec::{self, Format};
+use control_api::formats;
+use control_api::level::Level;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -29,6 +31,8 @@ struct SnapshotFile {
     meta: WireSnapshotMeta,
     state: Vec<u8>,
 }
+
+formats! { struct SnapshotFile: 224 }
 
 /// Where the snapshot of one group is kept. Its calls block; clones share one lock.
 #[derive(Clone)]
@@ -103,7 +107,7 @@ pub fn encode_snapshot(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
         meta: meta.into(),
         state: state.to_vec(),
     };
-    let mut file = codec::encode_after(vec![0; HEADER_BYTES], &content);
+    let mut file = content.write(Level::FIRST, vec![0; HEADER_BYTES]);
     let (header, body) = file.split_at_mut(HEADER_BYTES);
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());

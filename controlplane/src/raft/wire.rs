@@ -7,6 +7,8 @@ use super::{
     Entry, EntryPayload, LogId, Membership, Proposal, SnapshotMeta, StoredMembership, Vote,
 };
 use crate::limits::{INDEX_MAX, TERM_STEP_MAX};
+use control_api::formats;
+use control_api::level::Levels;
 use openraft::BasicNode;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
@@ -51,7 +53,7 @@ pub struct WireEntry {
     pub payload: WirePayload,
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct WireAppend {
     vote: WireVote,
     /// What the leader has seen its follower acknowledge in this term. A follower that lacks it has lost what it stored.
@@ -62,7 +64,7 @@ pub struct WireAppend {
 }
 
 /// The answer to an append, alone or in a stream.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum WireAppended {
     /// Everything was stored.
     All,
@@ -75,21 +77,21 @@ pub enum WireAppended {
     Failed,
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct WireVoteRequest {
     vote: WireVote,
     last: Option<WireLogId>,
     leadership_transfer: bool,
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct WireVoteAnswer {
     vote: WireVote,
     last: Option<WireLogId>,
     granted: bool,
 }
 
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct WireTransfer {
     from: WireVote,
     to: u64,
@@ -108,16 +110,36 @@ pub struct WireSnapshotMeta {
 pub struct WireIntroduction {
     /// The nodes that it was configured with.
     pub peers: BTreeMap<u64, String>,
+    /// What its program reads and writes.
+    pub levels: Levels,
     /// It has never had anything in its log.
     pub blank: bool,
 }
 
 /// Announces a snapshot; its bytes follow in parts.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct WireSnapshotStart {
     pub vote: WireVote,
     pub meta: WireSnapshotMeta,
     pub bytes: u64,
+}
+
+formats! { struct WireVote: 192 }
+formats! { struct WireMembership: 193 }
+formats! { struct WireAppend: 194 }
+formats! { struct WireVoteRequest: 195 }
+formats! { struct WireVoteAnswer: 196 }
+formats! { struct WireTransfer: 197 }
+formats! { struct WireIntroduction: 198 }
+formats! { struct WireSnapshotStart: 199 }
+formats! {
+    enum WireAppended {
+        200 All,
+        201 Up(Option<WireLogId>),
+        202 Conflict(Option<WireLogId>),
+        203 HigherVote(WireVote),
+        204 Failed,
+    }
 }
 
 /// Who sent a message, and which terms it may speak of: whoever is let in may be faulty, and a term cannot be taken back.
@@ -486,3 +508,7 @@ impl TryFrom<WireSnapshotMeta> for SnapshotMeta {
         })
     }
 }
+
+/// One of each, for the golden files.
+#[cfg(test)]
+pub(crate) mod samples;

@@ -330,6 +330,7 @@ impl Broker {
             rack: None,
             version: "test".into(),
             cluster_id: String::new(),
+            levels: control_api::level::Levels::supported(),
         };
         match client
             .call(Request::RegisterBroker(registration), PATIENCE)

@@ -1,6 +1,6 @@
 //! The last metadata image, kept on disk so that a broker can start and serve while the quorum is away.
 
-use control_api::codec::{self, CodecError};
+use control_api::codec::{self, CodecError, Format};
 use control_api::image::MetadataImage;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -27,11 +27,11 @@ pub fn load_image(data: &Path) -> io::Result<Option<MetadataImage>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let damaged = |reason| {
-        let text = format!("{} is damaged: {reason}", data.join(FILE).display());
+    let unreadable = |reason| {
+        let text = format!("{} cannot be read: {reason}", data.join(FILE).display());
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
-    decode_image(&bytes).map(Some).map_err(damaged)
+    decode_image(&bytes).map(Some).map_err(unreadable)
 }
 
 /// What the file says, from the whole of its bytes.
@@ -45,7 +45,7 @@ pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, ImageError> {
 
 /// The whole file, as [`decode_image`] reads it.
 pub fn encode_image(image: &MetadataImage) -> Vec<u8> {
-    let mut bytes = codec::encode_after(vec![0; 4], image);
+    let mut bytes = image.write(image.feature_level, vec![0; 4]);
     let (crc, archive) = bytes.split_at_mut(4);
     crc.copy_from_slice(&crc32c::crc32c(archive).to_le_bytes());
     bytes
@@ -64,6 +64,35 @@ pub(super) fn store_image(data: &Path, image: &MetadataImage) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Data directories outlive the program that wrote them, so the file is never changed; a new version gets another one.
+    #[test]
+    fn an_image_of_every_version_is_still_read() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/golden/metadata.image.1"
+        );
+        let stored = fs::read(path).unwrap();
+        let image = decode_image(&stored).unwrap();
+        assert_eq!((image.index, image.topics.len()), (77, 1));
+        assert_eq!(encode_image(&image), stored);
+    }
+
+    #[test]
+    fn an_image_of_another_program_is_refused_and_named() {
+        let mut bytes = encode_image(&MetadataImage::default());
+        for (kind, version, said) in [
+            (120, 9, "a metadata image MetadataImage of version 9"),
+            (1, 1, "a program that wrote no kinds"),
+            (225, 1, "a snapshot"),
+        ] {
+            bytes[4..6].copy_from_slice(&[kind, version]);
+            let crc = crc32c::crc32c(&bytes[4..]);
+            bytes[..4].copy_from_slice(&crc.to_le_bytes());
+            let refused = decode_image(&bytes).unwrap_err().to_string();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
 
     #[test]
     fn an_image_is_read_as_it_was_written_and_any_changed_byte_is_noticed() {

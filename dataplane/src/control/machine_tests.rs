@@ -124,6 +124,7 @@ fn record(incarnation: Incarnation, epoch: u64) -> BrokerRecord {
         version: String::new(),
         fenced: false,
         shutting_down: false,
+        levels: control_api::level::Levels::supported(),
     }
 }
 

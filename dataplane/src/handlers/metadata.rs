@@ -331,6 +331,7 @@ mod tests {
             version: String::new(),
             fenced,
             shutting_down: false,
+            levels: control_api::level::Levels::supported(),
         }
     }
 

@@ -193,6 +193,7 @@ mod tests {
                 version: String::new(),
                 fenced: false,
                 shutting_down: false,
+                levels: control_api::level::Levels::supported(),
             };
             image.brokers.insert(id, broker);
         }

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 use control_api::codec;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use control_api::level::{Level, Levels};
 use control_api::message::{
     BrokerRegistration, ConfigChange, ConfigOperation, ConfigResource, NewPartitions, NewTopic,
 };
@@ -118,6 +119,7 @@ fn meta_commands() -> Vec<Vec<u8>> {
             rack: Some("rack".into()),
             version: "1.0.0".into(),
             cluster_id: String::new(),
+            levels: Levels::supported(),
         })
     };
     // A broker's epoch is the index of the command that registered it.
@@ -134,16 +136,19 @@ fn meta_commands() -> Vec<Vec<u8>> {
         configs: [("retention.ms".to_owned(), "1000".to_owned())].into(),
     };
     let set = |resource, name: &str, value: &str| {
-        MetaCommand::AlterConfigs(vec![ConfigChange {
-            resource,
-            operations: vec![ConfigOperation::Set(name.into(), value.into())],
-            replace_all: false,
-        }])
+        MetaCommand::AlterConfigs {
+            changes: vec![ConfigChange {
+                resource,
+                operations: vec![ConfigOperation::Set(name.into(), value.into())],
+                replace_all: false,
+            }],
+            list_defaults: Default::default(),
+        }
     };
     let commands = [
         MetaCommand::Bootstrap {
             cluster_id: "mQxNyM-0RYK1AUOhzXb8dw".into(),
-            feature_level: 1,
+            feature_level: Level::FIRST,
         },
         register(1, 1),
         register(2, 1),

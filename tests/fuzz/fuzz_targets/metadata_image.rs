@@ -9,6 +9,7 @@ use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, Partitio
 use control_api::image::{
     BrokerRecord, CoordinatorRecord, MetadataEvent, MetadataImage, PartitionRecord, TopicRecord,
 };
+use control_api::level::Levels;
 use control_api::message::MetadataUpdate;
 use dataplane::control::{decode_image, encode_image};
 use libfuzzer_sys::fuzz_target;
@@ -104,6 +105,7 @@ fn event((kind, which, number): Event) -> MetadataEvent {
             version: number.to_string(),
             fenced: number % 3 == 0,
             shutting_down: false,
+            levels: Levels::supported(),
         }),
         2 => MetadataEvent::BrokerRemoved(broker),
         3 => MetadataEvent::TopicCreated(TopicRecord {

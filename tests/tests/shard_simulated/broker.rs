@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use control_api::ids::{BrokerId, Incarnation};
+use control_api::level::Levels;
 use control_api::message::BrokerRegistration;
 use dataplane::io::Io;
 use dataplane::lease::Lease;
@@ -85,6 +86,7 @@ pub(super) fn start_process(
         rack: None,
         version: String::new(),
         cluster_id: String::new(),
+        levels: Levels::supported(),
     };
     let (peers, inboxes): (Vec<Sender<Message<SimIo>>>, Vec<_>) =
         (0..shards).map(|_| inbox()).unzip();

@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::image::{MetadataEvent, MetadataImage};
+use control_api::level::{Level, Levels};
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, ControlError, NewTopic, Request, Response,
 };
-use controlplane::command::{FEATURE_LEVEL, MetaCommand, RegisteredBroker};
+use controlplane::command::{MetaCommand, RegisteredBroker};
 use controlplane::meta::MetaState;
 use dataplane::control::machine::Beaten;
 use dataplane::event::Event;
@@ -51,7 +52,7 @@ impl ControlPlane {
         };
         control.apply(&MetaCommand::Bootstrap {
             cluster_id: "simulated".to_owned(),
-            feature_level: FEATURE_LEVEL,
+            feature_level: Level::NEWEST,
         });
         control
     }
@@ -66,6 +67,7 @@ impl ControlPlane {
             rack: None,
             version: String::new(),
             cluster_id: String::new(),
+            levels: Levels::supported(),
         };
         let Response::Registered { epoch, .. } = self.apply(&MetaCommand::RegisterBroker(founder))
         else {

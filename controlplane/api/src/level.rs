@@ -1,0 +1,80 @@
+//! Feature levels: what the programs of a cluster may say to each other and write down.
+//!
+//! A level stands for the commands that may be in the logs, the form of everything that is stored or sent, and the rules by which
+//! commands are applied. A program supports a range of them. The cluster is at one, which all of its controllers and brokers
+//! support; it is raised by a command and never lowered, so that until then every program can be replaced by the one before.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One feature level. Kafka's are 16-bit numbers too (KIP-584). The default is none.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+)]
+pub struct Level(pub u16);
+
+impl Level {
+    /// The first there was.
+    pub const FIRST: Level = Level(1);
+    /// The newest that this program knows.
+    pub const NEWEST: Level = Level(1);
+    /// One more than that, which a program has that is told to try a later one: see [`try_later_level`].
+    pub const TRIAL: Level = Level(Level::NEWEST.0 + 1);
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The levels that a program supports, both ends included.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    pub min: Level,
+    pub max: Level,
+}
+
+static TRIES_LATER_LEVEL: AtomicBool = AtomicBool::new(false);
+
+impl Levels {
+    /// This program's.
+    pub fn supported() -> Self {
+        let max = match TRIES_LATER_LEVEL.load(Ordering::Relaxed) {
+            true => Level::TRIAL,
+            false => Level::NEWEST,
+        };
+        Levels {
+            min: Level::FIRST,
+            max,
+        }
+    }
+
+    pub fn contain(self, level: Level) -> bool {
+        (self.min..=self.max).contains(&level)
+    }
+}
+
+impl fmt::Display for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.min, self.max)
+    }
+}
+
+/// Makes this process support one level more, at which everything has a form that no other program reads. So what a later
+/// version will do to this one can be tried before there is one. To be called before anything is read or written.
+pub fn try_later_level() {
+    TRIES_LATER_LEVEL.store(true, Ordering::Relaxed);
+}
