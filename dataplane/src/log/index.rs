@@ -113,6 +113,17 @@ impl Index {
         self.position_before(after)
     }
 
+    /// The last batch that is known to stand at `position` or before it, with an offset of at most `offset`: where, and its base offset.
+    pub(super) fn last_up_to(&self, position: u64, offset: Offset) -> Option<(u64, Offset)> {
+        let relative = offset.0.saturating_sub(self.base.0);
+        let after = self.entries.partition_point(|entry| {
+            u64::from(entry.position) <= position && i64::from(entry.relative_offset) <= relative
+        });
+        let entry = self.entries.get(after.checked_sub(1)?)?;
+        let base_offset = self.base.0 + i64::from(entry.relative_offset);
+        Some((u64::from(entry.position), Offset(base_offset)))
+    }
+
     /// Where a batch stands that is not after the first one with a timestamp of at least `timestamp`.
     pub(super) fn position_of_timestamp(&self, timestamp: i64) -> u64 {
         let after = self
@@ -218,6 +229,24 @@ mod tests {
         }
         assert_eq!(index.position_of_timestamp(0), 0);
         assert_eq!(index.max_timestamp(), (5019, Offset(290)));
+    }
+
+    #[test]
+    fn the_last_known_batch_of_a_range_is_behind_neither_its_position_nor_its_offset() {
+        let index = index();
+        assert_eq!(index.last_up_to(0, Offset(100)), Some((0, Offset(100))));
+        assert_eq!(index.last_up_to(2999, Offset(999)), Some((0, Offset(100))));
+        assert_eq!(
+            index.last_up_to(3000, Offset(999)),
+            Some((3000, Offset(130)))
+        );
+        assert_eq!(index.last_up_to(9000, Offset(129)), Some((0, Offset(100))));
+        assert_eq!(
+            index.last_up_to(9000, Offset(130)),
+            Some((3000, Offset(130)))
+        );
+        assert_eq!(index.last_up_to(9000, Offset(99)), None);
+        assert_eq!(Index::new(Offset(5)).last_up_to(9, Offset(9)), None);
     }
 
     #[test]

@@ -105,7 +105,9 @@ impl<I: Io> Log<I> {
                 .await?;
         }
         let limit = bytes_max.max(first_bytes as usize) as u64;
-        let (mut end, mut last) = (start, first);
+        let (mut end, mut next_offset) = window
+            .known_end(segment, start, start + limit, upper)
+            .unwrap_or((start, from));
         while let Some(header) = window.header(segment, end) {
             let bytes = batch_bytes(&header, segment, end)?;
             if header.base_offset >= upper.0
@@ -114,12 +116,11 @@ impl<I: Io> Log<I> {
             {
                 break;
             }
-            (end, last) = (end + bytes, header);
+            (end, next_offset) = (end + bytes, Offset(header.last_offset() + 1));
         }
         if end == start {
             return Ok(log.answer(Vec::new(), 0, from));
         }
-        let next_offset = Offset(last.last_offset() + 1);
         log.places.borrow_mut().note(next_offset, segment.base, end);
         Ok(log.answer(
             window.slices(start..end),
@@ -420,6 +421,23 @@ impl<'a, I: Io> Walk<'a, I> {
 impl Window {
     fn end(&self) -> u64 {
         self.position + self.bytes
+    }
+
+    /// Where a batch begins, and its offset, behind `start` but not behind `end` or the offset `upper`, as far as the index knows one: so
+    /// that not each of very many small batches before it has to be looked at.
+    fn known_end<I: Io>(
+        &self,
+        segment: &Segment<I>,
+        start: u64,
+        end: u64,
+        upper: Offset,
+    ) -> Option<(u64, Offset)> {
+        let last = end.min(self.end()).checked_sub(BATCH_HEADER_BYTES as u64)?;
+        let index = segment.index.borrow();
+        let (position, offset) = index.as_ref()?.last_up_to(last, upper)?;
+        let is_there = |header: BatchHeader| header.base_offset == offset.0;
+        let found = position > start && self.header(segment, position).is_some_and(is_there);
+        found.then_some((position, offset))
     }
 
     /// The header of the batch at `position`, if it is in the window and could be one of the segment's.

@@ -43,6 +43,59 @@ fn what_was_appended_is_read_back_from_every_offset() {
     }
 }
 
+/// Wherever it begins and whatever it may carry: the index shortens the way to where it ends, and changes nothing of that.
+#[test]
+fn a_read_carries_every_whole_batch_that_fits_and_no_other() {
+    const BATCHES: usize = 3_000;
+    let simulation = simulation(11);
+    let io = simulation.boot(HOST);
+    let run = io.run(async {
+        // From an index of every batch to one of hardly any.
+        for index_interval_bytes in [1, 4_096, 100_000] {
+            let config = LogConfig {
+                index_interval_bytes,
+                ..cached()
+            };
+            let directory = format!("/data/every-{index_interval_bytes}");
+            let shared = LogShared::new(Vec::new(), SpareSegments::none());
+            let log = Log::open(io.clone(), shared, Path::new(&directory), config, None);
+            let log = log.await.unwrap();
+            log.set_leader_epoch(LeaderEpoch(1));
+            let mut bytes_of = Vec::new();
+            for number in 0..BATCHES {
+                let batch = one(&value(number as u64, io.random_u64() as usize % 1_500));
+                append(&log, &batch).await;
+                bytes_of.push(batch.len());
+            }
+            log.flush().await.unwrap();
+            assert!(log.segments() > 1, "the log was rolled");
+            let paths = simulation.paths(HOST);
+            let segments = paths.iter().filter(|path| path.starts_with(&directory));
+            let starts: Vec<i64> = segments
+                .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
+                .map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap())
+                .collect();
+            assert_eq!(starts.len(), log.segments());
+            for _ in 0..500 {
+                let from = io.random_u64() as usize % BATCHES;
+                let bytes_max = io.random_u64() as usize % 300_000;
+                let from_offset = Offset(from as i64);
+                let read = log.read(from_offset, bytes_max, true, Bound::HighWatermark);
+                let read = read.await.unwrap();
+                let to = read.next_offset.0 as usize;
+                assert!(to > from);
+                assert_eq!(read.bytes, bytes_of[from..to].iter().sum::<usize>());
+                assert!(read.bytes <= bytes_max || to == from + 1);
+                // It ends where the next one would be too much, or a segment does.
+                let next = bytes_of.get(to);
+                let fits_another = next.is_some_and(|next| read.bytes + next <= bytes_max);
+                assert!(!fits_another || starts.contains(&read.next_offset.0));
+            }
+        }
+    });
+    run.unwrap();
+}
+
 #[test]
 fn appends_of_many_tasks_interleave_and_each_is_answered() {
     for seed in 0..2 {
