@@ -65,13 +65,10 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         in_service: in_service.clone(),
         opening: opening.clone(),
     };
-    let metrics_listener = config
-        .metrics
-        .map(|address| {
-            let bound = runtime.block_on(tokio::net::TcpListener::bind(address));
-            bound.with_context(|| format!("cannot serve metrics at {address}"))
-        })
-        .transpose()?;
+    if let Some(address) = config.metrics {
+        http::start(address, pages)
+            .with_context(|| format!("cannot serve metrics at {address}"))?;
+    }
     let shards = Shards {
         config: &config,
         unbuffered_files: file_system.unbuffered,
@@ -108,12 +105,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         in_service,
         wants_shutdown,
     };
-    let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
-        if let Some(listener) = metrics_listener {
-            tokio::task::spawn_local(http::serve(listener, pages));
-        }
-        Link::run(link).await
-    });
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, Link::run(link));
     for thread in threads {
         // A panic on a shard has already ended the process.
         let _ = thread.join();

@@ -1,13 +1,19 @@
-//! `/metrics`, `/healthz` and `/readyz` over HTTP. Runs on the control link's thread, never on a shard.
+//! `/metrics`, `/healthz` and `/readyz` over HTTP, on a thread of their own: to render the page of very many partitions takes long, and
+//! neither a shard nor a heartbeat may wait for it.
 
+use crate::limits::SCRAPERS_MAX;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use control_api::scrapers;
 use prometheus::{Registry, TextEncoder};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use tokio::net::TcpListener;
 
 /// What the pages are made of.
@@ -20,14 +26,25 @@ pub struct Pages {
     pub opening: Arc<AtomicUsize>,
 }
 
+/// Begins to serve, until the process ends.
+pub fn start(address: SocketAddr, pages: Pages) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let listener = runtime.block_on(TcpListener::bind(address))?;
+    let thread = thread::Builder::new().name("metrics".to_owned());
+    thread.spawn(move || runtime.block_on(serve(listener, pages)))?;
+    Ok(())
+}
+
 /// Serves until the listener fails.
-pub async fn serve(listener: TcpListener, pages: Pages) {
+async fn serve(listener: TcpListener, pages: Pages) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(pages);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = scrapers::serve(listener, SCRAPERS_MAX, router).await {
         tracing::error!(%error, "metrics are no longer served");
     }
 }

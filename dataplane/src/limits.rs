@@ -77,6 +77,9 @@ pub fn connections_max(open_files: u64) -> usize {
     usize::try_from(open_files.saturating_sub(reserved)).unwrap_or(usize::MAX)
 }
 
+/// Connections on which metrics and health are asked for. Each may hold a page in memory, for a minute.
+pub const SCRAPERS_MAX: usize = 16;
+
 /// Connections of one shard.
 pub const CONNECTIONS_MAX: usize = 100_000;
 
@@ -171,6 +174,10 @@ const _: () = assert!(
     "the largest frame must fit the budget of large frames without the reserve"
 );
 const _: () = assert!(OPEN_FILES_RESERVED_PART > 1);
+const _: () = assert!(
+    SCRAPERS_MAX as u64 <= OPEN_FILES_RESERVED_MIN / 4,
+    "scrapes leave most of the reserve to logs"
+);
 const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
 const _: () = assert!(
     FRAME_BYTES_HELD_MAX <= MOVED_FRAME_BYTES_MAX,

@@ -1,9 +1,12 @@
 """Clients that break the rules, over raw sockets: each gets the right error or a closed connection, and nobody else notices."""
 
+import os
 import random
 import resource
+import socket
 import struct
 import time
+import urllib.request
 
 import pytest
 
@@ -13,6 +16,7 @@ from wire import Connection, frame, header
 
 HEALTHY_TOPIC = "healthy"
 SILENT_CONNECTIONS = 10_000
+SCRAPERS_MAX = 16
 
 # Memory of the broker that an idle connection may cost, and what it may grow by for any other reason.
 IDLE_CONNECTION_BYTES_MAX = 16 * 1024
@@ -298,6 +302,25 @@ def test_ten_thousand_silent_connections(cluster):
     finally:
         for connection in connections:
             connection.socket.close()
+
+
+def test_silent_connections_to_the_metrics(cluster):
+    """They are few at a time and for seconds, so that a scrape comes through; the rest waits in the kernel."""
+    def descriptors():
+        return len(os.listdir(f"/proc/{cluster.pid()}/fd"))
+
+    before = descriptors()
+    address = ("127.0.0.1", cluster.metrics_port("broker"))
+    connections = [socket.create_connection(address) for _ in range(20)]
+    try:
+        time.sleep(0.5)
+        assert descriptors() - before <= SCRAPERS_MAX
+        with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/metrics", timeout=30) as answer:
+            assert b"millrace_build_info" in answer.read()
+        check_healthy(cluster)
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 def test_frames_that_are_announced_and_never_come(cluster):

@@ -13,5 +13,6 @@ pub mod image;
 pub mod level;
 pub mod message;
 pub mod process;
+pub mod scrapers;
 pub mod secret;
 pub mod topic_config;
