@@ -148,11 +148,18 @@ mod tests {
         for (heartbeat, election, session, flag) in [
             (50, 149, 1_000, "--election-ms 149"),
             (0, 150, 1_000, "--raft-heartbeat-ms 0"),
-            (50, 150, 100, "--session-ms 100"),
             (50, 1_000, 2_000, "--session-ms 2000"),
         ] {
             let error = check(heartbeat, election, session).unwrap_err();
             assert!(error.contains(flag), "{error}");
+        }
+        // Two beats are not enough, and nor is all but three.
+        check(10, 30, 450).unwrap();
+        for session in [300, 449] {
+            let line = format!(
+                "--session-ms {session} is too short: a broker sends a heartbeat each 150 ms, and 3 must fit"
+            );
+            assert_eq!(check(10, 30, session), Err(line));
         }
     }
 
