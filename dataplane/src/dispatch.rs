@@ -161,7 +161,8 @@ fn append_batches<I: Io>(
     }
     let to = answer_to(api, &header)?;
     let request = produce::ProduceRequest::decode(&mut reader, to.version)?;
-    let pending = pending.get_or_insert_with(|| PendingProduce::new(to));
+    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+    let pending = pending.get_or_insert_with(|| PendingProduce::new(to, now.after_ms(timeout_ms)));
     Ok(
         match handlers::produce::begin(shard, frame, &request, now, pending) {
             Ok(()) => Appending::Begun { acks: request.acks },

@@ -61,6 +61,7 @@ pub struct Metrics {
     pub shard_allocations: IntCounterVec,
     pub spare_segments: IntGaugeVec,
     pub poisoned_partitions: IntGaugeVec,
+    pub stalled_partitions: IntGaugeVec,
 }
 
 const LATENCY_SECONDS: &[f64] = &[
@@ -149,6 +150,11 @@ impl Metrics {
             poisoned_partitions: gauges(
                 "millrace_partitions_poisoned",
                 "Partitions that take no more appends because a write or a flush failed.",
+                &["shard"],
+            )?,
+            stalled_partitions: gauges(
+                "millrace_partitions_stalled",
+                "Partitions that take no appends until the system has what their writes lack: descriptors, memory or room on the disk.",
                 &["shard"],
             )?,
             registry,

@@ -3,7 +3,7 @@
 //! Handlers append to it and read from it; `reconcile.rs` tells it of leaders and settings. It never answers a client itself.
 
 use crate::event::Event;
-use crate::io::Io;
+use crate::io::{Instant, Io};
 use crate::log::limits::CHECKPOINT_BYTES_MIN;
 use crate::log::{
     AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
@@ -160,12 +160,17 @@ impl<I: Io> Partition<I> {
         }
     }
 
-    /// Waits until everything before `end` has reached `level`.
-    pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
-        self.log.wait(end, level).await
+    /// Waits until everything before `end` has reached `level`; where the system is short of what that takes, until `deadline`.
+    pub async fn wait_until(
+        &self,
+        end: Offset,
+        level: Level,
+        deadline: Instant,
+    ) -> Result<(), WaitError> {
+        self.log.wait_until(end, level, deadline).await
     }
 
-    /// Whether [`Partition::wait`] would return at once with success.
+    /// Whether [`Partition::wait_until`] would return at once with success.
     pub fn has_reached(&self, end: Offset, level: Level) -> bool {
         let reached = match level {
             Level::Written => self.log.written(),
@@ -248,6 +253,10 @@ impl<I: Io> Partition<I> {
 
     pub fn is_poisoned(&self) -> bool {
         self.log.is_poisoned()
+    }
+
+    pub fn is_stalled(&self) -> bool {
+        self.log.is_stalled()
     }
 
     /// Makes the log's offsets and size visible.

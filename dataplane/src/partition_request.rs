@@ -5,7 +5,7 @@
 use crate::errors;
 use crate::handlers::batch_checks::Verdict;
 use crate::handlers::produce::{self, ProduceOutcome};
-use crate::io::Io;
+use crate::io::{Instant, Io};
 use crate::log::Offset;
 use crate::message::SharedRecords;
 use crate::partition::{EpochEnd, ListedOffset, OffsetQuery, Partition};
@@ -26,12 +26,14 @@ pub struct PartitionKey {
 }
 
 pub enum PartitionRequest {
-    /// Appends one batch, which was checked, and waits for the level that `acks` asks for.
+    /// Appends one batch, which was checked, and waits for the level that `acks` asks for, no later than until the deadline for what the
+    /// system is short of.
     Produce {
         key: PartitionKey,
         records: SharedRecords,
         verdict: Verdict,
         acks: i16,
+        deadline: Instant,
     },
     /// Reads several partitions of one shard, within a common limit of bytes.
     Read {
@@ -83,11 +85,12 @@ pub fn serve<I: Io>(
             records,
             verdict,
             acks,
+            deadline,
         } => {
             let reply = move |shard: &Rc<Shard<I>>, outcome| {
                 reply(shard, PartitionReply::Produce(outcome));
             };
-            produce::begin_for_other_shard(shard, key, records, verdict, acks, reply);
+            produce::begin_for_other_shard(shard, key, records, verdict, acks, deadline, reply);
             return;
         }
         request => request,

@@ -44,15 +44,20 @@ fn publish_metrics<I: Io>(shard: &Shard<I>) {
         .spare_segments
         .with_label_values(&[&label])
         .set(shard.log_shared.spares.ready() as i64);
-    let mut poisoned = 0;
+    let (mut poisoned, mut stalled) = (0, 0);
     for partition in shard.open_partitions() {
         partition.publish_metrics();
         poisoned += i64::from(partition.is_poisoned());
+        stalled += i64::from(partition.is_stalled());
     }
     families
         .poisoned_partitions
         .with_label_values(&[&label])
         .set(poisoned);
+    families
+        .stalled_partitions
+        .with_label_values(&[&label])
+        .set(stalled);
     shard
         .routes
         .borrow()

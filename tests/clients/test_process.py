@@ -240,8 +240,8 @@ def test_a_full_disk_is_an_error_and_not_a_loss(cluster, topic, small_disk):
     create_topic(cluster.bootstrap, topic)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(30 << 20))
-    producer = kafka.KafkaProducer(bootstrap_servers=cluster.bootstrap, retries=2, delivery_timeout_ms=20_000,
-                                   request_timeout_ms=10_000, enable_idempotence=False, acks="all")
+    producer = kafka.KafkaProducer(bootstrap_servers=cluster.bootstrap, retries=2, delivery_timeout_ms=10_000,
+                                   request_timeout_ms=3_000, enable_idempotence=False, acks="all")
     acknowledged = 0
     with pytest.raises(kafka.errors.KafkaError):
         for number in range(1000):
@@ -250,6 +250,7 @@ def test_a_full_disk_is_an_error_and_not_a_loss(cluster, topic, small_disk):
     producer.close(timeout=1)
     assert 0 < acknowledged < 1000
     assert cluster.is_running(), "a full disk is no reason to die"
+    wait_until(lambda: stalled_partitions(cluster) == 1, "the partition to be shown as stalled")
     fetched = LIBRARIES["confluent-kafka"].fetch(cluster.bootstrap, topic, acknowledged)
     assert [int(record.value.split(b" ")[0]) for record in fetched] == list(range(acknowledged))
     # What fills the disk goes, and the partition takes records again without a restart.
@@ -260,3 +261,9 @@ def test_a_full_disk_is_an_error_and_not_a_loss(cluster, topic, small_disk):
     producer.close()
     fetched = LIBRARIES["confluent-kafka"].fetch(cluster.bootstrap, topic, offset + 1)
     assert fetched[offset].value == b"last"
+    wait_until(lambda: stalled_partitions(cluster) == 0, "the partition to be shown as well again")
+
+
+def stalled_partitions(cluster):
+    page = cluster.http("broker", 1, "/metrics") or ""
+    return sum(int(count) for count in re.findall(r"^millrace_partitions_stalled\{.*\} (\d+)$", page, re.MULTILINE))

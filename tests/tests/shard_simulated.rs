@@ -19,6 +19,8 @@ mod idle;
 mod link;
 #[path = "shard_simulated/lives.rs"]
 mod lives;
+#[path = "shard_simulated/shortage.rs"]
+mod shortage;
 #[path = "shard_simulated/stopping.rs"]
 mod stopping;
 #[path = "shard_simulated/twins.rs"]

@@ -31,6 +31,8 @@ use wire::{
 /// A produce request whose batches are appended, or about to be, and not yet all as safe as asked.
 pub struct PendingProduce<I: Io> {
     to: AnswerTo,
+    /// The end of the request's `timeout_ms`. Only who waits for what the system lacks is told of it.
+    deadline: Instant,
     topics: SmallVec<[PendingTopic<I>; 1]>,
     partitions: SmallVec<[PendingPartition<I>; 1]>,
     /// What is known of the records of the next partition's batch, so that they are looked at once.
@@ -168,6 +170,7 @@ pub(crate) fn begin<I: Io>(
                     let begun = Begun {
                         version,
                         acks: request.acks,
+                        deadline: pending.deadline,
                         times: &mut pending.times,
                     };
                     begin_partition(shard, frame, route, &partition, begun)?
@@ -218,6 +221,7 @@ fn find_topic<I: Io>(
 struct Begun<'a> {
     version: i16,
     acks: i16,
+    deadline: Instant,
     times: &'a mut Option<Result<RecordTimes, ErrorCode>>,
 }
 
@@ -232,6 +236,7 @@ fn begin_partition<I: Io>(
     let Begun {
         version,
         acks,
+        deadline,
         times,
     } = begun;
     let place = match route.leader(data.index) {
@@ -278,6 +283,7 @@ fn begin_partition<I: Io>(
                 records,
                 verdict,
                 acks,
+                deadline,
             };
             match shard.ask_shard(other, request) {
                 Some(_) if acks == 0 => refused(ErrorCode::None),
@@ -366,9 +372,10 @@ impl<I: Io> PendingTopic<I> {
 }
 
 impl<I: Io> PendingProduce<I> {
-    pub(crate) fn new(to: AnswerTo) -> Self {
+    pub(crate) fn new(to: AnswerTo, deadline: Instant) -> Self {
         PendingProduce {
             to,
+            deadline,
             topics: SmallVec::new(),
             partitions: SmallVec::new(),
             times: None,
@@ -404,7 +411,7 @@ impl<I: Io> PendingProduce<I> {
     /// Waits until [`PendingProduce::is_ready`].
     pub(crate) async fn settle(&mut self) {
         for partition in &mut self.partitions {
-            partition.state.settle().await;
+            partition.state.settle(self.deadline).await;
         }
     }
 
@@ -463,14 +470,14 @@ impl<I: Io> PendingState<I> {
         }
     }
 
-    async fn settle(&mut self) {
+    async fn settle(&mut self, deadline: Instant) {
         let outcome = match self {
             PendingState::Done(_) => return,
             PendingState::Waiting {
                 partition,
                 appended,
                 level,
-            } => wait(partition, appended, *level).await,
+            } => wait(partition, appended, *level, deadline).await,
             PendingState::OnOtherShard(call) => outcome_of_reply(call.await),
         };
         *self = PendingState::Done(outcome);
@@ -503,8 +510,10 @@ async fn wait<I: Io>(
     partition: &Partition<I>,
     appended: &Appended,
     level: Level,
+    deadline: Instant,
 ) -> ProduceOutcome {
-    match partition.wait(appended.next_offset, level).await {
+    let end = appended.next_offset;
+    match partition.wait_until(end, level, deadline).await {
         Ok(()) => ProduceOutcome::accepted(partition, appended),
         Err(WaitError::Poisoned) => ProduceOutcome::refused(ErrorCode::KafkaStorageError),
         // It may yet be written: nobody can say.
@@ -537,6 +546,7 @@ struct ForeignAppend<I: Io> {
     records: SharedRecords,
     verdict: Verdict,
     acks: i16,
+    deadline: Instant,
     reply: ReplyTo<I>,
 }
 
@@ -547,6 +557,7 @@ pub(crate) fn begin_for_other_shard<I: Io>(
     records: SharedRecords,
     verdict: Verdict,
     acks: i16,
+    deadline: Instant,
     reply: impl FnOnce(&Rc<Shard<I>>, ProduceOutcome) + 'static,
 ) {
     let append = ForeignAppend {
@@ -554,6 +565,7 @@ pub(crate) fn begin_for_other_shard<I: Io>(
         records,
         verdict,
         acks,
+        deadline,
         reply: Box::new(reply),
     };
     if shard.blocked_appends.draining.get() {
@@ -634,9 +646,9 @@ fn append_foreign<I: Io>(
                 level,
             } => {
                 let shard_then = shard.clone();
-                let reply = append.reply;
+                let (reply, deadline) = (append.reply, append.deadline);
                 shard.io.spawn(async move {
-                    let outcome = wait(&partition, &appended, level).await;
+                    let outcome = wait(&partition, &appended, level, deadline).await;
                     reply(&shard_then, outcome);
                 });
             }

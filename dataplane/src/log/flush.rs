@@ -144,7 +144,7 @@ impl<I: Io> Log<I> {
 
     pub(super) async fn flush_until(&self, end: Offset) -> Result<(), LogError> {
         loop {
-            match self.0.progress.wait(end, Level::Written).await {
+            match self.wait(end, Level::Written).await {
                 Ok(()) => break,
                 // Whoever leads, what was appended is written.
                 Err(WaitError::LeaderEpochChanged) => {}

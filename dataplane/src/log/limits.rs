@@ -89,7 +89,7 @@ pub const EPOCHS_MAX: usize = 10_000;
 /// A log that was refused descriptors, memory or room tries again after this long.
 pub const SHORTAGE_RETRY_MS: u64 = 100;
 
-/// After this long without success its producers are told, instead of being kept waiting.
+/// After this long without success it takes no more batches.
 pub const SHORTAGE_STALL_MS: u64 = 2_000;
 
 /// Segments that a checkpoint can list, and the bytes of its file.

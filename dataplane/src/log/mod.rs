@@ -59,7 +59,7 @@ use self::epochs::Epochs;
 use self::gate::Gate;
 use self::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MAX, UNWRITTEN_BUFFERS_MAX};
 use self::producers::{Producers, Sequenced};
-use self::progress::Progress;
+use self::progress::{Progress, Supply};
 use self::read::Places;
 use self::segment::Segment;
 use self::shortage::Shortage;
@@ -281,9 +281,11 @@ impl<I: Io> Log<I> {
         }
     }
 
-    /// Resolves once everything before `end` has reached `level`.
+    /// Resolves once everything before `end` has reached `level`, or the log is stalled.
     pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
-        self.0.progress.wait(end, level).await
+        let progress = &self.0.progress;
+        let epoch = progress.leader_epoch();
+        progress.wait(end, level, epoch, Supply::Stalled).await
     }
 
     /// Notifies `event` each time the high watermark moves past `beyond`, and when the log stops or the leader epoch changes, until

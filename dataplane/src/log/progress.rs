@@ -15,6 +15,16 @@ use control_api::ids::LeaderEpoch;
 use super::types::{Level, Offset, WaitError};
 use crate::event::Event;
 
+/// Whether the log's writer has what it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Supply {
+    Enough,
+    /// It was refused something and tries again.
+    Short,
+    /// It has been for long: nothing is appended until it has it.
+    Stalled,
+}
+
 pub(super) struct Progress {
     log_start: Cell<Offset>,
     log_end: Cell<Offset>,
@@ -23,7 +33,7 @@ pub(super) struct Progress {
     high_watermark: Cell<Offset>,
     leader_epoch: Cell<LeaderEpoch>,
     poisoned: Cell<bool>,
-    stalled: Cell<bool>,
+    supply: Cell<Supply>,
     answers: RefCell<Vec<(Offset, Level, Waker)>>,
     fetches: RefCell<Vec<FetchEntry>>,
 }
@@ -53,7 +63,7 @@ impl Progress {
             high_watermark: Cell::new(log_end),
             leader_epoch: Cell::new(leader_epoch),
             poisoned: Cell::new(false),
-            stalled: Cell::new(false),
+            supply: Cell::new(Supply::Enough),
             answers: RefCell::default(),
             fetches: RefCell::default(),
         }
@@ -88,7 +98,7 @@ impl Progress {
     }
 
     pub(super) fn is_stalled(&self) -> bool {
-        self.stalled.get()
+        self.supply.get() == Supply::Stalled
     }
 
     pub(super) fn appended(&self, log_end: Offset) {
@@ -152,18 +162,19 @@ impl Progress {
         self.wake_all();
     }
 
-    /// No append, and no wait for what is not there yet, until [`Progress::go_on`]; true if it was not so already.
-    pub(super) fn stall(&self) -> bool {
-        let begins = !self.stalled.replace(true);
-        if begins {
+    /// The writer has no better supply than this until [`Progress::go_on`]; true if that is news.
+    pub(super) fn lacks(&self, supply: Supply) -> bool {
+        let worse = supply > self.supply.get();
+        if worse {
+            self.supply.set(supply);
             self.wake_all();
         }
-        begins
+        worse
     }
 
     /// True if it was stalled.
     pub(super) fn go_on(&self) -> bool {
-        self.stalled.replace(false)
+        self.supply.replace(Supply::Enough) == Supply::Stalled
     }
 
     pub(super) fn set_leader_epoch(&self, epoch: LeaderEpoch) {
@@ -194,8 +205,15 @@ impl Progress {
         }
     }
 
-    pub(super) async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
-        let epoch = self.leader_epoch.get();
+    /// Resolves once everything before `end` has reached `level`; an error as soon as the leader epoch is another than `epoch`, or the
+    /// supply as bad as `given_up_at`.
+    pub(super) async fn wait(
+        &self,
+        end: Offset,
+        level: Level,
+        epoch: LeaderEpoch,
+        given_up_at: Supply,
+    ) -> Result<(), WaitError> {
         poll_fn(|context| {
             if self.has_reached(end, level) {
                 return Poll::Ready(Ok(()));
@@ -206,7 +224,7 @@ impl Progress {
             if self.leader_epoch.get() != epoch {
                 return Poll::Ready(Err(WaitError::LeaderEpochChanged));
             }
-            if self.stalled.get() {
+            if self.supply.get() >= given_up_at {
                 return Poll::Ready(Err(WaitError::Stalled));
             }
             let mut answers = self.answers.borrow_mut();

@@ -21,6 +21,7 @@ pub(super) const FETCH_VERSION: i16 = 12;
 const CREATE_VERSION: i16 = 5;
 const DELETE_VERSION: i16 = 5;
 const RETRY_MS: u64 = 5;
+const TIMEOUT_MS: i32 = 10_000;
 const ALL: i16 = -1;
 
 /// A record as it was fetched.
@@ -149,6 +150,18 @@ impl Client {
         partition: i32,
         value: &[u8],
     ) -> Option<(ErrorCode, i64)> {
+        self.produce_within(topic, partition, value, TIMEOUT_MS)
+            .await
+    }
+
+    /// The same with a `timeout_ms` of its own.
+    pub(super) async fn produce_within(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        value: &[u8],
+        timeout_ms: i32,
+    ) -> Option<(ErrorCode, i64)> {
         let now = self.io.wall_clock_ms();
         let mut builder = BatchBuilder::new(now);
         builder.record(now, None, Some(value), &[]);
@@ -164,7 +177,7 @@ impl Client {
         }];
         let request = ProduceRequest {
             acks: ALL,
-            timeout_ms: 10_000,
+            timeout_ms,
             topic_data: Array::from(&topics),
             ..Default::default()
         };
