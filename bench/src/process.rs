@@ -1,7 +1,9 @@
 //! What a process has used, from `/proc`: processor time and memory, of this process and of the one under test; and how much of the
 //! cores that this process may run on was used by anyone, the kernel included.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
@@ -27,7 +29,22 @@ pub fn processor_seconds(pid: u32) -> Option<f64> {
 
 /// Seconds of processor time that the calling thread has used, or `None` where the kernel does not count that.
 pub fn thread_processor_seconds() -> Option<f64> {
-    let statistics = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    scheduled_seconds(Path::new("/proc/thread-self"))
+}
+
+/// Seconds of processor time of each thread that a process has now, by the thread's id: to the nanosecond, for what takes less than a tick.
+pub fn processor_seconds_by_thread(pid: u32) -> Option<BTreeMap<u32, f64>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let of_thread = |thread: fs::DirEntry| {
+        let id = thread.file_name().to_str()?.parse().ok()?;
+        Some((id, scheduled_seconds(&thread.path())?))
+    };
+    // A thread may end while the others are looked at.
+    Some(threads.flatten().filter_map(of_thread).collect())
+}
+
+fn scheduled_seconds(thread: &Path) -> Option<f64> {
+    let statistics = fs::read_to_string(thread.join("schedstat")).ok()?;
     let nanos: f64 = statistics.split(' ').next()?.parse().ok()?;
     Some(nanos / 1e9)
 }

@@ -18,7 +18,7 @@ use super::rows::{FETCH_COLD, FETCH_TAIL, Row, Sample, UNDER_SCAN};
 use crate::clock::now;
 
 /// Half of the tail's memory, so that all of it is still there.
-pub(super) const TAIL_WORDS: &str =
+const TAIL_WORDS: &str =
     "--bytes 64m --partitions 1 --acks 1 --config write.caching=true --batch-bytes 64k";
 
 /// Of one fetch.

@@ -65,8 +65,8 @@ pub(super) const DURABLE_P99_SINK: Spec = spec("durable-p99-sink", "ms", Target:
 pub(super) const FETCH_TAIL: Spec = spec("fetch-tail", "MB/s", Target::AtLeast(0.90));
 pub(super) const FETCH_COLD: Spec = spec("fetch-cold", "MB/s", Target::AtLeast(0.85));
 pub(super) const FETCH_STOCK_TAIL: Spec =
-    spec("fetch-stock-tail", "MB/CPU s", Target::AtLeast(0.90));
-pub(super) const FETCH_STOCK_OLD: Spec = spec("fetch-stock-old", "MB/CPU s", Target::AtLeast(0.90));
+    spec("fetch-stock-tail", "MB/CPU s", Target::AtLeast(1.0));
+pub(super) const FETCH_STOCK_OLD: Spec = spec("fetch-stock-old", "MB/CPU s", Target::AtLeast(1.0));
 pub(super) const UNDER_SCAN: Spec = spec("produce-under-scan", "ms", Target::AtMost(1.5));
 pub(super) const SHARDS_NO_HOP: Spec = spec(
     "shards-no-hop",
