@@ -23,6 +23,7 @@ use control_api::image::{
     BrokerRecord, CoordinatorRecord, MetadataEvent, MetadataImage, PartitionRecord, TopicRecord,
 };
 use control_api::level::{Level, Levels};
+use control_api::map::Map;
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, CommittedOffset, ConfigChange, ConfigOperation,
     ConfigResource, ControlError, GroupSummary, MetadataUpdate, NewPartitions, NewTopic,
@@ -464,8 +465,8 @@ fn image() -> MetadataImage {
         index: 77,
         cluster_id: text("mQxNyM-0RYK1AUOhzXb8dw"),
         brokers: BTreeMap::from([(BROKER, broker())]),
-        topics: BTreeMap::from([(TOPIC, topic())]),
-        topic_ids: BTreeMap::from([(text("orders"), TOPIC)]),
+        topics: Map::from_iter([(TOPIC, topic())]),
+        topic_ids: Map::from_iter([(text("orders"), TOPIC)]),
         broker_configs: BTreeMap::from([(Some(BROKER), configs()), (None, configs())]),
         coordinators: vec![coordinator()],
         next_producer_id: 2_000,

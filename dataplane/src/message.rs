@@ -32,6 +32,7 @@ pub enum Message<I: Io> {
 #[derive(Clone, Debug, Default)]
 pub struct Metadata {
     pub image: Arc<MetadataImage>,
+    pub changed: Changed,
     /// Topics whose deletion was seen committed since the last of these messages. One that is absent for any other reason may come
     /// back.
     pub deleted: Vec<TopicId>,
@@ -39,6 +40,16 @@ pub struct Metadata {
     pub complete: bool,
     /// Whether the image shows this very process in service; if not, it is an earlier process that leads.
     pub registered: bool,
+}
+
+/// Where an image may differ from the one in the message before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Changed {
+    /// It may be another one altogether, or something changed that counts for every topic.
+    #[default]
+    Everything,
+    /// These topics were created, changed or deleted, some more than once.
+    Topics(Vec<TopicId>),
 }
 
 /// The answer to a call.

@@ -4,7 +4,7 @@ use crate::handlers::configs_of_broker;
 use crate::io::Io;
 use crate::log::limits::SHORTAGE_RETRY_MS;
 use crate::log::{LogConfig, LogError, is_shortage};
-use crate::message::Metadata;
+use crate::message::{Changed, Metadata};
 use crate::partition::{Partition, PartitionIdentity};
 use crate::partition_request::PartitionKey;
 use crate::routes::{PartitionSlot, TopicRoute, shard_of};
@@ -39,24 +39,35 @@ pub enum Fate {
     SetAside,
 }
 
-/// Brings the shard to the metadata.
+/// Brings the shard to the metadata. Costs what has changed, however many topics there are.
 pub fn apply<I: Io>(shard: &Rc<Shard<I>>, metadata: &Metadata) {
     let image = &metadata.image;
     let same_standing = shard.registered.replace(metadata.registered) == metadata.registered;
     let broker_configs = configs_of_broker(image, shard.broker);
-    for topic in image.topics.values() {
+    let take = |topic: &TopicRecord| {
         let config = TopicConfig::resolve(&topic.configs, &broker_configs);
         let known = shard.topic_with_id(topic.id);
         let same = |known: Rc<TopicRoute<I>>| known.record == *topic && known.config == config;
-        if same_standing && known.is_some_and(same) {
-            continue;
+        if !same_standing || !known.is_some_and(same) {
+            take_topic(shard, topic, config);
         }
-        take_topic(shard, topic, config);
-    }
-    let gone = shard
-        .routes
-        .borrow_mut()
-        .remove_unless(|id| image.topics.contains_key(&id));
+    };
+    let gone = match &metadata.changed {
+        Changed::Topics(topics) if same_standing => {
+            topics
+                .iter()
+                .filter_map(|id| image.topics.get(id))
+                .for_each(take);
+            let mut routes = shard.routes.borrow_mut();
+            let gone = topics.iter().filter(|id| !image.topics.contains_key(*id));
+            gone.filter_map(|id| routes.remove(*id)).collect()
+        }
+        Changed::Topics(_) | Changed::Everything => {
+            image.topics.values().for_each(take);
+            let mut routes = shard.routes.borrow_mut();
+            routes.remove_unless(|id| image.topics.contains_key(&id))
+        }
+    };
     for route in gone {
         let fate = match metadata.deleted.contains(&route.id) {
             true => Fate::Delete,
@@ -248,15 +259,18 @@ fn leave_topic<I: Io>(shard: &Rc<Shard<I>>, route: &TopicRoute<I>, fate: Fate) {
     shard.metrics.forget_topic(route.name());
     let topic = strays::topic_directory(&shard.data, route.name(), route.id);
     let mut held = shard.held.borrow_mut();
-    let of_topic = held.iter_mut().filter(|(key, _)| key.topic == route.id);
-    for (key, held) in of_topic {
-        match held {
-            Held::Opening(known) => *known = Some(fate),
-            Held::Leaving => {}
-            Held::Open(_) | Held::Failed => {
-                let directory = topic.join(key.partition.to_string());
+    for partition in 0..route.record.partitions.len() as i32 {
+        let key = PartitionKey {
+            topic: route.id,
+            partition,
+        };
+        match held.get_mut(&key) {
+            Some(Held::Opening(known)) => *known = Some(fate),
+            Some(Held::Leaving) | None => {}
+            Some(held @ (Held::Open(_) | Held::Failed)) => {
+                let directory = topic.join(partition.to_string());
                 let held = Some(std::mem::replace(held, Held::Leaving));
-                let leaving = leave(shard.clone(), *key, held, directory, fate);
+                let leaving = leave(shard.clone(), key, held, directory, fate);
                 shard.io.spawn(leaving);
             }
         }

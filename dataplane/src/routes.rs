@@ -118,24 +118,19 @@ impl<I: Io> Routes<I> {
 
     /// Removes the topics that `keep` does not want and returns them.
     pub fn remove_unless(&mut self, keep: impl Fn(TopicId) -> bool) -> Vec<Rc<TopicRoute<I>>> {
-        let gone: Vec<_> = self
-            .by_id
-            .values()
-            .filter(|route| !keep(route.id))
-            .cloned()
-            .collect();
-        for route in &gone {
-            self.by_id.remove(&route.id);
-            // A topic of the same name may have been created since.
-            if self
-                .by_name
-                .get(route.name())
-                .is_some_and(|named| named.id == route.id)
-            {
-                self.by_name.remove(route.name());
-            }
+        let gone = self.by_id.keys().copied().filter(|id| !keep(*id));
+        let gone: Vec<_> = gone.collect();
+        gone.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    pub fn remove(&mut self, id: TopicId) -> Option<Rc<TopicRoute<I>>> {
+        let gone = self.by_id.remove(&id)?;
+        // A topic of the same name may have been created since.
+        let named = self.by_name.get(gone.name());
+        if named.is_some_and(|named| named.id == id) {
+            self.by_name.remove(gone.name());
         }
-        gone
+        Some(gone)
     }
 }
 

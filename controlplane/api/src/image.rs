@@ -5,6 +5,7 @@
 
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId};
 use crate::level::{Level, Levels};
+use crate::map::Map;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -25,8 +26,8 @@ pub struct MetadataImage {
     /// A base64url version 4 UUID of 22 characters, as Kafka prints it; empty until the first command.
     pub cluster_id: String,
     pub brokers: BTreeMap<BrokerId, BrokerRecord>,
-    pub topics: BTreeMap<TopicId, TopicRecord>,
-    pub topic_ids: BTreeMap<String, TopicId>,
+    pub topics: Map<TopicId, TopicRecord>,
+    pub topic_ids: Map<String, TopicId>,
     /// Per broker; the key `None` holds the cluster-wide defaults (`""` in the Kafka protocol).
     pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
     /// One per coordinator shard, in order; empty until the first broker registers.
@@ -156,8 +157,9 @@ impl MetadataImage {
                 self.topics.insert(topic.id, topic.clone());
             }
             MetadataEvent::TopicDeleted(id) => {
-                if let Some(topic) = self.topics.remove(id) {
+                if let Some(topic) = self.topics.get(id) {
                     self.topic_ids.remove(&topic.name);
+                    self.topics.remove(id);
                 }
             }
             MetadataEvent::PartitionChanged {

@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod ids;
 pub mod image;
 pub mod level;
+pub mod map;
 pub mod message;
 pub mod process;
 pub mod scrapers;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 async fn topics(cluster: &Cluster, node: u64) -> Vec<String> {
     let status = cluster.status(node).await;
-    let names = status.map(|status| status.image.topic_ids.into_keys().collect());
+    let names = status.map(|status| status.image.topic_ids.keys().cloned().collect());
     names.unwrap_or_default()
 }
 

@@ -14,7 +14,7 @@
 //! the leader had at that answer. Heartbeats that nobody answers end nothing: without a majority nobody can take a partition over.
 
 use crate::io::Instant;
-use crate::message::Metadata;
+use crate::message::{Changed, Metadata};
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::image::{MetadataEvent, MetadataImage};
 use control_api::message::{BROKER_HEARTBEAT, BrokerHeartbeat, ControlError, MetadataUpdate};
@@ -120,6 +120,8 @@ pub struct Machine {
     broker: BrokerId,
     incarnation: Incarnation,
     image: Arc<MetadataImage>,
+    /// What changed since the last publication.
+    changed: Changed,
     /// Topics whose deletion was seen committed since the last publication.
     deleted: Vec<TopicId>,
     standing: Standing,
@@ -163,6 +165,7 @@ impl Machine {
             incarnation,
             stored: stored.index,
             image: Arc::new(stored),
+            changed: Changed::Everything,
             deleted: Vec::new(),
             standing: Standing::Joining,
             confirmation: Confirmation::Wanted { since: now },
@@ -193,6 +196,7 @@ impl Machine {
     pub fn publication(&mut self) -> Metadata {
         Metadata {
             image: self.image.clone(),
+            changed: std::mem::replace(&mut self.changed, Changed::Topics(Vec::new())),
             deleted: std::mem::take(&mut self.deleted),
             complete: self
                 .registered_at
@@ -393,11 +397,15 @@ impl Machine {
                 tracing::debug!("the controller knows less than this broker");
                 self.watch_at = Some(now.after_ms(WATCH_PAUSE_MS));
             }
-            MetadataUpdate::Snapshot(snapshot) => self.image = Arc::new(snapshot),
+            MetadataUpdate::Snapshot(snapshot) => {
+                self.image = Arc::new(snapshot);
+                self.changed = Changed::Everything;
+            }
             // What is here already may come again after a change of controllers.
             MetadataUpdate::Delta { index, .. } if index <= before => {}
             MetadataUpdate::Delta { index, events } => {
                 self.deleted.extend(events.iter().filter_map(deleted_topic));
+                events.iter().for_each(|event| self.changed.note(event));
                 Arc::make_mut(&mut self.image).apply(index, &events);
             }
         }
@@ -500,6 +508,32 @@ impl Machine {
             wants_shutdown: self.wants_shutdown,
             goodbye,
         })
+    }
+}
+
+impl Changed {
+    fn note(&mut self, event: &MetadataEvent) {
+        let topic = match event {
+            MetadataEvent::TopicCreated(topic) => topic.id,
+            MetadataEvent::TopicDeleted(topic)
+            | MetadataEvent::PartitionChanged { topic, .. }
+            | MetadataEvent::PartitionsAdded { topic, .. }
+            | MetadataEvent::TopicConfigsChanged { topic, .. } => *topic,
+            // They are the defaults of topics.
+            MetadataEvent::BrokerConfigsChanged { .. } => {
+                *self = Changed::Everything;
+                return;
+            }
+            MetadataEvent::ClusterIdSet(_)
+            | MetadataEvent::BrokerChanged(_)
+            | MetadataEvent::BrokerRemoved(_)
+            | MetadataEvent::CoordinatorChanged { .. }
+            | MetadataEvent::NextProducerId(_)
+            | MetadataEvent::FeatureLevelSet(_) => return,
+        };
+        if let Changed::Topics(topics) = self {
+            topics.push(topic);
+        }
     }
 }
 

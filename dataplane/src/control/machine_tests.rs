@@ -3,6 +3,7 @@
 use super::*;
 use control_api::ids::{LeaderEpoch, PartitionEpoch};
 use control_api::image::{BrokerRecord, PartitionRecord, TopicRecord};
+use std::collections::BTreeMap;
 
 const BROKER: BrokerId = BrokerId(1);
 const OURS: Incarnation = Incarnation([1; 16]);
@@ -184,6 +185,36 @@ fn only_a_deletion_that_was_seen_deletes() {
         publication.deleted.is_empty(),
         "a snapshot says nothing of why"
     );
+}
+
+/// Otherwise each change costs every shard a look at every topic.
+#[test]
+fn a_change_names_the_topics_that_it_is_about() {
+    let mut link = Link::in_service();
+    assert_eq!(link.machine.publication().changed, Changed::Everything);
+    let configs = BTreeMap::new();
+    let topic_configs = MetadataEvent::TopicConfigsChanged {
+        topic: TOPIC,
+        configs: configs.clone(),
+    };
+    link.tell(delta(13, vec![MetadataEvent::TopicCreated(topic())]));
+    link.tell(delta(14, vec![MetadataEvent::NextProducerId(7)]));
+    link.tell(delta(15, vec![topic_configs.clone()]));
+    let twice = Changed::Topics(vec![TOPIC, TOPIC]);
+    assert_eq!(link.machine.publication().changed, twice);
+    let nothing = Changed::Topics(vec![]);
+    assert_eq!(link.machine.publication().changed, nothing, "said once");
+
+    // Its configs are the defaults of every topic, whatever comes afterwards.
+    let of_brokers = MetadataEvent::BrokerConfigsChanged {
+        broker: None,
+        configs,
+    };
+    link.tell(delta(16, vec![of_brokers]));
+    link.tell(delta(17, vec![topic_configs]));
+    assert_eq!(link.machine.publication().changed, Changed::Everything);
+    link.tell(Event::Update(MetadataUpdate::Snapshot(image_at(20))));
+    assert_eq!(link.machine.publication().changed, Changed::Everything);
 }
 
 #[test]
