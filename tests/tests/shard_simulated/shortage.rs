@@ -13,7 +13,7 @@ use super::control::ControlPlane;
 use super::{PARTITIONS, TOPIC};
 
 const BROKER: &str = "broker";
-const VALUE: [u8; 500_000] = [b'v'; 500_000];
+static VALUE: [u8; 500_000] = [b'v'; 500_000];
 /// From the end of a request's time to its answer, at most.
 const LATE_MS_MAX: u64 = 250;
 /// Gauges are set once a second.
