@@ -287,6 +287,7 @@ fn is_host_and_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_api::topic_config::CONNECTIONS_MAX_IDLE_MS;
 
     fn settings() -> Settings {
         Settings {
@@ -319,6 +320,8 @@ mod tests {
             settings.checked().unwrap().connections_idle_ms_max
         };
         assert_eq!(idle(None), Some(600_000));
+        let shown = CONNECTIONS_MAX_IDLE_MS.default;
+        assert_eq!(shown, CONNECTIONS_MAX_IDLE_MS_DEFAULT.to_string());
         assert_eq!(idle(Some(5)), Some(5));
         assert_eq!(idle(Some(-1)), None);
     }

@@ -229,6 +229,21 @@ def test_kafka_pythons_admin_client(cluster, topic):
     admin.close()
 
 
+def test_how_long_a_connection_may_be_idle_is_shown_as_kafka_shows_it(cluster):
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": cluster.bootstrap})
+    broker = confluent_kafka.admin.ConfigResource("broker", "1")
+    shown = admin.describe_configs([broker])[broker].result(60)["connections.max.idle.ms"]
+    assert (shown.value, shown.is_read_only, shown.is_default, shown.is_sensitive) == ("600000", True, True, False)
+    assert list(shown.synonyms) == ["connections.max.idle.ms"]
+    change = confluent_kafka.admin.ConfigEntry(
+        "connections.max.idle.ms", "5000", incremental_operation=confluent_kafka.admin.AlterConfigOpType.SET
+    )
+    changed = confluent_kafka.admin.ConfigResource("broker", "1", incremental_configs=[change])
+    with pytest.raises(confluent_kafka.KafkaException, match="Cannot update these configs dynamically") as refused:
+        admin.incremental_alter_configs([changed])[changed].result(60)
+    assert refused.value.args[0].code() == confluent_kafka.KafkaError.INVALID_REQUEST
+
+
 @pytest.mark.parametrize("options, error", [
     ({"num_partitions": 1, "replication_factor": 2}, kafka.errors.InvalidReplicationFactorError),
     ({"num_partitions": 0, "replication_factor": 1}, kafka.errors.InvalidPartitionsError),

@@ -145,6 +145,12 @@ pub const BROKER_KEYS: &[ConfigKey] = &[
         .documented("Default of the topic key of the same name."),
 ];
 
+/// A setting of each broker's process: shown among its keys, and changed by a restart only.
+pub static CONNECTIONS_MAX_IDLE_MS: ConfigKey =
+    long("connections.max.idle.ms", "600000", i64::MIN, None).documented(
+        "How long nothing may move on a connection before it is closed; below 0: for ever.",
+    );
+
 /// The table's entry for a topic's key.
 pub fn topic_key(name: &str) -> Option<&'static ConfigKey> {
     TOPIC_KEYS.iter().find(|key| key.name == name)

@@ -3,7 +3,9 @@
 
 use control_api::ids::BrokerId;
 use control_api::image::MetadataImage;
-use control_api::topic_config::{BROKER_KEYS, ConfigKey, TOPIC_KEYS, broker_key};
+use control_api::topic_config::{
+    BROKER_KEYS, CONNECTIONS_MAX_IDLE_MS, ConfigKey, TOPIC_KEYS, broker_key,
+};
 use std::collections::BTreeMap;
 
 /// The numbers that DescribeConfigs uses.
@@ -13,6 +15,7 @@ pub(super) enum ConfigSource {
     Topic = 1,
     DynamicBroker = 2,
     DynamicDefaultBroker = 3,
+    StaticBroker = 4,
     Default = 5,
 }
 
@@ -29,6 +32,8 @@ pub(super) struct ConfigSynonym<'a> {
 pub(super) struct ConfigEntry<'a> {
     pub(super) key: &'static ConfigKey,
     pub(super) synonyms: Vec<ConfigSynonym<'a>>,
+    /// It takes a restart to change it.
+    pub(super) read_only: bool,
 }
 
 impl ConfigEntry<'_> {
@@ -62,13 +67,18 @@ pub(super) fn of_topic<'a>(
         ConfigEntry {
             key,
             synonyms: own.into_iter().chain(dynamic).chain([default]).collect(),
+            read_only: false,
         }
     });
     entries.collect()
 }
 
-/// Every key of a broker.
-pub(super) fn of_broker(image: &MetadataImage, broker: BrokerId) -> Vec<ConfigEntry<'_>> {
+/// Every key of a broker, whose process was started with so long an idle time.
+pub(super) fn of_broker<'a>(
+    image: &'a MetadataImage,
+    broker: BrokerId,
+    connections_idle_ms: &'a str,
+) -> Vec<ConfigEntry<'a>> {
     let entries = BROKER_KEYS.iter().map(|key| {
         let default = ConfigSynonym {
             name: key.name,
@@ -79,9 +89,27 @@ pub(super) fn of_broker(image: &MetadataImage, broker: BrokerId) -> Vec<ConfigEn
         ConfigEntry {
             key,
             synonyms: set.chain([default]).collect(),
+            read_only: false,
         }
     });
-    entries.collect()
+    let idle = of_process(&CONNECTIONS_MAX_IDLE_MS, connections_idle_ms);
+    entries.chain([idle]).collect()
+}
+
+/// A setting of the process.
+fn of_process<'a>(key: &'static ConfigKey, value: &'a str) -> ConfigEntry<'a> {
+    let synonym = |value, source| ConfigSynonym {
+        name: key.name,
+        value,
+        source,
+    };
+    let set = (value != key.default).then(|| synonym(value, ConfigSource::StaticBroker));
+    let default = synonym(key.default, ConfigSource::Default);
+    ConfigEntry {
+        key,
+        synonyms: set.into_iter().chain([default]).collect(),
+        read_only: true,
+    }
 }
 
 /// The keys that are set for all brokers, and only those, as in Kafka.
@@ -89,6 +117,7 @@ pub(super) fn of_all_brokers(image: &MetadataImage) -> Vec<ConfigEntry<'_>> {
     let entries = BROKER_KEYS.iter().map(|key| ConfigEntry {
         key,
         synonyms: of_brokers(image, None, key).collect(),
+        read_only: false,
     });
     entries.filter(|entry| !entry.synonyms.is_empty()).collect()
 }
@@ -185,13 +214,32 @@ mod tests {
     #[test]
     fn another_brokers_value_does_not_count() {
         let image = image();
-        let entries = of_broker(&image, BrokerId(2));
+        let entries = of_broker(&image, BrokerId(2), "600000");
         let entry = entries
             .iter()
             .find(|entry| entry.key.name == "log.retention.ms")
             .unwrap();
         assert_eq!(entry.in_force().value, "3");
         assert_eq!(entry.in_force().source, ConfigSource::DynamicDefaultBroker);
+    }
+
+    #[test]
+    fn a_setting_of_the_process_goes_before_its_default_and_is_read_only() {
+        let image = image();
+        for (value, source) in [
+            ("600000", ConfigSource::Default),
+            ("5000", ConfigSource::StaticBroker),
+        ] {
+            let entries = of_broker(&image, BrokerId(1), value);
+            let name = "connections.max.idle.ms";
+            let entry = entries.iter().find(|entry| entry.key.name == name).unwrap();
+            assert!(entry.read_only);
+            let in_force = entry.in_force();
+            assert_eq!((in_force.value, in_force.source), (value, source));
+            let last = entry.synonyms.last().unwrap();
+            assert_eq!((last.value, last.source), ("600000", ConfigSource::Default));
+            assert!(entries.iter().filter(|entry| entry.read_only).count() == 1);
+        }
     }
 
     #[test]

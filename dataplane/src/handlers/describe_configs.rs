@@ -32,6 +32,8 @@ pub(crate) async fn handle<I: Io>(
     answer: &mut Gather,
 ) -> Result<(), RequestError> {
     let image = shard.image();
+    let idle_ms = shard.connections_idle_ms_max;
+    let idle_ms = idle_ms.map_or_else(|| "-1".to_owned(), |ms| ms.to_string());
     let too_many = request.resources.len() > ADMIN_ITEMS_MAX;
     let mut pace = Pace::default();
     let mut described: Vec<Described<'_>> = Vec::with_capacity(request.resources.len());
@@ -39,7 +41,7 @@ pub(crate) async fn handle<I: Io>(
         pace.steps(STEPS_PER_RESOURCE).await;
         described.push(match too_many {
             true => Err(Refusal::too_many_items()),
-            false => describe(&image, shard.broker, &resource),
+            false => describe(&image, shard.broker, &idle_ms, &resource),
         });
     }
     let synonyms: Vec<Vec<Vec<DescribeConfigsSynonym<'_>>>> = described
@@ -93,6 +95,7 @@ pub(crate) async fn handle<I: Io>(
 fn describe<'a>(
     image: &'a MetadataImage,
     broker: BrokerId,
+    idle_ms: &'a str,
     resource: &DescribeConfigsResource<'_>,
 ) -> Described<'a> {
     static NO_OVERRIDES: BTreeMap<String, String> = BTreeMap::new();
@@ -102,7 +105,7 @@ fn describe<'a>(
             let overrides = image.topics.get(&id).map(|topic| &topic.configs);
             config_entries::of_topic(image, broker, overrides.unwrap_or(&NO_OVERRIDES))
         }
-        ConfigResource::Broker(Some(broker)) => config_entries::of_broker(image, broker),
+        ConfigResource::Broker(Some(broker)) => config_entries::of_broker(image, broker, idle_ms),
         ConfigResource::Broker(None) => config_entries::of_all_brokers(image),
     };
     // To Kafka an empty list means the same as null.
@@ -135,7 +138,7 @@ fn entry_answer<'a>(
     DescribeConfigsResourceResult {
         name: entry.key.name,
         value: Some(in_force.value),
-        read_only: false,
+        read_only: entry.read_only,
         config_source: in_force.source as i8,
         is_sensitive: false,
         synonyms: Array::from(synonyms),
@@ -152,7 +155,7 @@ mod tests {
 
     fn names(resource: &DescribeConfigsResource<'_>) -> Result<Vec<&'static str>, ErrorCode> {
         let image = MetadataImage::default();
-        let described = describe(&image, BrokerId(1), resource);
+        let described = describe(&image, BrokerId(1), "-1", resource);
         let names = described.map(|entries| entries.iter().map(|entry| entry.key.name).collect());
         names.map_err(|refusal| refusal.code)
     }
@@ -177,7 +180,8 @@ mod tests {
                 configuration_keys,
             };
             let described = names(&resource).unwrap();
-            assert_eq!(described.len(), BROKER_KEYS.len());
+            // And that of the process.
+            assert_eq!(described.len(), BROKER_KEYS.len() + 1);
         }
     }
 
