@@ -426,6 +426,28 @@ fn an_accepted_socket_moves_to_the_ring_of_another_thread() {
     });
 }
 
+/// The kernel's table of TCP sockets says which timer a quiet one has, and when it is due in hundredths of a second: 2 is keepalive's.
+#[test]
+fn a_peer_that_is_silent_is_asked_within_two_minutes_whether_it_is_still_there() {
+    let ring = small_ring();
+    let (_socket, client) = connect(&ring);
+    let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let ours = hex(client.peer_addr().unwrap());
+    let theirs = hex(client.local_addr().unwrap());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace());
+    let timer = fields
+        .filter_map(|mut fields| {
+            let ends = [fields.nth(1)?, fields.next()?];
+            (ends == [ours.as_str(), theirs.as_str()]).then(|| fields.nth(2))?
+        })
+        .next();
+    let (kind, due) = timer.unwrap().split_once(':').unwrap();
+    assert_eq!(kind, "02");
+    let due = u64::from_str_radix(due, 16).unwrap();
+    assert!((1..=120 * 100).contains(&due), "{due}");
+}
+
 #[test]
 fn a_ring_that_is_dropped_closes_every_socket_that_its_tasks_held() {
     let ring = small_ring();
