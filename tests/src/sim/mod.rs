@@ -168,6 +168,12 @@ impl Simulation {
         self.with_disk(host, |disk| disk.set_capacity(bytes));
     }
 
+    /// Makes whatever a host asks of its disk from now on take so many times as long as usual.
+    pub fn slow_disk(&self, host: &str, times: u64) {
+        let number = self.host(host);
+        self.shared.world.borrow_mut().hosts[number].disk_slowness = times;
+    }
+
     /// How many files a host's process may have open at once.
     pub fn set_descriptors(&self, host: &str, descriptors_max: usize) {
         self.with_disk(host, |disk| disk.set_descriptors(descriptors_max));

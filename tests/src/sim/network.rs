@@ -201,12 +201,10 @@ impl Network {
             return;
         };
         let stream = &mut connection.incoming[end.side];
-        let bytes = target.len();
-        let arrived = stream.arrived.drain(..bytes);
-        target
-            .iter_mut()
-            .zip(arrived)
-            .for_each(|(byte, arrived)| *byte = arrived);
+        let (first, second) = front(&stream.arrived, target.len());
+        target[..first.len()].copy_from_slice(first);
+        target[first.len()..].copy_from_slice(second);
+        stream.arrived.drain(..target.len());
         self.woken.extend(stream.sender.take());
     }
 
@@ -223,7 +221,10 @@ impl Network {
                 None => random.chunk(available),
             },
         };
-        stream.arrived.extend(stream.wire.drain(..bytes));
+        let (first, second) = front(&stream.wire, bytes);
+        stream.arrived.extend(first);
+        stream.arrived.extend(second);
+        stream.wire.drain(..bytes);
         stream.arrived_bytes += bytes as u64;
         let more = !stream.wire.is_empty();
         stream.delivering = more;
@@ -336,4 +337,11 @@ impl Network {
             self.connections.remove(&number);
         }
     }
+}
+
+/// The first `bytes` bytes, in the two parts in which they lie.
+fn front(queue: &VecDeque<u8>, bytes: usize) -> (&[u8], &[u8]) {
+    let (first, second) = queue.as_slices();
+    let in_first = bytes.min(first.len());
+    (&first[..in_first], &second[..bytes - in_first])
 }

@@ -57,6 +57,8 @@ pub(super) struct Host {
     pub(super) running: bool,
     pub(super) disk: Disk,
     pub(super) crash_after: Option<(u64, CrashKind)>,
+    /// How many times as long as usual its disk takes.
+    pub(super) disk_slowness: u64,
 }
 
 /// What happens at a moment rather than in a task.
@@ -215,6 +217,7 @@ impl World {
                 running: false,
                 disk: Disk::new(self.disk_bytes, self.allocates),
                 crash_after: None,
+                disk_slowness: 1,
             });
             self.hosts.len() - 1
         })
@@ -252,8 +255,9 @@ impl World {
         let fault = self
             .faults
             .draw(&operation, &operation.path(), &mut self.random);
-        let disk = &mut self.hosts[incarnation.host].disk;
-        let id = disk.begin(operation);
+        let host = &mut self.hosts[incarnation.host];
+        let usual = usual * host.disk_slowness;
+        let id = host.disk.begin(operation);
         self.record(name, &[incarnation.host as u64, id, path, first, second]);
         let at = self.executor.now() + self.random.latency(usual);
         let event = Event::FinishOperation {
