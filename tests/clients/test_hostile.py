@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 
@@ -258,11 +259,13 @@ NAMES_VERY_MUCH = {
 @pytest.mark.parametrize("request_of", NAMES_VERY_MUCH.values(), ids=NAMES_VERY_MUCH)
 def test_a_request_that_names_very_much_is_answered_and_costs_as_much_as_it_is_long(cluster, request_of):
     before = cluster.resident_bytes()
-    with Connection(cluster) as connection:
-        for _ in range(3):
-            connection.send(frame(request_of()))
+    request = frame(request_of())
+    with ExitStack() as open:
+        connections = [open.enter_context(Connection(cluster)) for _ in range(12)]
+        for connection in connections:
+            connection.send(request)
         check_healthy(cluster)
-        for _ in range(3):
+        for connection in connections:
             connection.answer()
         assert cluster.resident_bytes() - before < GROWTH_BYTES_MAX
 

@@ -19,8 +19,14 @@ mod idle;
 mod link;
 #[path = "shard_simulated/lives.rs"]
 mod lives;
+#[path = "shard_simulated/naming_much.rs"]
+mod naming_much;
+#[path = "shard_simulated/ready.rs"]
+mod ready;
 #[path = "shard_simulated/shortage.rs"]
 mod shortage;
+#[path = "shard_simulated/slow_disk.rs"]
+mod slow_disk;
 #[path = "shard_simulated/stopping.rs"]
 mod stopping;
 #[path = "shard_simulated/twins.rs"]

@@ -27,6 +27,8 @@ pub(super) const BROKER: BrokerId = BrokerId(1);
 /// Where the broker listens.
 pub(super) const PORT: u16 = 9092;
 const DATA: &str = "/data";
+/// Append buffers of each shard.
+pub(super) const TAIL_BUFFERS: usize = 32;
 pub(super) const CONNECTIONS_IDLE_MS_MAX: u64 = 600_000;
 
 pub(super) fn address(port: u16) -> SocketAddr {
@@ -134,7 +136,7 @@ pub(super) fn start_process(
                 metrics: metrics.clone(),
                 opening: Arc::clone(&opening),
                 log_shared: LogShared::new(Vec::new(), SpareSegments::none()),
-                tail_buffers: 32,
+                tail_buffers: TAIL_BUFFERS,
                 connections_idle_ms_max: Some(CONNECTIONS_IDLE_MS_MAX),
             });
             if let Some(listener) = listener.take() {

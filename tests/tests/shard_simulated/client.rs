@@ -16,7 +16,7 @@ use wire::{
 
 use super::broker::{PORT, address};
 
-const PRODUCE_VERSION: i16 = 12;
+pub(super) const PRODUCE_VERSION: i16 = 12;
 pub(super) const FETCH_VERSION: i16 = 12;
 const CREATE_VERSION: i16 = 5;
 const DELETE_VERSION: i16 = 5;
@@ -113,7 +113,7 @@ impl Client {
         ErrorCode::from_i16(topic.error_code)
     }
 
-    async fn try_delete_topic(&mut self, name: &str) -> Option<ErrorCode> {
+    pub(super) async fn try_delete_topic(&mut self, name: &str) -> Option<ErrorCode> {
         let names = [name];
         let request = DeleteTopicsRequest {
             topic_names: Array::from(&names[..]),

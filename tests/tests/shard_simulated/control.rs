@@ -222,6 +222,10 @@ impl ControlPlane {
             Request::CreateTopics { topics, .. } => MetaCommand::CreateTopics(topics),
             Request::DeleteTopics { topics } => MetaCommand::DeleteTopics(topics),
             Request::CreatePartitions { topics, .. } => MetaCommand::CreatePartitions(topics),
+            Request::AlterConfigs { changes, .. } => MetaCommand::AlterConfigs {
+                changes,
+                list_defaults: BTreeMap::new(),
+            },
             Request::AllocateProducerIds { broker, epoch } => {
                 MetaCommand::AllocateProducerIds(RegisteredBroker { id: broker, epoch })
             }

@@ -51,6 +51,8 @@ struct Ask {
     offset: i64,
     bytes_min: i32,
     wait_ms: i32,
+    /// Id and epoch of a fetch session; one that goes on names no partitions.
+    session: (i32, i32),
 }
 
 impl Default for Ask {
@@ -62,6 +64,7 @@ impl Default for Ask {
             offset: 0,
             bytes_min: 1,
             wait_ms: 500,
+            session: (0, -1),
         }
     }
 }
@@ -69,6 +72,7 @@ impl Default for Ask {
 /// What came back, of all partitions.
 struct Answer {
     bytes: usize,
+    session: i32,
     errors: Vec<ErrorCode>,
     after_ms: u64,
 }
@@ -147,11 +151,15 @@ async fn with_request<T>(ask: Ask, take: impl AsyncFnOnce(AnyRequest<'_>) -> T) 
         topic_id: Uuid(TOPIC_ID.0),
         partitions: Array::from(&partitions[..]),
     }];
+    let (session_id, session_epoch) = ask.session;
+    let named = if session_epoch > 0 { 0 } else { 1 };
     let request = FetchRequest {
+        session_id,
+        session_epoch,
         max_wait_ms: ask.wait_ms,
         min_bytes: ask.bytes_min,
         max_bytes: FETCH_MAX_BYTES,
-        topics: Array::from(&topics),
+        topics: Array::from(&topics[..named]),
         ..Default::default()
     };
     take(AnyRequest::Fetch(request)).await
@@ -169,6 +177,7 @@ async fn fetch(io: &SimIo, client: &mut Client, ask: Ask) -> Answer {
     let response = FetchResponse::decode(&mut reader, ask.version).unwrap();
     let mut answer = Answer {
         bytes: 0,
+        session: response.session_id,
         errors: Vec::new(),
         after_ms,
     };
@@ -403,6 +412,46 @@ fn a_fetch_parked_on_a_topic_that_is_deleted_is_answered_at_once() {
         parked_until(&[1, 2], version, error, async |_, client| {
             delete_topic(client).await
         });
+    }
+}
+
+/// It names nothing, so the session has to know what it waits for.
+#[test]
+fn an_incremental_fetch_parked_on_a_topic_that_is_deleted_is_answered_at_once() {
+    for (version, error) in [
+        (BY_NAME, ErrorCode::UnknownTopicOrPartition),
+        (BY_ID, ErrorCode::UnknownTopicId),
+    ] {
+        for shards in [1, 2] {
+            let broker = Broker::with_records(13, shards, 1);
+            broker.run(async |io| {
+                let mut client = Client::new(io.clone());
+                let first = Ask {
+                    version,
+                    offset: 1,
+                    wait_ms: 0,
+                    session: (0, 0),
+                    ..Ask::default()
+                };
+                let session = fetch(&io, &mut client, first).await.session;
+                assert!(session > 0);
+                let other = Client::new(io.clone());
+                let later = io.clone();
+                io.spawn(async move {
+                    pause(&later, 1000).await;
+                    delete_topic(other).await;
+                });
+                let next = Ask {
+                    wait_ms: 30_000,
+                    session: (session, 1),
+                    ..first
+                };
+                let answer = fetch(&io, &mut client, next).await;
+                assert_eq!(answer.errors, [error; PARTITIONS as usize]);
+                let after_ms = answer.after_ms;
+                assert!((1000..2000).contains(&after_ms), "{after_ms} ms");
+            });
+        }
     }
 }
 
