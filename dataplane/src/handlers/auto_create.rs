@@ -1,6 +1,5 @@
 //! Topics that come into being because a client asks for their metadata.
 
-use super::admin;
 use super::configs_of_broker;
 use super::new_topics;
 use crate::io::Io;
@@ -79,9 +78,6 @@ pub(super) async fn create<'a, I: Io>(
         created.all(|name| image.topic_ids.contains_key(*name))
     };
     shard.wait_for_image(CREATED_WAIT_MS, known).await;
-    let image = shard.image();
-    let ids = created.iter().filter_map(|name| image.topic_ids.get(*name));
-    admin::wait_until_ready(shard, ids.copied()).await;
     errors.extend(failed);
     // Only looked at if the topic is still unknown.
     let late = ErrorCode::LeaderNotAvailable;
