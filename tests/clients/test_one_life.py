@@ -75,21 +75,24 @@ def test_whatever_else_lies_in_the_data_directory_is_left_alone(cluster, topic):
     assert create(cluster, topic) == NONE
     assert produce(cluster, topic, b"one") == (NONE, 0)
     root = cluster.data / "broker-1"
-    # As the root of a volume has it, and as administrators leave it.
-    others = [root / "lost+found", root / "topics" / "lost+found", root / "topics" / ".Trash-1000"]
+    # As the root of a volume has it, and as administrators leave it; what a repair of the volume found again may have any name.
+    others = [root / "lost+found", root / "topics" / ".Trash-1000", root / "topics" / "lost+found"]
+    found = others[-1] / "0"
     file = root / "topics" / "README"
     cluster.kill("broker")
     try:
-        for other in others:
-            other.mkdir(mode=0)
+        for other in [*others, found]:
+            other.mkdir()
+        others[0].chmod(0)
+        others[1].chmod(0)
         file.write_text("mind the gap")
         cluster.start("broker")
         cluster.wait_ready()
         assert wait_until(lambda: end_offset(cluster, topic), "the topic to be served") == 1
         assert create(cluster, f"{topic}-new") == NONE
-        assert all(path.exists() for path in [*others, file])
+        assert all(path.exists() for path in [*others, found, file])
     finally:
-        for other in others:
+        for other in [found, *others]:
             other.rmdir()
         file.unlink()
 
