@@ -14,7 +14,7 @@ use control_api::ids::TopicId;
 use control_api::image::{PartitionRecord, TopicRecord};
 use control_api::topic_config::{TimestampType, TopicConfig};
 use std::cell::RefCell;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -174,10 +174,14 @@ fn slot<I: Io>(
 async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, config: LogConfig) {
     let topic = strays::topic_directory(&shard.data, &name, key.topic);
     let directory = topic.join(key.partition.to_string());
-    let held = match open_in_time(&shard, &directory, key, name, config).await {
+    let identity = PartitionIdentity {
+        topic: name,
+        partition: key.partition,
+    };
+    let held = match open_in_time(&shard, &directory, &identity, config).await {
         Ok(partition) => Held::Open(partition),
         Err(error) => {
-            tracing::error!(topic = %key.topic, partition = key.partition, %error, "cannot open the partition's log");
+            tracing::error!(partition = %identity, %error, "cannot open the partition's log");
             Held::Failed
         }
     };
@@ -203,16 +207,15 @@ async fn open<I: Io>(shard: Rc<Shard<I>>, key: PartitionKey, name: String, confi
 async fn open_in_time<I: Io>(
     shard: &Shard<I>,
     directory: &Path,
-    key: PartitionKey,
-    topic: String,
+    identity: &PartitionIdentity,
     config: LogConfig,
 ) -> Result<Rc<Partition<I>>, LogError> {
     let mut refused = false;
     loop {
-        match open_log(shard, directory, key, topic.clone(), config).await {
+        match open_log(shard, directory, identity.clone(), config).await {
             Err(LogError::Io(error)) if is_shortage(&error) && !shard.stopping.get() => {
                 if !std::mem::replace(&mut refused, true) {
-                    tracing::error!(%topic, partition = key.partition, %error, "cannot open the partition's log yet");
+                    tracing::error!(partition = %identity, %error, "cannot open the partition's log yet");
                 }
             }
             opened => return opened,
@@ -225,15 +228,10 @@ async fn open_in_time<I: Io>(
 async fn open_log<I: Io>(
     shard: &Shard<I>,
     directory: &Path,
-    key: PartitionKey,
-    topic: String,
+    identity: PartitionIdentity,
     config: LogConfig,
 ) -> Result<Rc<Partition<I>>, LogError> {
     strays::take_back(&shard.io, &shard.data, directory).await?;
-    let identity = PartitionIdentity {
-        topic,
-        partition: key.partition,
-    };
     Partition::open(
         shard.io.clone(),
         directory.to_owned(),

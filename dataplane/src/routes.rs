@@ -119,7 +119,8 @@ impl<I: Io> Routes<I> {
     /// Removes the topics that `keep` does not want and returns them.
     pub fn remove_unless(&mut self, keep: impl Fn(TopicId) -> bool) -> Vec<Rc<TopicRoute<I>>> {
         let gone = self.by_id.keys().copied().filter(|id| !keep(*id));
-        let gone: Vec<_> = gone.collect();
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort_unstable();
         gone.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 

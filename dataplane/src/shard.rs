@@ -31,7 +31,7 @@ use control_api::ids::{BrokerId, TopicId};
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, Request, Response};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,7 +86,8 @@ pub struct Shard<I: Io> {
     /// The metadata, or which partitions are open.
     pub(crate) changed: Event,
     pub(crate) routes: RefCell<Routes<I>>,
-    pub(crate) held: RefCell<HashMap<PartitionKey, Held<I>>>,
+    /// In an order, so that what goes through all of them does so in the same one in every run.
+    pub(crate) held: RefCell<BTreeMap<PartitionKey, Held<I>>>,
     pub(crate) opening: Arc<AtomicUsize>,
     pub(crate) stopping: Cell<bool>,
     pub(crate) blocked_appends: BlockedAppends<I>,

@@ -29,6 +29,8 @@ mod shortage;
 mod slow_disk;
 #[path = "shard_simulated/stopping.rs"]
 mod stopping;
+#[path = "shard_simulated/together.rs"]
+mod together;
 #[path = "shard_simulated/twins.rs"]
 mod twins;
 
@@ -55,6 +57,8 @@ struct World {
     simulation: Simulation,
     control: Rc<RefCell<ControlPlane>>,
     shards: usize,
+    /// Segments that each shard prepares.
+    spares: usize,
 }
 
 impl World {
@@ -69,6 +73,7 @@ impl World {
             simulation: Simulation::seeded(seed),
             control: Rc::new(RefCell::new(control)),
             shards,
+            spares: 0,
         };
         let controllers = world.simulation.boot("controllers");
         let control = Rc::clone(&world.control);
@@ -88,7 +93,7 @@ impl World {
 
     fn boot_process(&self, host: &str, port: u16) -> (SimIo, Process) {
         let io = self.simulation.boot(host);
-        let process = start_process(&io, self.shards, port, &self.control);
+        let process = start_process(&io, self.shards, port, self.spares, &self.control);
         (io, process)
     }
 
@@ -128,6 +133,19 @@ impl World {
             });
         }
         finished
+    }
+
+    /// No partition of a topic that exists was set aside, whatever became of those that were deleted.
+    fn check_strays(&self) {
+        let topics = self.control.borrow().image().topics.clone();
+        for path in self.simulation.paths("broker") {
+            let path = path.to_string_lossy();
+            let exists = topics.keys().any(|id| path.contains(&id.to_string()));
+            assert!(
+                !(exists && path.contains("/stray/")),
+                "{path} was set aside"
+            );
+        }
     }
 
     /// Everything in the topic, read from the start of each partition to its end.

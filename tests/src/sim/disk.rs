@@ -19,6 +19,7 @@ use super::random::Random;
 const EIO: i32 = 5;
 const EBADF: i32 = 9;
 const EMFILE: i32 = 24;
+const FILES_TO_COLLECT_MIN: usize = 64;
 
 /// What a disk has been asked to do so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub(super) struct Disk {
     capacity_bytes: u64,
     allocates: bool,
     descriptors_max: usize,
+    /// With so many files it is time to forget those that nothing leads to.
+    files_to_collect: usize,
     pub(super) counters: DiskCounters,
 }
 
@@ -71,6 +74,7 @@ impl Disk {
             capacity_bytes,
             allocates,
             descriptors_max: usize::MAX,
+            files_to_collect: FILES_TO_COLLECT_MIN,
             counters: DiskCounters::default(),
         }
     }
@@ -292,7 +296,10 @@ impl Disk {
             Operation::SyncDirectory(path) => {
                 self.need_descriptor()?;
                 self.names.sync_directory(&path)?;
-                self.collect_unreachable();
+                // Nobody sees the others, so this only has to keep them few.
+                if self.files.len() >= self.files_to_collect {
+                    self.collect_unreachable();
+                }
             }
         }
         Ok(Outcome::Done)
@@ -435,6 +442,7 @@ impl Disk {
         let reachable = self.names.collect_reachable();
         self.files
             .retain(|number, file| reachable.contains(number) || Rc::strong_count(&file.open) > 1);
+        self.files_to_collect = FILES_TO_COLLECT_MIN.max(2 * self.files.len());
     }
 
     fn touch(&mut self, number: FileNumber) {

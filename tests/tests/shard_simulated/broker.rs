@@ -13,6 +13,7 @@ use control_api::message::BrokerRegistration;
 use dataplane::io::Io;
 use dataplane::lease::Lease;
 use dataplane::limits::CONNECTIONS_MAX;
+use dataplane::log::spare::replenish;
 use dataplane::log::{LogShared, SpareSegments};
 use dataplane::mesh::{Sender, ShardId, inbox};
 use dataplane::message::Message;
@@ -29,6 +30,7 @@ pub(super) const PORT: u16 = 9092;
 const DATA: &str = "/data";
 /// Append buffers of each shard.
 pub(super) const TAIL_BUFFERS: usize = 32;
+const SPARE_BYTES: u64 = 64 * 1024;
 pub(super) const CONNECTIONS_IDLE_MS_MAX: u64 = 600_000;
 
 pub(super) fn address(port: u16) -> SocketAddr {
@@ -68,14 +70,15 @@ pub(super) fn start_broker(
     shards: usize,
     control: &Rc<RefCell<ControlPlane>>,
 ) -> RunningShards {
-    start_process(io, shards, PORT, control).shards
+    start_process(io, shards, PORT, 0, control).shards
 }
 
-/// The same for one that listens elsewhere, and may come to its end.
+/// The same for one that listens elsewhere, prepares `spares` segments for each shard, and may come to its end.
 pub(super) fn start_process(
     io: &SimIo,
     shards: usize,
     port: u16,
+    spares: usize,
     control: &Rc<RefCell<ControlPlane>>,
 ) -> Process {
     let mut incarnation = Incarnation([0; 16]);
@@ -123,6 +126,10 @@ pub(super) fn start_process(
                 0 => main.clone(),
                 _ => main.another_shard(),
             };
+            let spare = data.join("spare").join(index.to_string());
+            let log_shared =
+                LogShared::new(Vec::new(), SpareSegments::new(spare, spares, SPARE_BYTES));
+            shard_io.spawn(replenish(shard_io.clone(), Rc::clone(&log_shared)));
             let shard = Shard::new(ShardParts {
                 id: ShardId(index),
                 broker: BROKER,
@@ -135,7 +142,7 @@ pub(super) fn start_process(
                 lease: lease.clone(),
                 metrics: metrics.clone(),
                 opening: Arc::clone(&opening),
-                log_shared: LogShared::new(Vec::new(), SpareSegments::none()),
+                log_shared,
                 tail_buffers: TAIL_BUFFERS,
                 connections_idle_ms_max: Some(CONNECTIONS_IDLE_MS_MAX),
             });

@@ -1,11 +1,17 @@
 //! A small Kafka client on simulated sockets. It tries again, on a new connection if need be, until it has an answer that counts.
 
 use dataplane::io::{Gather, GatherPart, Io};
+use dataplane::partition::OffsetQuery;
 use millrace_tests::sim::{SimIo, SimSocket};
 use wire::messages::AnyRequest;
-use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest, CreateTopicsResponse};
+use wire::messages::create_topics::{
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, CreateTopicsResponse,
+};
 use wire::messages::delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse};
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
+use wire::messages::list_offsets::{
+    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic,
+};
 use wire::messages::produce::{
     PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
 };
@@ -20,8 +26,9 @@ pub(super) const PRODUCE_VERSION: i16 = 12;
 pub(super) const FETCH_VERSION: i16 = 12;
 const CREATE_VERSION: i16 = 5;
 const DELETE_VERSION: i16 = 5;
+const LIST_VERSION: i16 = 7;
 const RETRY_MS: u64 = 5;
-const TIMEOUT_MS: i32 = 10_000;
+pub(super) const TIMEOUT_MS: i32 = 10_000;
 const ALL: i16 = -1;
 
 /// A record as it was fetched.
@@ -69,8 +76,18 @@ impl Client {
 
     /// Creates a topic; it is there afterwards.
     pub(super) async fn create_topic(&mut self, name: &str, partitions: i32) {
+        self.create_topic_with(name, partitions, &[]).await;
+    }
+
+    /// The same with configs, by name.
+    pub(super) async fn create_topic_with(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) {
         loop {
-            let answer = self.try_create_topic(name, partitions).await;
+            let answer = self.try_create_topic_with(name, partitions, configs).await;
             if let Some(ErrorCode::None | ErrorCode::TopicAlreadyExists) = answer {
                 return;
             }
@@ -92,12 +109,27 @@ impl Client {
     pub(super) async fn try_create_topic(
         &mut self,
         name: &str,
-        num_partitions: i32,
+        partitions: i32,
     ) -> Option<ErrorCode> {
+        self.try_create_topic_with(name, partitions, &[]).await
+    }
+
+    async fn try_create_topic_with(
+        &mut self,
+        name: &str,
+        num_partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> Option<ErrorCode> {
+        let configs = configs.iter().map(|&(name, value)| CreatableTopicConfig {
+            name,
+            value: Some(value),
+        });
+        let configs: Vec<CreatableTopicConfig<'_>> = configs.collect();
         let topics = [CreatableTopic {
             name,
             num_partitions,
             replication_factor: 1,
+            configs: Array::from(&configs[..]),
             ..Default::default()
         }];
         let request = CreateTopicsRequest {
@@ -144,6 +176,60 @@ impl Client {
         }
     }
 
+    /// Where a partition's log starts, and everything from there to its end.
+    pub(super) async fn fetch_kept(&mut self, topic: &str, partition: i32) -> (i64, Vec<Produced>) {
+        loop {
+            if let Some(start) = self.try_log_start(topic, partition).await
+                && let Some(found) = self.try_fetch_from(topic, partition, start).await
+            {
+                return (start, found);
+            }
+            // Something was deleted in between, or nobody serves it now.
+            self.pause().await;
+        }
+    }
+
+    async fn try_fetch_from(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        start: i64,
+    ) -> Option<Vec<Produced>> {
+        let mut found = Vec::new();
+        loop {
+            let next = start + found.len() as i64;
+            let (records, high_watermark) = self.try_fetch(topic, partition, next).await?;
+            found.extend(records);
+            if start + found.len() as i64 >= high_watermark {
+                return Some(found);
+            }
+        }
+    }
+
+    async fn try_log_start(&mut self, topic: &str, partition: i32) -> Option<i64> {
+        let partitions = [ListOffsetsPartition {
+            partition_index: partition,
+            timestamp: OffsetQuery::EARLIEST,
+            ..Default::default()
+        }];
+        let topics = [ListOffsetsTopic {
+            name: topic,
+            partitions: Array::from(&partitions),
+        }];
+        let request = ListOffsetsRequest {
+            replica_id: -1,
+            topics: Array::from(&topics),
+            ..Default::default()
+        };
+        let request = AnyRequest::ListOffsets(request);
+        let answer = self.exchange(request, LIST_VERSION).await?;
+        let mut reader = answer_reader(&answer, ApiKey::ListOffsets, LIST_VERSION);
+        let response = ListOffsetsResponse::decode(&mut reader, LIST_VERSION).unwrap();
+        let topic = response.topics.iter().next()?;
+        let found = topic.partitions.iter().next()?;
+        (found.error_code == i16::from(ErrorCode::None)).then_some(found.offset)
+    }
+
     pub(super) async fn try_produce(
         &mut self,
         topic: &str,
@@ -165,10 +251,20 @@ impl Client {
         let now = self.io.wall_clock_ms();
         let mut builder = BatchBuilder::new(now);
         builder.record(now, None, Some(value), &[]);
-        let batch = builder.build();
+        self.try_produce_batch(topic, partition, &builder.build(), timeout_ms)
+            .await
+    }
+
+    pub(super) async fn try_produce_batch(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        batch: &[u8],
+        timeout_ms: i32,
+    ) -> Option<(ErrorCode, i64)> {
         let partitions = [PartitionProduceData {
             index: partition,
-            records: Some(Records::from_slice(&batch)),
+            records: Some(Records::from_slice(batch)),
         }];
         let topics = [TopicProduceData {
             name: topic,

@@ -114,16 +114,7 @@ fn run(seed: u64, shards: usize) -> usize {
         }
         check(&clients, &kept).await;
     });
-    // Nothing that exists was set aside, and what was deleted is gone or set aside.
-    let topics = world.control.borrow().image().topics.clone();
-    for path in world.simulation.paths("broker") {
-        let path = path.to_string_lossy();
-        let exists = topics.keys().any(|id| path.contains(&id.to_string()));
-        assert!(
-            !(exists && path.contains("/stray/")),
-            "{path} was set aside"
-        );
-    }
+    world.check_strays();
     kept.borrow().len()
 }
 
