@@ -74,3 +74,13 @@ def test_kills_while_files_are_taken_and_freed_lose_nothing(cluster, topic):
     found = read_all(cluster, topic)
     check_acknowledged_are_there(kept, found)
     check_each_once_and_in_order(kept, found)
+
+
+def test_files_of_shards_that_there_no_longer_are_go(cluster):
+    of_none = cluster.data / "broker-1" / "spare" / "300"
+    cluster.kill("broker")
+    of_none.mkdir()
+    (of_none / "0.spare").write_bytes(bytes(4096))
+    cluster.start("broker")
+    wait_until(lambda: not of_none.exists(), "the files of a shard that is not there to go")
+    wait_until(lambda: all_prepared(cluster), "those of the others to be there")

@@ -335,6 +335,38 @@ fn a_prepared_file_that_is_missing_is_done_without() {
     .unwrap();
 }
 
+#[test]
+fn files_are_prepared_where_no_space_can_be_reserved() {
+    let simulation = Simulation::new(SimOptions {
+        allocates: false,
+        ..SimOptions::seeded(7)
+    });
+    let io = simulation.boot(HOST);
+    io.run(async {
+        let shared = shared_spares(2);
+        io.spawn(spare::replenish(io.clone(), Rc::clone(&shared)));
+        pause(&io, 5_000).await;
+        assert_eq!(shared.spares.ready(), 2);
+        for path in simulation.paths(HOST) {
+            let bytes = simulation.file_bytes(HOST, &path).unwrap();
+            assert_eq!(bytes, vec![0; SEGMENT_BYTES as usize]);
+        }
+        let log = Log::open(
+            io.clone(),
+            shared,
+            Path::new(DIRECTORY),
+            small_segments(),
+            None,
+        );
+        let log = log.await.unwrap();
+        append(&log, &one(b"a value")).await;
+        log.flush().await.unwrap();
+        let taken = simulation.file_bytes(HOST, FIRST_SEGMENT).unwrap();
+        assert_eq!(taken.len(), SEGMENT_BYTES as usize, "one was taken");
+    })
+    .unwrap();
+}
+
 /// Where the directory of prepared files has gone, a freed segment is removed; its file must not stay where it was.
 #[test]
 fn a_freed_segment_goes_although_it_cannot_be_kept_for_reuse() {
