@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod config_key;
 pub mod frame;
 pub mod handshake;
 pub mod ids;

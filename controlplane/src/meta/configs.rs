@@ -2,11 +2,12 @@
 
 use super::Change;
 use crate::limits::CONFIG_VALUE_BYTES_MAX;
+use control_api::config_key::{ConfigKey, ConfigType};
 use control_api::image::{MetadataEvent, MetadataImage, TopicRecord};
 use control_api::message::{ConfigChange, ConfigOperation, ConfigResource, ControlError};
 use control_api::topic_config::{
-    ConfigKey, ConfigType, TopicConfig, broker_configs, broker_key, broker_value,
-    check_broker_config, check_topic_config, topic_key,
+    TopicConfig, broker_configs, broker_key, broker_value, check_broker_config, check_topic_config,
+    topic_key,
 };
 use std::collections::BTreeMap;
 use std::str::FromStr;

@@ -1,11 +1,10 @@
 //! What a configuration comes to, key by key: its value, where that comes from, and what it goes before. DescribeConfigs and
 //! CreateTopics show it, so both say the same.
 
+use control_api::config_key::ConfigKey;
 use control_api::ids::BrokerId;
 use control_api::image::MetadataImage;
-use control_api::topic_config::{
-    BROKER_KEYS, CONNECTIONS_MAX_IDLE_MS, ConfigKey, TOPIC_KEYS, broker_key,
-};
+use control_api::topic_config::{BROKER_KEYS, CONNECTIONS_MAX_IDLE_MS, TOPIC_KEYS, broker_key};
 use std::collections::BTreeMap;
 
 /// The numbers that DescribeConfigs uses.
