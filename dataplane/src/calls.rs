@@ -16,6 +16,7 @@ pub struct CallId {
 
 struct Slot<R> {
     generation: u64,
+    awaited: bool,
     reply: Option<R>,
     waiter: Option<Waker>,
 }
@@ -28,9 +29,11 @@ pub struct Calls<R> {
 struct Table<R> {
     slots: Vec<Slot<R>>,
     free: Vec<usize>,
+    /// Calls that are open: a reply that nobody has looked at yet keeps its slot and is not in anybody's way.
+    awaited: usize,
 }
 
-/// An open call: resolves to the reply. Dropping it gives the call up.
+/// A call: resolves to the reply. Dropping it gives the call up.
 pub struct Call<R> {
     calls: Rc<Calls<R>>,
     id: CallId,
@@ -41,6 +44,7 @@ impl<R> Default for Calls<R> {
         let table = Table {
             slots: Vec::new(),
             free: Vec::new(),
+            awaited: 0,
         };
         Calls {
             table: RefCell::new(table),
@@ -52,19 +56,22 @@ impl<R> Calls<R> {
     /// Opens a call, or `None` when [`CALLS_MAX`] are open.
     pub fn open(self: &Rc<Self>) -> Option<Call<R>> {
         let mut table = self.table.borrow_mut();
-        let index = match table.free.pop() {
-            Some(index) => index,
-            None if table.slots.len() < CALLS_MAX => {
-                table.slots.push(Slot {
-                    generation: 0,
-                    reply: None,
-                    waiter: None,
-                });
-                table.slots.len() - 1
-            }
-            None => return None,
-        };
-        let generation = table.slots[index].generation;
+        if table.awaited >= CALLS_MAX {
+            return None;
+        }
+        table.awaited += 1;
+        let index = table.free.pop().unwrap_or_else(|| {
+            table.slots.push(Slot {
+                generation: 0,
+                awaited: false,
+                reply: None,
+                waiter: None,
+            });
+            table.slots.len() - 1
+        });
+        let slot = &mut table.slots[index];
+        slot.awaited = true;
+        let generation = slot.generation;
         Some(Call {
             calls: self.clone(),
             id: CallId { index, generation },
@@ -73,20 +80,23 @@ impl<R> Calls<R> {
 
     /// How many are open.
     pub fn count(&self) -> usize {
-        let table = self.table.borrow();
-        table.slots.len() - table.free.len()
+        self.table.borrow().awaited
     }
 
     /// Delivers a reply. One for a call that was given up is dropped.
     pub fn complete(&self, id: CallId, reply: R) {
         let waiter = {
             let mut table = self.table.borrow_mut();
+            let table = &mut *table;
             let Some(slot) = table.slots.get_mut(id.index) else {
                 return;
             };
             if slot.generation != id.generation {
                 return;
             }
+            assert!(slot.awaited, "a call has one reply");
+            slot.awaited = false;
+            table.awaited -= 1;
             slot.reply = Some(reply);
             slot.waiter.take()
         };
@@ -135,7 +145,9 @@ impl<R> Future for Call<R> {
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
         let mut table = self.calls.table.borrow_mut();
+        let table = &mut *table;
         let slot = &mut table.slots[self.id.index];
+        table.awaited -= usize::from(std::mem::take(&mut slot.awaited));
         slot.generation += 1;
         slot.reply = None;
         slot.waiter = None;
@@ -168,5 +180,25 @@ mod tests {
         assert_eq!(open.len(), CALLS_MAX);
         drop(open);
         assert!(calls.open().is_some());
+        assert_eq!(calls.count(), 0);
+    }
+
+    /// A request may need more calls than may be open at a time, and a client that does not read its answers leaves replies lying: neither
+    /// may keep others from theirs.
+    #[test]
+    fn a_reply_that_nobody_has_looked_at_is_not_in_the_way_of_the_next_call() {
+        let calls: Rc<Calls<usize>> = Rc::default();
+        let mut replied = Vec::new();
+        for number in 0..3 * CALLS_MAX {
+            let call = calls.open().expect("the ones before have their replies");
+            calls.complete(call.id(), number);
+            replied.push(call);
+        }
+        assert_eq!(calls.count(), 0);
+        let replies: Vec<_> = replied.iter().filter_map(Call::take).collect();
+        assert!(replies.into_iter().eq(0..3 * CALLS_MAX));
+        drop(replied);
+        let open: Vec<_> = std::iter::from_fn(|| calls.open()).collect();
+        assert_eq!((open.len(), calls.count()), (CALLS_MAX, CALLS_MAX));
     }
 }

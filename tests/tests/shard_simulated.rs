@@ -13,6 +13,8 @@ mod client;
 mod control;
 #[path = "shard_simulated/fetching.rs"]
 mod fetching;
+#[path = "shard_simulated/floods.rs"]
+mod floods;
 #[path = "shard_simulated/idle.rs"]
 mod idle;
 #[path = "shard_simulated/link.rs"]
