@@ -11,6 +11,11 @@ QUIET_SECONDS = 10
 SHARDS_MAX = 2
 MIB = 1 << 20
 
+# What is promised: honest clients wait at most so many times as long, in one of a hundred rounds; and once hostile clients have done all
+# that they do, memory grows no more.
+P99_RATIO_MAX = 3
+GROWTH_BYTES_MAX = 16 * MIB
+
 
 def main():
     options = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
@@ -21,7 +26,7 @@ def main():
     cluster = Cluster()
     try:
         cluster.run()
-        seen = soak.soak(cluster, options.minutes * 60, options.clients, QUIET_SECONDS, options.seed)
+        seen = soak.Soak(cluster, options.clients, QUIET_SECONDS, options.seed).run(options.minutes * 60)
         running = cluster.is_running()
     finally:
         if (cluster.data / "cluster.env").exists():
@@ -31,32 +36,52 @@ def main():
 
 
 def report(seen, running):
-    waits = {"with": [], "without": []}
-    for kind, begin, end in seen["phases"]:
-        for client in seen["honest"]:
-            waits[kind] += client.waited(begin, end)
-    for kind, seconds in waits.items():
-        print(f"{kind:8} hostile clients: {len(seconds)} rounds of produce and fetch, {percentiles(seconds)}")
-    bound = soak.memory_bound(seen["before"], SHARDS_MAX)
-    half = len(seen["samples"]) // 2
-    first, second = max(seen["samples"][:half], default=0), max(seen["samples"][half:], default=0)
-    print(f"memory: {seen['before'] / MIB:.0f} MiB before, at most {seen['most'] / MIB:.0f}, bound {bound / MIB:.0f};", end=" ")
-    print(f"at most {first / MIB:.0f} in the first half and {second / MIB:.0f} in the second")
-    print("done:", ", ".join(f"{name} {count}" for name, count in sorted(seen["done"].items())))
-    faults = [str(failure) for failure in seen["failures"]]
+    faults = [*seen.failures(), *report_waits(seen), *report_memory(seen)]
+    report_load(seen)
+    if seen.refusals():
+        faults.append(f"produce was refused {seen.refusals()} times")
     if not running:
         faults.append("the broker did not stay")
-    if seen["most"] > bound:
-        faults.append("more memory than its bound")
     print("failed: " + "; ".join(faults) if faults else "all honest clients were served")
     return 1 if faults else 0
 
 
-def percentiles(seconds):
-    if len(seconds) < 100:
-        return "too few to say"
-    cuts = statistics.quantiles(seconds, n=100)
-    return f"p50 {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms, at most {max(seconds) * 1000:.0f} ms"
+def report_waits(seen):
+    p99 = {}
+    for kind in ("without", "with"):
+        waits = seen.waits(kind)
+        if len(waits) < 1000:
+            return [f"too few rounds {kind} hostile clients: {len(waits)}"]
+        cuts = statistics.quantiles(waits, n=1000)
+        p99[kind] = cuts[989]
+        shown = ", ".join(f"{name} {cuts[cut] * 1000:.1f}" for name, cut in (("p50", 499), ("p99", 989), ("p99.9", 998)))
+        print(f"{kind:8} hostile clients: {len(waits)} rounds of produce and fetch, {shown}, at most {max(waits) * 1000:.0f} ms")
+    ratio = p99["with"] / p99["without"]
+    print(f"p99 with them is {ratio:.1f} times that without, at most {P99_RATIO_MAX}")
+    return ["honest clients waited for too long"] if ratio > P99_RATIO_MAX else []
+
+
+def report_memory(seen):
+    resident = seen.resident()
+    half = len(resident) // 2
+    first, second = max(resident[:half], default=0), max(resident[half:], default=0)
+    bound = soak.memory_bound(seen.before, SHARDS_MAX, seen.clients)
+    print(f"memory: {seen.before / MIB:.0f} MiB before, bound {bound / MIB:.0f};", end=" ")
+    print(f"at most {first / MIB:.0f} in the first half and {second / MIB:.0f} in the second")
+    faults = []
+    if max(first, second) > bound:
+        faults.append("more memory than its bound")
+    if second > first + GROWTH_BYTES_MAX:
+        faults.append("memory grows")
+    return faults
+
+
+def report_load(seen):
+    phases = [phase for phase in seen.phases if phase.kind == "with"]
+    seconds = sum(phase.end - phase.begin for phase in phases)
+    sent, received = sum(phase.sent for phase in phases), sum(phase.received for phase in phases)
+    print(f"hostile clients: {seconds:.0f} s, sent {sent / seconds / MIB:.1f} MiB/s and took {received / seconds / MIB:.1f}")
+    print("done:", ", ".join(f"{name} {count}" for name, count in sorted(seen.done().items())))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ SHARDS_MAX = 2
 
 def test_honest_clients_are_served_beside_hostile_ones_within_bounded_memory(cluster):
     pid = cluster.pid()
-    seen = soak.soak(cluster, SECONDS)
-    assert not seen["failures"], seen["failures"]
+    seen = soak.Soak(cluster).run(SECONDS)
+    assert not seen.failures(), seen.failures()
     assert cluster.is_running() and cluster.pid() == pid
-    assert len(seen["done"]) >= 5, f"hostile clients of most kinds came through: {seen['done']}"
-    assert all(client.waited(0, float("inf")) for client in seen["honest"])
-    assert seen["most"] < soak.memory_bound(seen["before"], SHARDS_MAX)
+    assert len(seen.done()) >= 5, f"hostile clients of most kinds came through: {seen.done()}"
+    assert all(client.seconds for client in seen.honest)
+    assert max(seen.resident()) < soak.memory_bound(seen.before, SHARDS_MAX)
