@@ -13,6 +13,7 @@ use crate::frame_memory::LargeBuffer;
 use crate::io::{Buffer, Charge, Instant, Io, Slice};
 use crate::limits::*;
 use crate::message::SharedRecords;
+use crate::pace;
 use crate::select;
 use std::collections::VecDeque;
 use std::io;
@@ -389,10 +390,17 @@ impl<I: Io> FrameReader<I> {
             .memory
             .large(bytes)
             .ok_or(FrameError::NoMemory(bytes))?;
-        // What has arrived moves out of the receive buffers before anything is waited for. It is little, and counted with the first
-        // step.
+        // What has arrived moves out of the receive buffers before anything is waited for. Until it is counted with the first step, for
+        // which many may wait, it is one of the frames that had to move.
         let start = self.cut(self.available.min(bytes));
         let mut uncharged = start.bytes();
+        let mut moved = match uncharged > FRAME_BYTES_COPIED_MAX {
+            true => {
+                let charge = self.memory.charge_moved(uncharged);
+                Some(charge.ok_or(FrameError::NoMemory(uncharged))?)
+            }
+            false => None,
+        };
         if let Some(buffer) = &mut own.buffer {
             start
                 .parts()
@@ -418,10 +426,15 @@ impl<I: Io> FrameReader<I> {
             let charged = self.charge_step(&mut own, uncharged + step, hurry_after);
             charged.await?;
             uncharged = 0;
+            drop(moved.take());
             let (received, buffer) = self.receive_step(buffer, step, hurry_after).await?;
             own.buffer = Some(buffer);
             if received? < step {
                 return Err(FrameError::Truncated);
+            }
+            // Memory that is touched for the first time takes long, so frames of many steps take turns.
+            if step < missing {
+                pace::give_way().await;
             }
         }
         unreachable!("the buffer is put back in every round")

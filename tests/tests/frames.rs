@@ -329,6 +329,35 @@ fn a_large_frame_that_stops_half_way_is_let_go_once_others_wait_for_its_memory()
     run.unwrap();
 }
 
+/// Each of thousands of connections could have some of it.
+#[test]
+fn the_start_of_a_large_frame_is_counted_while_it_waits_for_room() {
+    let frame_bytes = FRAME_BYTES_HELD_MAX * 2;
+    let start_bytes = 20_000;
+    let mut world = World::new();
+    world.memory = Rc::new(FrameMemory::new(0, frame_bytes));
+    let run = world.simulation.run(async {
+        let stream = stream(&[frame_bytes]);
+        let (first, reader) = world.connect().await;
+        world.send(&first, &stream[..100_000], &[]);
+        let _keeps_the_reserve = read_in_background(&world, reader);
+        world.io.sleep_until(world.io.now().after_ms(100)).await;
+        assert_eq!(world.memory.moved_bytes(), 0);
+
+        let mut waiting = Vec::new();
+        for number in 1..=10 {
+            let (client, reader) = world.connect().await;
+            world.send(&client, &stream[..start_bytes + 4], &[start_bytes + 4]);
+            let read = read_in_background(&world, reader);
+            world.io.sleep_until(world.io.now().after_ms(100)).await;
+            assert!(read.borrow().is_none());
+            assert_eq!(world.memory.moved_bytes(), number * start_bytes);
+            waiting.push((client, read));
+        }
+    });
+    run.unwrap();
+}
+
 /// What hopped is counted until the other shard has let go of it, whatever became of the frame here.
 #[test]
 fn a_shared_large_frame_is_counted_until_nobody_keeps_it() {
