@@ -3,6 +3,9 @@
 //! A wake from the ring's own thread, while it runs, pushes a key to a thread-local queue; from anywhere else it goes through the
 //! ring's [`RemoteWaker`]. A task is in a queue once at most, so queues are never longer than there are tasks. Ended tasks leave
 //! their memory to the next ones (`task_memory.rs`), so that a task per write costs no allocation.
+//!
+//! A task that wakes itself while it is polled gives way: it has long work, and goes on once the ring has looked at the kernel. Of all
+//! that do, one has its turn between two looks, so what others wait for long work does not grow with how much of it there is.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,6 +33,9 @@ thread_local! {
     /// The ring that runs on this thread now, and its ready queue.
     static RUNNING: RefCell<Option<RemoteWaker>> = const { RefCell::new(None) };
     static READY: RefCell<VecDeque<Key>> = const { RefCell::new(VecDeque::new()) };
+    /// The task that is polled now, by its handle, and whether it has woken itself.
+    static POLLED: Cell<*const Handle> = const { Cell::new(std::ptr::null()) };
+    static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
 }
 
 pub(crate) struct Executor {
@@ -40,6 +46,8 @@ pub(crate) struct Executor {
     /// The ready queue while the ring does not run.
     resting: RefCell<VecDeque<Key>>,
     woken_remotely: RefCell<Vec<Key>>,
+    /// Tasks that gave way, in the order in which they did.
+    later: RefCell<VecDeque<Key>>,
     main_is_ready: Cell<bool>,
     main: Arc<Handle>,
     remote: RemoteWaker,
@@ -70,7 +78,9 @@ impl Wake for Handle {
             return;
         }
         let key = Key(self.key.load(Ordering::Relaxed));
-        if runs_here(&self.remote) {
+        if std::ptr::eq(Arc::as_ptr(self), POLLED.get()) {
+            GIVES_WAY.set(true);
+        } else if runs_here(&self.remote) {
             READY.with_borrow_mut(|ready| ready.push_back(key));
         } else {
             self.remote.wake_task(key);
@@ -98,6 +108,7 @@ impl Executor {
             spare_handles: RefCell::default(),
             resting: RefCell::new(VecDeque::new()),
             woken_remotely: RefCell::new(Vec::new()),
+            later: RefCell::default(),
             main_is_ready: Cell::new(false),
             main: Arc::new(Handle {
                 key: AtomicU64::new(MAIN.0),
@@ -175,11 +186,22 @@ impl Executor {
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        self.main_is_ready.get() || READY.with_borrow(|ready| !ready.is_empty())
+        self.main_is_ready.get()
+            || !self.later.borrow().is_empty()
+            || READY.with_borrow(|ready| !ready.is_empty())
     }
 
-    /// Runs tasks that are ready; stops early when the main future is.
+    /// Runs tasks that are ready, and one of those that gave way.
     pub(crate) fn run_ready(&self) {
+        self.run_rounds();
+        let later = self.later.borrow_mut().pop_front();
+        if let Some(key) = later {
+            self.run(key);
+        }
+    }
+
+    /// Stops early when the main future is ready.
+    fn run_rounds(&self) {
         for _ in 0..ROUNDS_PER_TURN {
             let round = READY.with_borrow(VecDeque::len);
             for _ in 0..round {
@@ -220,11 +242,16 @@ impl Executor {
         };
         // Before the poll: a wake during it must queue the task again.
         task.handle.queued.store(false, Ordering::Release);
+        POLLED.set(Arc::as_ptr(&task.handle));
         let ended = task
             .future
             .as_mut()
             .poll(&mut Context::from_waker(&task.waker))
             .is_ready();
+        POLLED.set(std::ptr::null());
+        if GIVES_WAY.replace(false) && !ended {
+            self.later.borrow_mut().push_back(key);
+        }
         if ended {
             self.tasks.borrow_mut().remove(key);
             self.keep(task);

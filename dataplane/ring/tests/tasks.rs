@@ -70,6 +70,31 @@ fn tasks_that_never_stop_waking_themselves_do_not_keep_a_sleep_from_ending() {
     ring.drop_tasks();
 }
 
+/// However many have long work, what others wait for it stays the same.
+#[test]
+fn of_all_tasks_that_give_way_one_has_its_turn_between_two_looks_at_the_kernel() {
+    const TASKS: u64 = 100;
+    let ring = small_ring();
+    let turns = Rc::new(Cell::new(0));
+    for _ in 0..TASKS {
+        let turns = Rc::clone(&turns);
+        ring.spawn(poll_fn(move |context| {
+            turns.set(turns.get() + 1);
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }));
+    }
+    ring.block_on(ring.sleep_until(ring.now() + 5_000_000));
+    let looks = ring.counters().enters;
+    assert!(turns.get() > TASKS, "each has its turn");
+    assert!(
+        turns.get() <= TASKS + looks + 1,
+        "{} turns, {looks} looks",
+        turns.get()
+    );
+    ring.drop_tasks();
+}
+
 /// A value that one thread sets and a task on another waits for, with nothing but wakers.
 #[derive(Default)]
 struct Promise {
