@@ -348,7 +348,7 @@ fn run(seed: u64) -> (Seen, u64) {
             clients.sleep_until(clients.now().after_ms(10)).await;
         }
         let mut client = Client::new(clients.clone());
-        for (name, topic) in &*shared.kept.borrow() {
+        for (name, topic) in &shared.kept.take() {
             seen.topics += 1;
             for partition in 0..PARTITIONS_EACH {
                 let start = check(&mut client, name, topic, partition).await;
