@@ -18,7 +18,9 @@ use crate::raft::wire::{
 use crate::raft::{Record, read_records, read_snapshot};
 use crate::testing::TestDirectory;
 use control_api::codec::{self, CodecError, Format};
-use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId};
+use control_api::ids::{
+    BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, Position, TopicId,
+};
 use control_api::image::{
     BrokerRecord, CoordinatorRecord, MetadataEvent, MetadataImage, PartitionRecord, TopicRecord,
 };
@@ -250,7 +252,9 @@ fn requests() -> Vec<Request> {
     vec![
         Request::RegisterBroker(registration()),
         Request::Heartbeat(beat),
-        Request::WatchMetadata { from_index: 12 },
+        Request::WatchMetadata {
+            from: Position { term: 3, index: 12 },
+        },
         Request::CreateTopics {
             topics: vec![new_topic()],
             validate_only: true,
@@ -463,6 +467,7 @@ fn events() -> Vec<MetadataEvent> {
 fn image() -> MetadataImage {
     MetadataImage {
         index: 77,
+        term: 3,
         cluster_id: text("mQxNyM-0RYK1AUOhzXb8dw"),
         brokers: BTreeMap::from([(BROKER, broker())]),
         topics: Map::from_iter([(TOPIC, topic())]),
@@ -478,8 +483,13 @@ fn updates() -> Vec<MetadataUpdate> {
     vec![
         MetadataUpdate::Snapshot(image()),
         MetadataUpdate::Delta {
-            index: 78,
+            at: Position { term: 3, index: 78 },
             events: events(),
+        },
+        MetadataUpdate::Replacement(image()),
+        MetadataUpdate::KeepAlive {
+            at: Position { term: 3, index: 79 },
+            digest: image().digest(),
         },
     ]
 }

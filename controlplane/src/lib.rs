@@ -11,7 +11,7 @@ mod descriptors;
 #[cfg(test)]
 mod golden_tests;
 mod group;
-mod history;
+pub mod history;
 mod http;
 mod identity;
 pub mod limits;
@@ -25,7 +25,7 @@ mod quorum;
 pub mod raft;
 mod requests;
 mod server;
-mod sessions;
+pub mod sessions;
 mod supervise;
 #[cfg(test)]
 mod testing;

@@ -13,7 +13,6 @@ use control_api::message::ControlError;
 use control_api::process::ProcessCollector;
 use openraft::ServerState;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use tokio::time::Instant;
 
 pub struct Metrics {
     registry: Registry,
@@ -354,7 +353,7 @@ impl ClusterGauges {
         let set = |gauge: &IntGauge, count: usize| gauge.set(count as i64);
         let leads = node.meta.led_term().is_some();
         let sessions = if leads {
-            node.sessions().live_count(Instant::now())
+            node.sessions().live_count(node.now())
         } else {
             0
         };

@@ -16,9 +16,11 @@ use control_api::client::ControlClient;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
 use control_api::handshake::Role;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::info;
 
 /// What every task of the node shares.
@@ -33,9 +35,15 @@ pub struct Node {
     /// A place for each image that is on its way to somebody.
     pub images: Semaphore,
     sessions: Mutex<Sessions>,
+    started: Instant,
 }
 
 impl Node {
+    /// For sessions.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,6 +85,7 @@ impl RunningNode {
             identity,
             images: Semaphore::new(IMAGES_IN_FLIGHT_MAX),
             sessions: Mutex::new(Sessions::new(config.times.session)),
+            started: Instant::now(),
             config,
         });
         let mut tasks = JoinSet::new();

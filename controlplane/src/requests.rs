@@ -13,7 +13,6 @@ use control_api::message::{
     Request, Response,
 };
 use std::collections::BTreeMap;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 type Answer = Result<Response, ControlError>;
@@ -108,20 +107,15 @@ async fn change(node: &Node, command: MetaCommand, validate_only: bool) -> Answe
 async fn register(node: &Node, registration: BrokerRegistration) -> Answer {
     let term = node.meta.require_leader()?;
     let (id, incarnation) = (registration.id, registration.incarnation);
-    let now = Instant::now();
-    let held = node.meta.shared.read(|state| {
-        let mut sessions = node.sessions();
+    let wanted = node.meta.shared.read(|state| {
+        let (mut sessions, now) = (node.sessions(), node.now());
         sessions.lead(term, state.image(), now);
-        sessions.held_by_other(id, incarnation, now)
-    });
-    if held {
-        return Err(ControlError::DuplicateBroker);
-    }
-    let address = format!("{}:{}", registration.host, registration.port);
-    let response = change(node, MetaCommand::RegisterBroker(registration), false).await?;
+        sessions.register(&registration, now)
+    })?;
+    let response = change(node, wanted, false).await?;
     if let Response::Registered { epoch, .. } = &response {
-        node.sessions()
-            .renew(id, *epoch, incarnation, Instant::now());
+        node.sessions().renew(id, *epoch, incarnation, node.now());
+        let address = format!("{}:{}", registration.host, registration.port);
         info!(broker = id.0, epoch = epoch.0, address, "broker registered");
     }
     Ok(response)
@@ -130,38 +124,25 @@ async fn register(node: &Node, registration: BrokerRegistration) -> Answer {
 /// Renews the session and proposes what the heartbeat asks for: to be unfenced, to shut down, to be gone.
 async fn beat(node: &Node, beat: BrokerHeartbeat) -> Answer {
     let term = node.meta.require_leader()?;
-    let now = Instant::now();
-    let record = node.meta.shared.read(|state| {
-        let record = state
-            .image()
-            .brokers
-            .get(&beat.id)
-            .ok_or(ControlError::UnknownBroker)?;
-        if record.epoch != beat.epoch {
-            return Err(ControlError::StaleBrokerEpoch);
-        }
-        let mut sessions = node.sessions();
+    let wanted = node.meta.shared.read(|state| {
+        let (mut sessions, now) = (node.sessions(), node.now());
         sessions.lead(term, state.image(), now);
-        sessions.renew(beat.id, beat.epoch, record.incarnation, now);
-        Ok(record.clone())
+        sessions.beat(&beat, state.image(), now)
     })?;
-    let broker = RegisteredBroker {
-        id: beat.id,
-        epoch: beat.epoch,
-    };
-    if beat.goodbye {
-        if !record.fenced {
-            change(node, MetaCommand::FenceBroker(broker), false).await?;
+    if let Some(command) = wanted {
+        let what = match command {
+            MetaCommand::FenceBroker(_) => "broker left",
+            MetaCommand::ShutDownBroker(_) => "broker is shutting down",
+            _ => "broker is live",
+        };
+        change(node, command, false).await?;
+        info!(broker = beat.id.0, epoch = beat.epoch.0, "{what}");
+        if beat.goodbye {
             node.metrics.fences.with_label_values(&["left"]).inc();
-            info!(broker = beat.id.0, "broker left");
         }
+    }
+    if beat.goodbye {
         node.sessions().end(beat.id);
-    } else if beat.wants_shutdown && !record.shutting_down {
-        change(node, MetaCommand::ShutDownBroker(broker), false).await?;
-        info!(broker = beat.id.0, "broker is shutting down");
-    } else if record.fenced && !record.shutting_down && beat.metadata_index >= beat.epoch.0 {
-        change(node, MetaCommand::UnfenceBroker(broker), false).await?;
-        info!(broker = beat.id.0, epoch = beat.epoch.0, "broker is live");
     }
     node.meta.shared.read(|state| {
         let image = state.image();
@@ -294,7 +275,7 @@ fn status(node: &Node) -> NodeStatus {
         image: node.meta.shared.read(|state| state.image().clone()),
         feature_level: node.meta.shared.read(|state| state.feature_level()),
         last_beats_ms: match node.meta.led_term() {
-            Some(_) => node.sessions().silences_ms(Instant::now()),
+            Some(_) => node.sessions().silences_ms(node.now()),
             None => Vec::new(),
         },
         offset_groups: node.offsets.shared.read(|state| state.group_count() as u64),

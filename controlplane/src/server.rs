@@ -179,8 +179,8 @@ async fn requests(node: &Arc<Node>, mut link: Link) -> Result<(), FrameError> {
             Ok(frame) => frame?,
         };
         match frame.body(KIND_REQUEST)? {
-            Request::WatchMetadata { from_index } => {
-                return watch::stream(node, from_index, link).await;
+            Request::WatchMetadata { from } => {
+                return watch::stream(node, from, link).await;
             }
             request => {
                 // A status has the whole image.

@@ -1,32 +1,34 @@
-//! Which brokers are alive, as far as the leader of `meta` can tell.
+//! Which brokers are alive, as far as the leader of `meta` can tell, and what it makes of their heartbeats.
 //!
-//! Soft state: only that a session ended is proposed to the log. A new leader knows nothing of the heartbeats that the last
-//! one got, so it grants every broker a fresh session. A leader that was itself held up has heard from nobody meanwhile,
-//! and that time does not count against the brokers.
+//! Pure: moments come in, as the time since any one that is always the same. And soft: only that a session ended is proposed to
+//! the log. A new leader knows nothing of the heartbeats that the last one got, so it grants every broker a fresh session. A
+//! leader that was itself held up has heard from nobody meanwhile, and that time does not count against the brokers.
 
-use crate::command::RegisteredBroker;
+use crate::command::{MetaCommand, RegisteredBroker};
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation};
 use control_api::image::MetadataImage;
+use control_api::message::{BrokerHeartbeat, BrokerRegistration, ControlError};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Looks for silent brokers that lie further apart than this mean that the leader was held up.
 const LOOKS_APART_MAX: Duration = Duration::from_millis(250);
 
+#[derive(Clone)]
 pub struct Sessions {
     limit: Duration,
     /// When silent brokers were last looked for.
-    looked: Option<Instant>,
+    looked: Option<Duration>,
     /// The term in which the sessions below were granted.
     term: u64,
     sessions: BTreeMap<BrokerId, Session>,
 }
 
+#[derive(Clone, Copy)]
 struct Session {
     epoch: BrokerEpoch,
     incarnation: Incarnation,
-    last: Instant,
+    last: Duration,
 }
 
 impl Sessions {
@@ -40,7 +42,7 @@ impl Sessions {
     }
 
     /// This node leads `term`. When that is news, all brokers get a fresh session.
-    pub fn lead(&mut self, term: u64, image: &MetadataImage, now: Instant) {
+    pub fn lead(&mut self, term: u64, image: &MetadataImage, now: Duration) {
         if self.term == term {
             return;
         }
@@ -51,12 +53,54 @@ impl Sessions {
         }
     }
 
+    /// Takes a registration, unless another process holds the id. What is to be proposed.
+    pub fn register(
+        &self,
+        new: &BrokerRegistration,
+        now: Duration,
+    ) -> Result<MetaCommand, ControlError> {
+        match self.held_by_other(new.id, new.incarnation, now) {
+            true => Err(ControlError::DuplicateBroker),
+            false => Ok(MetaCommand::RegisterBroker(new.clone())),
+        }
+    }
+
+    /// Takes a heartbeat, if it is that of the process that is registered. What it asks to be proposed: that the broker is
+    /// unfenced, that it shuts down, that it is gone.
+    pub fn beat(
+        &mut self,
+        beat: &BrokerHeartbeat,
+        image: &MetadataImage,
+        now: Duration,
+    ) -> Result<Option<MetaCommand>, ControlError> {
+        let record = image.brokers.get(&beat.id);
+        let record = record.ok_or(ControlError::UnknownBroker)?;
+        if record.epoch != beat.epoch {
+            return Err(ControlError::StaleBrokerEpoch);
+        }
+        self.renew(beat.id, beat.epoch, record.incarnation, now);
+        let broker = RegisteredBroker {
+            id: beat.id,
+            epoch: beat.epoch,
+        };
+        let wanted = if beat.goodbye {
+            (!record.fenced).then_some(MetaCommand::FenceBroker(broker))
+        } else if beat.wants_shutdown && !record.shutting_down {
+            Some(MetaCommand::ShutDownBroker(broker))
+        } else if record.fenced && !record.shutting_down && beat.metadata_index >= beat.epoch.0 {
+            Some(MetaCommand::UnfenceBroker(broker))
+        } else {
+            None
+        };
+        Ok(wanted)
+    }
+
     pub fn renew(
         &mut self,
         id: BrokerId,
         epoch: BrokerEpoch,
         incarnation: Incarnation,
-        now: Instant,
+        now: Duration,
     ) {
         let session = Session {
             epoch,
@@ -71,17 +115,17 @@ impl Sessions {
     }
 
     /// Whether another process than this one holds a live session under the id.
-    pub fn held_by_other(&self, id: BrokerId, incarnation: Incarnation, now: Instant) -> bool {
+    pub fn held_by_other(&self, id: BrokerId, incarnation: Incarnation, now: Duration) -> bool {
         self.sessions.get(&id).is_some_and(|session| {
-            session.incarnation != incarnation && now.duration_since(session.last) < self.limit
+            session.incarnation != incarnation && now.saturating_sub(session.last) < self.limit
         })
     }
 
     /// Brokers that the image takes for alive and that have been silent for too long.
     /// To be called often.
-    pub fn dead(&mut self, image: &MetadataImage, now: Instant) -> Vec<RegisteredBroker> {
+    pub fn dead(&mut self, image: &MetadataImage, now: Duration) -> Vec<RegisteredBroker> {
         let looked = self.looked.replace(now).unwrap_or(now);
-        let held_up = now.duration_since(looked);
+        let held_up = now.saturating_sub(looked);
         if held_up > LOOKS_APART_MAX {
             for session in self.sessions.values_mut() {
                 session.last = now.min(session.last + held_up);
@@ -90,7 +134,7 @@ impl Sessions {
         let dead = image.live_brokers().filter(|broker| {
             let session = self.sessions.get(&broker.id);
             let current = session.filter(|session| session.epoch == broker.epoch);
-            current.is_none_or(|session| now.duration_since(session.last) >= self.limit)
+            current.is_none_or(|session| now.saturating_sub(session.last) >= self.limit)
         });
         dead.map(|broker| RegisteredBroker {
             id: broker.id,
@@ -100,18 +144,18 @@ impl Sessions {
     }
 
     /// How long ago each broker was heard from, or granted its session.
-    pub fn silences_ms(&self, now: Instant) -> Vec<(BrokerId, u64)> {
+    pub fn silences_ms(&self, now: Duration) -> Vec<(BrokerId, u64)> {
         let sessions = self.sessions.iter();
-        let silences = sessions.map(|(id, session)| (*id, now.duration_since(session.last)));
+        let silences = sessions.map(|(id, session)| (*id, now.saturating_sub(session.last)));
         silences
             .map(|(id, silence)| (id, u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)))
             .collect()
     }
 
-    pub fn live_count(&self, now: Instant) -> usize {
+    pub fn live_count(&self, now: Duration) -> usize {
         let sessions = self.sessions.values();
         sessions
-            .filter(|session| now.duration_since(session.last) < self.limit)
+            .filter(|session| now.saturating_sub(session.last) < self.limit)
             .count()
     }
 }
@@ -147,7 +191,7 @@ mod tests {
     }
 
     /// Looks for dead brokers as often as the leader does; answers with the last look's.
-    fn look(sessions: &mut Sessions, from: Instant, to: Instant) -> Vec<RegisteredBroker> {
+    fn look(sessions: &mut Sessions, from: Duration, to: Duration) -> Vec<RegisteredBroker> {
         let mut now = from;
         while now < to {
             sessions.dead(&image(), now);
@@ -158,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_silent_broker_is_dead_after_the_limit_and_not_before() {
-        let start = Instant::now();
+        let start = Duration::ZERO;
         let mut sessions = Sessions::new(LIMIT);
         sessions.lead(1, &image(), start);
         assert!(look(&mut sessions, start, start + LIMIT / 2).is_empty());
@@ -176,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_new_leader_grants_fresh_sessions_once() {
-        let start = Instant::now();
+        let start = Duration::ZERO;
         let mut sessions = Sessions::new(LIMIT);
         sessions.lead(1, &image(), start);
         assert_eq!(look(&mut sessions, start, start + LIMIT * 3).len(), 1);
@@ -191,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_was_held_up_does_not_blame_the_brokers() {
-        let start = Instant::now();
+        let start = Duration::ZERO;
         let mut sessions = Sessions::new(LIMIT);
         sessions.lead(1, &image(), start);
         assert!(look(&mut sessions, start, start + LIMIT / 2).is_empty());
@@ -202,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_id_is_held_until_its_session_ends() {
-        let start = Instant::now();
+        let start = Duration::ZERO;
         let mut sessions = Sessions::new(LIMIT);
         sessions.renew(ID, EPOCH, PROCESS, start);
         let other = Incarnation([2; 16]);

@@ -14,7 +14,7 @@ use control_api::message::{ControlError, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 /// How often the leader looks for silent brokers.
@@ -55,7 +55,7 @@ pub(crate) async fn lead_brokers(node: Arc<Node>) {
         let Some(term) = node.meta.led_term() else {
             continue;
         };
-        let now = Instant::now();
+        let now = node.now();
         let (named, dead) = node.meta.shared.read(|state| {
             let mut sessions = node.sessions();
             sessions.lead(term, state.image(), now);

@@ -2,7 +2,7 @@
 
 use crate::check;
 use crate::config::BrokerConfig;
-use crate::control::{Link, LinkParts, load_image};
+use crate::control::{Link, LinkMetrics, LinkParts, load_image};
 use crate::data_directory::DataDirectory;
 use crate::http::{self, Pages};
 use crate::io::Io;
@@ -60,12 +60,16 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control link")?;
-    let pages = Pages {
-        registry: metrics.registry.clone(),
-        in_service: in_service.clone(),
-        opening: opening.clone(),
-    };
+    let link_metrics = LinkMetrics::new(&metrics.registry).context("cannot make the metrics")?;
     if let Some(address) = config.metrics {
+        let pages = Pages {
+            registry: metrics.registry.clone(),
+            in_service: in_service.clone(),
+            opening: opening.clone(),
+            link: link_metrics.clone(),
+            lease: lease.clone(),
+            now: crate::io::ring::now,
+        };
         http::start(address, pages)
             .with_context(|| format!("cannot serve metrics at {address}"))?;
     }
@@ -103,6 +107,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         now: crate::io::ring::now,
         lease,
         in_service,
+        metrics: link_metrics,
         wants_shutdown,
     };
     let ended = tokio::task::LocalSet::new().block_on(&runtime, Link::run(link));

@@ -16,6 +16,11 @@ impl Lease {
         now.0 < self.0.load(Ordering::Relaxed)
     }
 
+    /// How long it has left.
+    pub fn nanos_left(&self, now: Instant) -> u64 {
+        self.0.load(Ordering::Relaxed).saturating_sub(now.0)
+    }
+
     /// It ends at this moment, which may be earlier than was said before.
     pub fn set_end(&self, end: Instant) {
         self.0.store(end.0, Ordering::Relaxed);

@@ -21,6 +21,8 @@ mod idle;
 mod link;
 #[path = "shard_simulated/lives.rs"]
 mod lives;
+#[path = "shard_simulated/metadata.rs"]
+mod metadata;
 #[path = "shard_simulated/naming_much.rs"]
 mod naming_much;
 #[path = "shard_simulated/ready.rs"]

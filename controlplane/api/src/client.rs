@@ -6,6 +6,7 @@
 
 use crate::frame::{self, Frame, FrameError, FrameReader};
 use crate::handshake::{self, HandshakeError, Party, Role};
+use crate::ids::Position;
 use crate::message::{ControlError, MetadataUpdate, Request, Response};
 use std::collections::HashMap;
 use std::pin::pin;
@@ -179,11 +180,11 @@ impl ControlClient {
         }
     }
 
-    /// The metadata after `from_index`; 0 asks for a snapshot first. Each call starts with another controller, so watching
+    /// The metadata after `from`; index 0 asks for a snapshot first. Each call starts with another controller, so watching
     /// again after an error leaves a bad one behind. A controller that lost touch with the others goes on streaming what it
     /// has: a follower that stays behind the `metadata_index` of its heartbeats' answers should watch again.
-    pub async fn watch(&self, from_index: u64) -> Result<MetadataStream, ClientError> {
-        let request = Request::WatchMetadata { from_index };
+    pub async fn watch(&self, from: Position) -> Result<MetadataStream, ClientError> {
+        let request = Request::WatchMetadata { from };
         let bytes = frame::encode(frame::KIND_REQUEST, frame::META_GROUP, &request);
         let mut why = String::new();
         for _ in &self.addresses {
@@ -372,7 +373,7 @@ pub struct MetadataStream {
 }
 
 impl MetadataStream {
-    /// The next update, a keep-alive (a delta with no events) included. May be dropped and called again. After an error
+    /// The next update, keep-alives included. May be dropped and called again. After an error
     /// the stream is of no more use.
     pub async fn next(&mut self) -> Result<MetadataUpdate, ClientError> {
         if let Some(first) = self.first.take() {
@@ -544,7 +545,7 @@ mod tests {
     async fn a_stream_that_a_hung_controller_takes_is_none() {
         let (hung, _) = hung().await;
         let client = client(vec![hung]);
-        let error = client.watch(0).await.err().unwrap();
+        let error = client.watch(Position::default()).await.err().unwrap();
         assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
     }
 

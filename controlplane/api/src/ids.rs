@@ -16,6 +16,27 @@ pub struct BrokerId(pub i32);
 )]
 pub struct BrokerEpoch(pub u64);
 
+/// A place in the log of `meta`. Two logs that have the same one are the same up to there; an index alone says nothing of that.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+)]
+pub struct Position {
+    /// The term in which the entry was proposed. Never lower than that of an entry before it.
+    pub term: u64,
+    pub index: u64,
+}
+
 /// Drawn at random by a broker process at its start; tells two processes with one broker id apart.
 #[derive(
     Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,

@@ -3,7 +3,9 @@
 //! The control plane's state machine turns commands into events; a broker applies the same events to its own copy, in log
 //! order. A copy at index N is therefore the same everywhere.
 
-use crate::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId};
+use crate::ids::{
+    BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, Position, TopicId,
+};
 use crate::level::{Level, Levels};
 use crate::map::Map;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -23,6 +25,8 @@ pub fn coordinator_shard(group: &str) -> u32 {
 pub struct MetadataImage {
     /// The log index of the last event applied.
     pub index: u64,
+    /// And its term.
+    pub term: u64,
     /// A base64url version 4 UUID of 22 characters, as Kafka prints it; empty until the first command.
     pub cluster_id: String,
     pub brokers: BTreeMap<BrokerId, BrokerRecord>,
@@ -137,10 +141,28 @@ crate::formats! {
 }
 
 impl MetadataImage {
-    /// Applies the events of one log entry.
-    pub fn apply(&mut self, index: u64, events: &[MetadataEvent]) {
-        events.iter().for_each(|event| self.apply_event(event));
-        self.index = index;
+    /// Which log this is the sum of, and up to where.
+    pub fn position(&self) -> Position {
+        Position {
+            term: self.term,
+            index: self.index,
+        }
+    }
+
+    /// Applies the events of one log entry. Answers with what its digest grows by (modulo 2^64).
+    pub fn apply(&mut self, at: Position, events: &[MetadataEvent]) -> u64 {
+        let mut growth: u64 = 0;
+        for event in events {
+            let before = self.touched_by(event);
+            self.apply_event(event);
+            let after = self.touched_by(event);
+            growth = growth.wrapping_add(after).wrapping_sub(before);
+        }
+        Position {
+            term: self.term,
+            index: self.index,
+        } = at;
+        growth
     }
 
     fn apply_event(&mut self, event: &MetadataEvent) {

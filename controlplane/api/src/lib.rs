@@ -7,6 +7,7 @@
 pub mod client;
 pub mod codec;
 pub mod config_key;
+mod digest;
 pub mod frame;
 pub mod handshake;
 pub mod ids;

@@ -5,7 +5,7 @@
 
 use crate::codec::{self, CodecError, Format, Kind, Tag};
 use crate::frame::{META_GROUP, OFFSETS_GROUP};
-use crate::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use crate::ids::{BrokerEpoch, BrokerId, Incarnation, Position, TopicId};
 use crate::image::{MetadataEvent, MetadataImage, TopicRecord};
 use crate::level::{Level, Levels};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -21,8 +21,9 @@ pub enum Request {
     RegisterBroker(BrokerRegistration),
     /// Soft state on the `meta` leader. Answered by `Response::Heartbeat`.
     Heartbeat(BrokerHeartbeat),
-    /// Starts the metadata stream: everything after `from_index`, or a snapshot first where that is gone. 0 asks for a snapshot.
-    WatchMetadata { from_index: u64 },
+    /// Starts the metadata stream: everything after `from`, or a snapshot first where that is gone, or where this log never had it.
+    /// Index 0 asks for a snapshot.
+    WatchMetadata { from: Position },
     /// Answered by `Response::Topics`, one result per topic in order.
     CreateTopics {
         topics: Vec<NewTopic>,
@@ -78,7 +79,7 @@ crate::formats! {
     enum Request {
         16 RegisterBroker(BrokerRegistration),
         17 Heartbeat(BrokerHeartbeat),
-        18 WatchMetadata { from_index: u64 },
+        18 WatchMetadata { from: Position },
         19 CreateTopics { topics: Vec<NewTopic>, validate_only: bool },
         20 DeleteTopics { topics: Vec<TopicId> },
         21 CreatePartitions { topics: Vec<NewPartitions>, validate_only: bool },
@@ -167,10 +168,18 @@ crate::formats! {
 #[derive(Clone, Debug, PartialEq)]
 pub enum MetadataUpdate {
     Snapshot(MetadataImage),
-    /// The events of one committed entry. Also sent with no events, as a keep-alive, at least once a second.
+    /// The events of one committed entry.
     Delta {
-        index: u64,
+        at: Position,
         events: Vec<MetadataEvent>,
+    },
+    /// A snapshot in place of an image that is none of this log, even if that came further.
+    Replacement(MetadataImage),
+    /// Everything up to this place was sent, and comes to an image of this digest. Sent several times a second, whether there
+    /// were changes or not.
+    KeepAlive {
+        at: Position,
+        digest: u64,
     },
 }
 
@@ -184,10 +193,20 @@ const DELTA: Kind = Kind {
     name: "Delta",
     newest: 1,
 };
+const REPLACEMENT: Kind = Kind {
+    kind: 82,
+    name: "Replacement",
+    newest: 1,
+};
+const KEEP_ALIVE: Kind = Kind {
+    kind: 83,
+    name: "KeepAlive",
+    newest: 1,
+};
 
 /// The image, and each event, keeps its own kind and version inside, so that a new event moves no other.
 impl Format for MetadataUpdate {
-    const KINDS: &'static [Kind] = &[SNAPSHOT, DELTA];
+    const KINDS: &'static [Kind] = &[SNAPSHOT, DELTA, REPLACEMENT, KEEP_ALIVE];
 
     fn write(&self, level: Level, mut bytes: Vec<u8>) -> Vec<u8> {
         match self {
@@ -195,11 +214,19 @@ impl Format for MetadataUpdate {
                 bytes.extend([SNAPSHOT.kind, SNAPSHOT.newest]);
                 image.write(level, bytes)
             }
-            MetadataUpdate::Delta { index, events } => {
+            MetadataUpdate::Replacement(image) => {
+                bytes.extend([REPLACEMENT.kind, REPLACEMENT.newest]);
+                image.write(level, bytes)
+            }
+            MetadataUpdate::Delta { at, events } => {
                 let events = events.iter().map(|event| codec::encode_at(level, event));
-                let body = (*index, events.collect::<Vec<_>>());
+                let body = (*at, events.collect::<Vec<_>>());
                 let (kind, version) = (DELTA.kind, DELTA.newest);
                 codec::write_archive(Tag { kind, version }, level, bytes, &body)
+            }
+            MetadataUpdate::KeepAlive { at, digest } => {
+                let (kind, version) = (KEEP_ALIVE.kind, KEEP_ALIVE.newest);
+                codec::write_archive(Tag { kind, version }, level, bytes, &(*at, *digest))
             }
         }
     }
@@ -210,16 +237,25 @@ impl Format for MetadataUpdate {
                 codec::check_newest(SNAPSHOT, tag.version)?;
                 return codec::decode(archive).map(MetadataUpdate::Snapshot);
             }
+            kind if kind == REPLACEMENT.kind => {
+                codec::check_newest(REPLACEMENT, tag.version)?;
+                return codec::decode(archive).map(MetadataUpdate::Replacement);
+            }
+            kind if kind == KEEP_ALIVE.kind => {
+                let body = codec::read_newest(KEEP_ALIVE, tag.version, archive);
+                return body.map(|(at, digest)| MetadataUpdate::KeepAlive { at, digest });
+            }
             kind if kind == DELTA.kind => {}
             found => {
                 let wanted = DELTA.kind;
                 return Err(CodecError::Foreign { found, wanted });
             }
         }
-        let (index, events): (u64, Vec<Vec<u8>>) = codec::read_newest(DELTA, tag.version, archive)?;
+        let (at, events): (Position, Vec<Vec<u8>>) =
+            codec::read_newest(DELTA, tag.version, archive)?;
         let events = events.iter().map(|event| codec::decode(event));
         let events = events.collect::<Result<_, _>>()?;
-        Ok(MetadataUpdate::Delta { index, events })
+        Ok(MetadataUpdate::Delta { at, events })
     }
 }
 

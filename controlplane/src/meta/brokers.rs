@@ -18,7 +18,7 @@ pub(super) fn register(
     let same_process = known.filter(|known| known.incarnation == new.incarnation);
     let (epoch, fenced, shutting_down) = match same_process {
         Some(known) => (known.epoch, known.fenced, known.shutting_down),
-        None => (BrokerEpoch(change.index), true, false),
+        None => (BrokerEpoch(change.at.index), true, false),
     };
     let record = BrokerRecord {
         id: new.id,

@@ -13,23 +13,45 @@ mod topics;
 
 use crate::command::MetaCommand;
 use control_api::formats;
+use control_api::ids::Position;
 use control_api::image::{MetadataEvent, MetadataImage};
 use control_api::level::Level;
 use control_api::message::{ControlError, Response};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// All that the `meta` log has come to.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default)]
 pub struct MetaState {
     image: MetadataImage,
+    /// The image's, kept up to date. Not stored, so that it cannot be taken for that of something that was read differently.
+    #[rkyv(with = rkyv::with::Skip)]
+    digest: u64,
 }
 
 formats! { struct MetaState: 225 }
 
+/// The digest follows from the rest.
+impl PartialEq for MetaState {
+    fn eq(&self, other: &Self) -> bool {
+        self.image == other.image
+    }
+}
+
 impl MetaState {
-    #[cfg(test)]
     pub(crate) fn of(image: MetadataImage) -> Self {
-        MetaState { image }
+        MetaState {
+            digest: image.digest(),
+            image,
+        }
+    }
+
+    /// After it was read: what is not stored.
+    pub(crate) fn completed(self) -> Self {
+        MetaState::of(self.image)
+    }
+
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     pub fn image(&self) -> &MetadataImage {
@@ -41,15 +63,16 @@ impl MetaState {
         self.image.feature_level
     }
 
-    /// `index` is the command's place in the log and must grow.
-    pub fn apply(&mut self, index: u64, command: &MetaCommand) -> (Response, Vec<MetadataEvent>) {
+    /// `at` is the command's place in the log and must grow.
+    pub fn apply(&mut self, at: Position, command: &MetaCommand) -> (Response, Vec<MetadataEvent>) {
         let bootstrapped = !self.image.cluster_id.is_empty();
         if !bootstrapped && !matches!(command, MetaCommand::Bootstrap { .. }) {
             return (Response::Error(ControlError::Unavailable), Vec::new());
         }
         let mut change = Change {
-            index,
+            at,
             image: &mut self.image,
+            digest: &mut self.digest,
             events: Vec::new(),
         };
         let response = match command {
@@ -100,20 +123,26 @@ impl MetaState {
     /// What a command would answer, without its taking place.
     pub fn validate(&self, command: &MetaCommand) -> Response {
         let mut copy = self.clone();
-        copy.apply(self.image.index + 1, command).0
+        let at = Position {
+            term: self.image.term,
+            index: self.image.index + 1,
+        };
+        copy.apply(at, command).0
     }
 }
 
 /// A change under way: each event takes effect on the image as it is recorded, so later steps see earlier ones.
 struct Change<'a> {
-    index: u64,
+    at: Position,
     image: &'a mut MetadataImage,
+    digest: &'a mut u64,
     events: Vec<MetadataEvent>,
 }
 
 impl Change<'_> {
     fn push(&mut self, event: MetadataEvent) {
-        self.image.apply(self.index, std::slice::from_ref(&event));
+        let growth = self.image.apply(self.at, std::slice::from_ref(&event));
+        *self.digest = self.digest.wrapping_add(growth);
         self.events.push(event);
     }
 }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 struct Cluster {
     state: MetaState,
     copy: MetadataImage,
+    copy_digest: u64,
     index: u64,
 }
 
@@ -34,10 +35,19 @@ impl Cluster {
 
     fn run(&mut self, command: MetaCommand) -> Response {
         self.index += 1;
-        let (response, events) = self.state.apply(self.index, &command);
+        // A new leader now and then.
+        let at = Position {
+            term: 1 + self.index / 4,
+            index: self.index,
+        };
+        let (response, events) = self.state.apply(at, &command);
         if !events.is_empty() {
-            self.copy.apply(self.index, &events);
+            let growth = self.copy.apply(at, &events);
+            self.copy_digest = self.copy_digest.wrapping_add(growth);
         }
+        let digest = self.state.image().digest();
+        assert_eq!(self.state.digest(), digest, "kept up with {command:?}");
+        assert_eq!(self.copy_digest, digest, "by whoever has the events");
         assert_eq!(
             self.state.image(),
             &self.copy,

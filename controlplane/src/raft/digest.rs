@@ -1,10 +1,11 @@
 //! A running checksum over what a node has applied, by which an operator can tell that two nodes have drifted apart.
 //!
 //! Each entry's checksum goes on from that of the entry before, so equal ones at an index vouch for everything up to it. What
-//! an entry was answered with is part of it: nodes that read the same log differently differ here too. It travels with the
+//! an entry was answered with is part of it, and what it made of the metadata: nodes that read the same log differently differ here too. It travels with the
 //! snapshot of the state that it is about.
 
 use control_api::codec;
+use control_api::ids::Position;
 use control_api::message::Response;
 use std::collections::VecDeque;
 use std::io;
@@ -19,13 +20,14 @@ pub(crate) struct Digests {
 }
 
 impl Digests {
-    pub(crate) fn push(&mut self, term: u64, index: u64, command: &[u8], response: &Response) {
-        let place = [term.to_le_bytes(), index.to_le_bytes()].concat();
-        let parts = [&place, command, &codec::encode(response)];
+    /// `state`: a digest of the state after the command.
+    pub(crate) fn push(&mut self, at: Position, command: &[u8], response: &Response, state: u64) {
+        let numbers = [at.term, at.index, state].map(u64::to_le_bytes).concat();
+        let parts = [&numbers, command, &codec::encode(response)];
         let digest = parts.into_iter().fold(self.current, |digest, part| {
             crc32c::crc32c_append(digest, part)
         });
-        self.keep(index, digest);
+        self.keep(at.index, digest);
     }
 
     /// By index, the newest last.
@@ -62,10 +64,19 @@ impl Digests {
 mod tests {
     use super::*;
 
+    fn at(index: u64) -> Position {
+        Position { term: 1, index }
+    }
+
     fn applied(commands: &[&str]) -> Digests {
         let mut digests = Digests::default();
         for (index, command) in (1..).zip(commands) {
-            digests.push(1, index, command.as_bytes(), &Response::Done(Vec::new()));
+            digests.push(
+                at(index),
+                command.as_bytes(),
+                &Response::Done(Vec::new()),
+                0,
+            );
         }
         digests
     }
@@ -81,9 +92,12 @@ mod tests {
     fn one_log_read_in_two_ways_differs() {
         let mut other = applied(&["a"]);
         let mut ours = other.clone();
-        ours.push(1, 2, b"b", &Response::Done(vec![Ok(())]));
-        other.push(1, 2, b"b", &Response::Done(Vec::new()));
+        let mut third = other.clone();
+        ours.push(at(2), b"b", &Response::Done(vec![Ok(())]), 5);
+        other.push(at(2), b"b", &Response::Done(Vec::new()), 5);
+        third.push(at(2), b"b", &Response::Done(Vec::new()), 6);
         assert_ne!(ours.recent(), other.recent());
+        assert_ne!(third.recent(), other.recent());
     }
 
     #[test]
@@ -92,7 +106,7 @@ mod tests {
         let sealed = ours.seal(b"state".to_vec());
         let (state, mut again) = Digests::unseal(&sealed, 2).unwrap();
         assert_eq!(state, b"state");
-        again.push(1, 3, b"c", &Response::Done(Vec::new()));
+        again.push(at(3), b"c", &Response::Done(Vec::new()), 0);
         assert_eq!(
             again.recent().last(),
             applied(&["a", "b", "c"]).recent().last()

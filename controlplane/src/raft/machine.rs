@@ -8,6 +8,7 @@ use crate::clock::wall_clock_ms;
 use crate::history::History;
 use bytes::Bytes;
 use control_api::codec::CodecError;
+use control_api::ids::Position;
 use control_api::image::MetadataEvent;
 use control_api::message::Response;
 use futures::{Stream, TryStreamExt};
@@ -27,14 +28,16 @@ pub trait Machine: Default + Clone + Send + Sync + 'static {
     /// An error means that the entry is not readable by this version; the node stops rather than skip it.
     fn apply_entry(
         &mut self,
-        index: u64,
+        at: Position,
         command: &[u8],
     ) -> Result<(Response, Vec<MetadataEvent>), CodecError>;
     /// The whole state, for a snapshot.
     fn to_bytes(&self) -> Vec<u8>;
     fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError>;
-    /// The index of the last change that its followers are told of.
-    fn changed_index(&self) -> u64;
+    /// The place of the last change that its followers are told of.
+    fn changed_at(&self) -> Position;
+    /// Of what its followers have when they were told of everything.
+    fn digest(&self) -> u64;
 }
 
 /// A group's state as the rest of the process sees it.
@@ -132,6 +135,8 @@ impl<M: Machine> Shared<M> {
                 state.last
             )));
         }
+        let term = entry.log_id.committed_leader_id().term;
+        let at = Position { term, index };
         let mut response = Response::Done(Vec::new());
         let mut events = Vec::new();
         let mut applied: &[u8] = &[];
@@ -142,7 +147,7 @@ impl<M: Machine> Shared<M> {
             }
             EntryPayload::Normal(command) => {
                 applied = &command.0;
-                let done = state.machine.apply_entry(index, applied);
+                let done = state.machine.apply_entry(at, applied);
                 (response, events) = done.map_err(|error| {
                     io::Error::other(format!("log entry {index} cannot be read: {error}"))
                 })?;
@@ -150,10 +155,10 @@ impl<M: Machine> Shared<M> {
                     .fetch_add(applied.len() as u64, Ordering::Relaxed);
             }
         }
-        let term = entry.log_id.committed_leader_id().term;
-        state.digests.push(term, index, applied, &response);
+        let digest = state.machine.digest();
+        state.digests.push(at, applied, &response, digest);
         state.last = Some(entry.log_id);
-        self.history().push(index, events);
+        self.history().push(at, events, digest);
         drop(state);
         self.applied.send_replace(index);
         Ok(response)
@@ -175,16 +180,26 @@ impl<M: Machine> Shared<M> {
     fn install(&self, installed: Decoded<M>, meta: &SnapshotMeta) {
         let Decoded { machine, digests } = installed;
         let mut state = self.state_mut();
-        let index = meta.last_log_id.as_ref().map_or(0, |id| id.index);
-        self.history().restart(machine.changed_index(), index);
+        let applied = position_of(meta);
+        let digest = machine.digest();
+        self.history()
+            .restart(machine.changed_at(), applied, digest);
         state.machine = machine;
         state.digests = digests;
         state.last = meta.last_log_id;
         state.membership = meta.last_membership.clone();
         drop(state);
         self.unsaved_bytes.store(0, Ordering::Relaxed);
-        self.applied.send_replace(index);
+        self.applied.send_replace(applied.index);
     }
+}
+
+fn position_of(meta: &SnapshotMeta) -> Position {
+    let last = meta.last_log_id.as_ref();
+    last.map_or(Position::default(), |id| Position {
+        term: id.committed_leader_id().term,
+        index: id.index,
+    })
 }
 
 /// What a snapshot holds.
@@ -195,8 +210,7 @@ struct Decoded<M> {
 
 impl<M: Machine> Decoded<M> {
     fn new(meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<Self> {
-        let index = meta.last_log_id.as_ref().map_or(0, |id| id.index);
-        let (state, digests) = Digests::unseal(bytes, index)?;
+        let (state, digests) = Digests::unseal(bytes, position_of(meta).index)?;
         let machine = M::from_bytes(state).map_err(io::Error::other)?;
         Ok(Decoded { machine, digests })
     }

@@ -5,17 +5,18 @@ use crate::command::{MetaCommand, OffsetsCommand};
 use crate::meta::MetaState;
 use crate::offsets::OffsetsState;
 use control_api::codec::{self, CodecError};
+use control_api::ids::Position;
 use control_api::image::MetadataEvent;
 use control_api::message::Response;
 
 impl Machine for MetaState {
     fn apply_entry(
         &mut self,
-        index: u64,
+        at: Position,
         command: &[u8],
     ) -> Result<(Response, Vec<MetadataEvent>), CodecError> {
         let command: MetaCommand = codec::decode(command)?;
-        Ok(self.apply(index, &command))
+        Ok(self.apply(at, &command))
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -23,18 +24,22 @@ impl Machine for MetaState {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes)
+        Ok(codec::decode::<MetaState>(bytes)?.completed())
     }
 
-    fn changed_index(&self) -> u64 {
-        self.image().index
+    fn changed_at(&self) -> Position {
+        self.image().position()
+    }
+
+    fn digest(&self) -> u64 {
+        MetaState::digest(self)
     }
 }
 
 impl Machine for OffsetsState {
     fn apply_entry(
         &mut self,
-        _index: u64,
+        _at: Position,
         command: &[u8],
     ) -> Result<(Response, Vec<MetadataEvent>), CodecError> {
         let command: OffsetsCommand = codec::decode(command)?;
@@ -49,7 +54,11 @@ impl Machine for OffsetsState {
         Ok(OffsetsState::from_image(codec::decode(bytes)?))
     }
 
-    fn changed_index(&self) -> u64 {
+    fn changed_at(&self) -> Position {
+        Position::default()
+    }
+
+    fn digest(&self) -> u64 {
         0
     }
 }

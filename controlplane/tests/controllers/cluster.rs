@@ -2,6 +2,7 @@
 
 use crate::support::{Broker, Cluster, PATIENCE, commit, create, eventually, offset, topic};
 use control_api::client::{ClientError, ControlClient};
+use control_api::ids::Position;
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, MetadataUpdate, OffsetSelection, Request, Response};
 use std::time::Duration;
@@ -263,7 +264,10 @@ async fn a_silent_broker_is_fenced_and_everybody_hears_of_it() {
     let client = cluster.client();
     let mut streams = Vec::new();
     for _ in 0..3 {
-        streams.push((client.watch(0).await.unwrap(), MetadataImage::default()));
+        streams.push((
+            client.watch(Position::default()).await.unwrap(),
+            MetadataImage::default(),
+        ));
     }
     let broker = live_broker(&client, 1).await;
     create(&client, "t").await;
@@ -303,15 +307,39 @@ async fn a_silent_broker_is_fenced_and_everybody_hears_of_it() {
         .await;
     }
     // A later start, from an index in between, comes to the same image.
-    let (mut stream, mut image) = (client.watch(0).await.unwrap(), MetadataImage::default());
+    let (mut stream, mut image) = (
+        client.watch(Position::default()).await.unwrap(),
+        MetadataImage::default(),
+    );
     let index = streams[0].1.index;
     follow(&mut stream, &mut image, |image| image.index >= index).await;
-    let mut resumed = client.watch(image.index).await.unwrap();
+    let mut resumed = client.watch(image.position()).await.unwrap();
     create(&client, "later").await;
     follow(&mut resumed, &mut image, |image| {
         image.topic("later").is_some()
     })
     .await;
+}
+
+/// Another quorum's log, or one from before a loss: changes on top of it would come to what nobody has.
+#[tokio::test]
+async fn a_place_that_the_log_never_had_is_answered_with_the_whole_image() {
+    let cluster = Cluster::start(1, &["--session-ms", "60000"]).await;
+    let client = cluster.client();
+    live_broker(&client, 1).await;
+    create(&client, "topic").await;
+    let at = |term, index| Position { term, index };
+    for foreign in [at(77, 2), at(0, 1 << 40), at(1 << 40, 1 << 40)] {
+        let mut stream = client.watch(foreign).await.unwrap();
+        let image = loop {
+            match stream.next().await.unwrap() {
+                MetadataUpdate::KeepAlive { at, .. } => assert!(at.index < foreign.index),
+                MetadataUpdate::Replacement(image) => break image,
+                other => panic!("{foreign:?}: {other:?}"),
+            }
+        };
+        assert!(image.topic("topic").is_some());
+    }
 }
 
 async fn follow(
@@ -323,9 +351,15 @@ async fn follow(
         while !done(image) {
             match stream.next().await.unwrap() {
                 MetadataUpdate::Snapshot(snapshot) => *image = snapshot,
-                MetadataUpdate::Delta { index, events } => {
-                    assert!(index >= image.index, "updates come in order");
-                    image.apply(index, &events);
+                MetadataUpdate::Replacement(_) => panic!("it has always followed this log"),
+                MetadataUpdate::Delta { at, events } => {
+                    assert!(at >= image.position(), "updates come in order");
+                    image.apply(at, &events);
+                }
+                MetadataUpdate::KeepAlive { at, digest } => {
+                    assert!(at >= image.position(), "updates come in order");
+                    image.apply(at, &[]);
+                    assert_eq!(digest, image.digest());
                 }
             }
         }

@@ -2,12 +2,14 @@
 
 use super::image_file::store_image;
 use super::machine::{Beaten, Effect, Event, Failure, Machine, TURN_MS};
+use super::metrics::LinkMetrics;
 use crate::io::{Instant, Io};
 use crate::lease::Lease;
 use crate::mesh::{Receiver, Sender};
 use crate::message::{ControlMessage, Message, Reply};
 use control_api::client::{ClientError, ControlClient};
 use control_api::handshake::{Party, Role};
+use control_api::ids::Position;
 use control_api::image::MetadataImage;
 use control_api::message::{BrokerHeartbeat, BrokerRegistration, ControlError, Request, Response};
 use control_api::secret::Secret;
@@ -39,6 +41,7 @@ pub struct LinkParts<I: Io> {
     pub lease: Lease,
     /// Set while the metadata shows this broker registered and not fenced.
     pub in_service: Arc<AtomicBool>,
+    pub metrics: LinkMetrics,
     /// Turns true when the process was told to end.
     pub wants_shutdown: watch::Receiver<bool>,
 }
@@ -55,6 +58,7 @@ pub struct Link<I: Io> {
     now: fn() -> Instant,
     lease: Lease,
     in_service: Arc<AtomicBool>,
+    metrics: LinkMetrics,
     stream: RefCell<Option<JoinHandle<()>>>,
     to_publish: Notify,
     /// Held while an image is being stored.
@@ -86,6 +90,7 @@ impl<I: Io> Link<I> {
             now: parts.now,
             lease: parts.lease,
             in_service: parts.in_service,
+            metrics: parts.metrics,
             stream: RefCell::default(),
             to_publish: Notify::new(),
             storing: Mutex::default(),
@@ -109,6 +114,7 @@ impl<I: Io> Link<I> {
     fn step(self: &Rc<Self>, event: Event) {
         let effects = self.machine.borrow_mut().step((self.now)(), event);
         effects.into_iter().for_each(|effect| self.perform(effect));
+        self.metrics.show(self.machine.borrow().view());
     }
 
     fn perform(self: &Rc<Self>, effect: Effect) {
@@ -176,6 +182,9 @@ impl<I: Io> Link<I> {
             }),
             other => Err(failure(other)),
         };
+        if !matches!(answer, Err(Failure::Unreachable)) {
+            self.metrics.beaten((self.now)().0.saturating_sub(sent.0));
+        }
         self.step(Event::Beat {
             sent,
             goodbye: beat.goodbye,
@@ -184,7 +193,7 @@ impl<I: Io> Link<I> {
     }
 
     /// Follows one controller's stream until it ends.
-    async fn watch(self: Rc<Self>, from: u64) {
+    async fn watch(self: Rc<Self>, from: Position) {
         let reason = match self.client.watch(from).await {
             Err(error) => error,
             Ok(mut stream) => loop {
@@ -280,3 +289,7 @@ async fn send<I: Io>(shard: &Sender<Message<I>>, message: Message<I>) {
         sleep(Duration::from_millis(1)).await;
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

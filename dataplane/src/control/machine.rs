@@ -15,7 +15,7 @@
 
 use crate::io::Instant;
 use crate::message::{Changed, Metadata};
-use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, Position, TopicId};
 use control_api::image::{MetadataEvent, MetadataImage};
 use control_api::message::{BROKER_HEARTBEAT, BrokerHeartbeat, ControlError, MetadataUpdate};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ const WATCH_PAUSE_MS: u64 = 100;
 const BEHIND_MS_MAX: u64 = 3_000;
 /// The image on disk may be this much older than the one in memory; what is missing comes again from the control plane.
 const STORE_PAUSE_MS: u64 = 500;
+/// An image that differed again so soon after it was replaced differs for a reason that another snapshot does not mend.
+const DOUBT_PAUSE_MS: u64 = 10_000;
 /// Another process that lives this long under our id is there to stay; a predecessor's session ends much sooner.
 const REFUSED_MS_MAX: u64 = 10_000;
 /// How long a broker that wants to stop waits for its leaderships to be moved.
@@ -76,12 +78,12 @@ pub enum Failure {
 }
 
 /// What is to be done. The answer to each comes back as an event.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Effect {
     Register,
     Beat(BrokerHeartbeat),
-    /// Follow the metadata after this index, on another stream than before.
-    Watch(u64),
+    /// Follow the metadata after this place, on another stream than before.
+    Watch(Position),
     /// Give the shards [`Machine::publication`], once they have what was published before.
     Publish,
     Store(Arc<MetadataImage>),
@@ -116,12 +118,38 @@ enum Confirmation {
     Held,
 }
 
+/// How it stands, for those who look on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    pub registered: bool,
+    /// Not shown in service by the metadata.
+    pub fenced: bool,
+    /// A controller answers.
+    pub reachable: bool,
+    /// What the shards have.
+    pub metadata_index: u64,
+    /// How far that is behind what the leader had when it was last heard from.
+    pub metadata_lag: u64,
+    /// How often the image was found not to be the controllers'.
+    pub divergences: u64,
+}
+
+#[derive(Clone)]
 pub struct Machine {
     broker: BrokerId,
     incarnation: Incarnation,
     image: Arc<MetadataImage>,
     /// What changed since the last publication.
     changed: Changed,
+    /// Of the image.
+    digest: u64,
+    /// The image is not what the controllers have: a snapshot is wanted.
+    is_doubted: bool,
+    /// Until then, no other snapshot is asked for.
+    doubt_after: Instant,
+    divergences: u64,
+    /// A controller has gone on from the image or replaced it, so it is one of this quorum's log.
+    is_followed: bool,
     /// Topics whose deletion was seen committed since the last publication.
     deleted: Vec<TopicId>,
     standing: Standing,
@@ -134,6 +162,8 @@ pub struct Machine {
     reason: Option<String>,
     last_turn: Instant,
     published: u64,
+    /// What the leader had at its last answer.
+    leader_index: u64,
     stored: u64,
     /// What the leader had, and when it should be here too.
     behind: Option<(u64, Instant)>,
@@ -164,8 +194,13 @@ impl Machine {
             broker,
             incarnation,
             stored: stored.index,
+            digest: stored.digest(),
             image: Arc::new(stored),
             changed: Changed::Everything,
+            is_doubted: false,
+            doubt_after: now,
+            divergences: 0,
+            is_followed: false,
             deleted: Vec::new(),
             standing: Standing::Joining,
             confirmation: Confirmation::Wanted { since: now },
@@ -175,6 +210,7 @@ impl Machine {
             reason: None,
             last_turn: now,
             published: 0,
+            leader_index: 0,
             behind: None,
             shards_running: shards,
             wants_shutdown: false,
@@ -192,6 +228,20 @@ impl Machine {
         &self.image
     }
 
+    pub fn view(&self) -> View {
+        View {
+            registered: matches!(
+                self.standing,
+                Standing::Joined(_) | Standing::Stopping(Some(_))
+            ),
+            fenced: !self.is_registered(),
+            reachable: self.reachable && self.registered_at.is_some(),
+            metadata_index: self.published,
+            metadata_lag: self.leader_index.saturating_sub(self.published),
+            divergences: self.divergences,
+        }
+    }
+
     /// What the shards are to know now.
     pub fn publication(&mut self) -> Metadata {
         Metadata {
@@ -200,7 +250,7 @@ impl Machine {
             deleted: std::mem::take(&mut self.deleted),
             complete: self
                 .registered_at
-                .is_some_and(|registered| self.image.index >= registered.0),
+                .is_some_and(|registered| self.is_followed && self.image.index >= registered.0),
             registered: self.is_registered(),
         }
     }
@@ -277,7 +327,11 @@ impl Machine {
             self.watch_at = Some(now);
         }
         if is_due(&mut self.watch_at) {
-            self.effects.push(Effect::Watch(self.image.index));
+            let from = match self.is_doubted {
+                true => Position::default(),
+                false => self.image.position(),
+            };
+            self.effects.push(Effect::Watch(from));
         }
         if self.image.index != self.stored && is_due(&mut self.store_at) {
             self.effects.push(Effect::Store(self.image.clone()));
@@ -362,6 +416,7 @@ impl Machine {
             tracing::info!("the control plane answers again");
         }
         self.lease_ms = u64::from(beaten.lease_ms);
+        self.leader_index = beaten.metadata_index;
         if self.image.index < beaten.metadata_index {
             self.behind
                 .get_or_insert((beaten.metadata_index, now.after_ms(BEHIND_MS_MAX)));
@@ -391,27 +446,38 @@ impl Machine {
     }
 
     fn take(&mut self, now: Instant, update: MetadataUpdate) {
-        let before = self.image.index;
-        match update {
-            MetadataUpdate::Snapshot(snapshot) if snapshot.index < before => {
+        let before = self.image.position();
+        let is_new = match update {
+            MetadataUpdate::Snapshot(snapshot) if snapshot.index < before.index => {
                 tracing::debug!("the controller knows less than this broker");
                 self.watch_at = Some(now.after_ms(WATCH_PAUSE_MS));
+                false
             }
-            MetadataUpdate::Snapshot(snapshot) => {
-                self.image = Arc::new(snapshot);
-                self.changed = Changed::Everything;
+            MetadataUpdate::Snapshot(snapshot) => self.replace(snapshot),
+            MetadataUpdate::Replacement(snapshot) => {
+                self.diverged("it is of another log than the controllers'");
+                self.replace(snapshot)
             }
             // What is here already may come again after a change of controllers.
-            MetadataUpdate::Delta { index, .. } if index <= before => {}
-            MetadataUpdate::Delta { index, events } => {
+            MetadataUpdate::Delta { at, .. } if at.index <= before.index => false,
+            MetadataUpdate::Delta { at, events } => {
                 self.deleted.extend(events.iter().filter_map(deleted_topic));
-                events.iter().for_each(|event| self.changed.note(event));
-                Arc::make_mut(&mut self.image).apply(index, &events);
+                self.apply(at, &events);
+                true
             }
-        }
-        if self.image.index == before {
+            MetadataUpdate::KeepAlive { at, digest } => {
+                let is_new = at.index > before.index;
+                if is_new {
+                    self.apply(at, &[]);
+                }
+                self.compare(now, at, digest);
+                is_new
+            }
+        };
+        if !is_new {
             return;
         }
+        self.is_followed = true;
         self.behind = self.behind.take_if(|(index, _)| self.image.index < *index);
         self.effects.push(Effect::Publish);
         let own = self.image.brokers.get(&self.broker);
@@ -421,6 +487,41 @@ impl Machine {
         }) {
             self.superseded(now);
         }
+    }
+
+    fn apply(&mut self, at: Position, events: &[MetadataEvent]) {
+        events.iter().for_each(|event| self.changed.note(event));
+        let growth = Arc::make_mut(&mut self.image).apply(at, events);
+        self.digest = self.digest.wrapping_add(growth);
+    }
+
+    fn replace(&mut self, snapshot: MetadataImage) -> bool {
+        self.digest = snapshot.digest();
+        self.image = Arc::new(snapshot);
+        self.changed = Changed::Everything;
+        self.is_doubted = false;
+        true
+    }
+
+    /// Whether what led to this place led to the same image here.
+    fn compare(&mut self, now: Instant, at: Position, digest: u64) {
+        let differs = at == self.image.position() && digest != self.digest;
+        if differs && now >= self.doubt_after {
+            self.diverged("its digest differs from the controllers'");
+            self.is_doubted = true;
+            self.doubt_after = now.after_ms(DOUBT_PAUSE_MS);
+            self.watch_at = Some(now);
+        }
+    }
+
+    fn diverged(&mut self, how: &str) {
+        let Position { term, index } = self.image.position();
+        tracing::error!(
+            term,
+            index,
+            "this broker's metadata is not the cluster's, {how}: taking a snapshot"
+        );
+        self.divergences += 1;
     }
 
     /// Whether the image shows this very process in service.

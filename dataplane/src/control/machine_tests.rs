@@ -144,13 +144,24 @@ fn topic() -> TopicRecord {
     }
 }
 
+fn at(index: u64) -> Position {
+    Position { term: 1, index }
+}
+
 fn delta(index: u64, events: Vec<MetadataEvent>) -> Event {
-    Event::Update(MetadataUpdate::Delta { index, events })
+    let at = at(index);
+    Event::Update(MetadataUpdate::Delta { at, events })
+}
+
+fn keep_alive(index: u64, digest: u64) -> Event {
+    let at = at(index);
+    Event::Update(MetadataUpdate::KeepAlive { at, digest })
 }
 
 fn image_at(index: u64) -> MetadataImage {
     MetadataImage {
         index,
+        term: 1,
         ..MetadataImage::default()
     }
 }
@@ -356,7 +367,7 @@ fn a_controller_that_lags_behind_is_left() {
     link.pass(BEHIND_MS_MAX - 2 * TURN_MS);
     assert!(!link.asked_for(|effect| matches!(effect, Effect::Watch(_))));
     link.pass(4 * TURN_MS);
-    assert!(link.asked_for(|effect| matches!(effect, Effect::Watch(12))));
+    assert!(link.asked_for(|effect| matches!(effect, Effect::Watch(Position { index: 12, .. }))));
 }
 
 #[test]
@@ -403,4 +414,111 @@ fn a_shutdown_moves_leaderships_first_and_says_goodbye_last() {
         answer: Err(Failure::Unreachable),
     });
     assert_eq!(link.has_ended(), Some(Ok(())));
+}
+
+fn watches_from(index: u64) -> impl Fn(&Effect) -> bool {
+    move |effect| matches!(effect, Effect::Watch(from) if from.index == index)
+}
+
+#[test]
+fn an_image_that_is_not_the_controllers_is_replaced_by_a_snapshot() {
+    let mut link = Link::in_service();
+    link.effects.clear();
+    let digest = link.machine.image().digest();
+    link.tell(keep_alive(12, digest));
+    link.tell(keep_alive(20, digest));
+    assert_eq!(link.machine.image().position(), at(20));
+    link.tell(delta(21, vec![MetadataEvent::TopicCreated(topic())]));
+    let digest = link.machine.image().digest();
+    link.tell(keep_alive(21, digest));
+    // Of another place it says nothing.
+    link.tell(keep_alive(19, digest + 1));
+    assert_eq!(link.machine.view().divergences, 0);
+    assert!(!link.asked_for(|effect| matches!(effect, Effect::Watch(_))));
+
+    link.tell(keep_alive(21, digest + 1));
+    assert!(link.asked_for(watches_from(0)));
+    assert_eq!(link.machine.view().divergences, 1);
+    // From a controller that has not come so far yet it is not taken.
+    link.tell(Event::Update(MetadataUpdate::Snapshot(image_at(20))));
+    link.pass(WATCH_PAUSE_MS);
+    assert!(link.asked_for(watches_from(0)), "still in doubt");
+    let mut theirs = image_at(21);
+    theirs.next_producer_id = 5;
+    let digest = theirs.digest();
+    link.tell(Event::Update(MetadataUpdate::Snapshot(theirs.clone())));
+    assert!(link.asked_for(|effect| matches!(effect, Effect::Publish)));
+    assert_eq!(**link.machine.image(), theirs);
+    link.tell(keep_alive(22, digest));
+    link.tell(Event::StreamEnded);
+    link.pass(WATCH_PAUSE_MS);
+    assert!(link.asked_for(watches_from(22)), "in doubt no more");
+    assert_eq!(link.machine.view().divergences, 1);
+}
+
+#[test]
+fn snapshots_that_mend_nothing_are_not_taken_all_the_time() {
+    let mut link = Link::in_service();
+    link.effects.clear();
+    let mut snapshots = 0;
+    for _ in 0..DOUBT_PAUSE_MS / 250 {
+        let (index, digest) = (
+            link.machine.image().index,
+            link.machine.image().digest() + 1,
+        );
+        link.tell(keep_alive(index, digest));
+        if link.asked_for(watches_from(0)) {
+            snapshots += 1;
+            link.tell(Event::Update(MetadataUpdate::Snapshot(image_at(index))));
+        }
+        link.pass(250);
+    }
+    assert_eq!(snapshots, 1);
+}
+
+#[test]
+fn an_image_of_another_log_is_replaced_whatever_its_index_and_completes_nothing() {
+    let mut stored = image_at(1_000);
+    stored.topic_ids.insert("lost".into(), TOPIC);
+    stored.topics.insert(TOPIC, topic());
+    let mut link = Link::new(stored);
+    link.tell(Event::Registered(Ok(BrokerEpoch(58))));
+    assert!(
+        !link.machine.publication().complete,
+        "an index of another log says nothing"
+    );
+    link.tell(Event::Update(MetadataUpdate::Replacement(image_at(55))));
+    let publication = link.machine.publication();
+    assert!(publication.image.topics.is_empty() && publication.deleted.is_empty());
+    assert!(!publication.complete, "not up to its registration yet");
+    assert_eq!(link.machine.view().divergences, 1);
+    link.tell(delta(58, Vec::new()));
+    assert!(link.machine.publication().complete);
+}
+
+#[test]
+fn how_it_stands_can_be_seen() {
+    let link = Link::new(MetadataImage::default());
+    let joining = link.machine.view();
+    assert!(!joining.registered && joining.fenced && !joining.reachable);
+    let mut link = Link::in_service();
+    let serving = View {
+        registered: true,
+        fenced: false,
+        reachable: true,
+        metadata_index: 12,
+        metadata_lag: 0,
+        divergences: 0,
+    };
+    assert_eq!(link.machine.view(), serving);
+    link.beaten(20);
+    assert_eq!(link.machine.view().metadata_lag, 8);
+    link.tell(Event::Published(20));
+    assert_eq!(link.machine.view().metadata_lag, 0);
+    link.unanswered();
+    assert!(!link.machine.view().reachable);
+    let mut fenced = record(OURS, 10);
+    fenced.fenced = true;
+    link.tell(delta(21, vec![MetadataEvent::BrokerChanged(fenced)]));
+    assert!(link.machine.view().fenced);
 }

@@ -4,6 +4,8 @@
 mod image_file;
 mod link;
 pub mod machine;
+mod metrics;
 
 pub use image_file::{ImageError, decode_image, encode_image, load_image};
 pub use link::{Link, LinkParts};
+pub use metrics::LinkMetrics;

@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 
 use control_api::codec;
-use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, Position, TopicId};
 use control_api::level::{Level, Levels};
 use control_api::message::{
     BrokerRegistration, ConfigChange, ConfigOperation, ConfigResource, NewPartitions, NewTopic,
@@ -83,7 +83,7 @@ fn start<M: Machine + PartialEq + Debug>(state: &[u8], commands: &[&[u8]]) {
 
 fn apply<'a, M: Machine>(machine: &mut M, first: u64, commands: impl Iterator<Item = &'a [u8]>) {
     for (index, command) in (first..).zip(commands) {
-        let applied = machine.apply_entry(index, command);
+        let applied = machine.apply_entry(Position { term: 1, index }, command);
         applied.expect("a command of ours can be read");
     }
 }

@@ -5,7 +5,7 @@
 #![no_main]
 
 use control_api::codec;
-use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId};
+use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, Position, TopicId};
 use control_api::image::{
     BrokerRecord, CoordinatorRecord, MetadataEvent, MetadataImage, PartitionRecord, TopicRecord,
 };
@@ -24,7 +24,8 @@ fuzz_target!(|input: (Vec<Event>, Damage, &[u8])| {
     let (events, damage, bytes) = input;
     let events: Vec<MetadataEvent> = events.into_iter().map(event).collect();
     let mut image = MetadataImage::default();
-    image.apply(1, &events);
+    let digest = image.apply(at(1), &events);
+    assert_eq!(digest, image.digest(), "kept up to date");
     let file = encode_image(&image);
     assert_eq!(
         decode_image(&file).expect("what we write we can read"),
@@ -41,7 +42,7 @@ fuzz_target!(|input: (Vec<Event>, Damage, &[u8])| {
     }
     read(&archive, &events);
 
-    let update = MetadataUpdate::Delta { index: 2, events };
+    let update = MetadataUpdate::Delta { at: at(2), events };
     follow(image, &changed(&codec::encode(&update), &damage));
 });
 
@@ -59,14 +60,20 @@ fn read(archive: &[u8], events: &[MetadataEvent]) {
     for name in image.topic_ids.keys() {
         let _ = image.topic(name);
     }
-    image.apply(image.index, events);
+    let before = image.digest();
+    let growth = image.apply(image.position(), events);
+    assert_eq!(before.wrapping_add(growth), image.digest(), "kept up to date");
+}
+
+fn at(index: u64) -> Position {
+    Position { term: 1, index }
 }
 
 fn follow(mut image: MetadataImage, update: &[u8]) {
-    if let Ok(MetadataUpdate::Delta { index, events }) = codec::decode(update) {
-        image.apply(index, &events);
+    if let Ok(MetadataUpdate::Delta { at, events }) = codec::decode(update) {
+        image.apply(at, &events);
         let mut again = image.clone();
-        again.apply(index, &events);
+        again.apply(at, &events);
         let file = encode_image(&image);
         assert_eq!(decode_image(&file).ok(), Some(image));
     }

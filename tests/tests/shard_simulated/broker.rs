@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use control_api::ids::{BrokerId, Incarnation};
+use control_api::image::MetadataImage;
 use control_api::level::Levels;
 use control_api::message::BrokerRegistration;
 use dataplane::io::Io;
@@ -51,6 +52,8 @@ pub(super) struct Process {
     /// Shards that have closed their partitions.
     pub(super) stopped: Rc<Cell<usize>>,
     pub(super) incarnation: Incarnation,
+    /// The metadata that its shards have.
+    pub(super) image: Rc<RefCell<Arc<MetadataImage>>>,
     /// Why it ended by itself, if it did.
     pub(super) ended: Rc<RefCell<Option<Result<(), String>>>>,
 }
@@ -100,6 +103,7 @@ pub(super) fn start_process(
         shards: RunningShards::default(),
         stopped: Rc::default(),
         incarnation,
+        image: Rc::default(),
         ended: Rc::default(),
     };
     let loads: Arc<[AtomicUsize]> = (0..shards).map(|_| AtomicUsize::new(0)).collect();
@@ -113,6 +117,7 @@ pub(super) fn start_process(
     let seen = Seen {
         stopped: Rc::clone(&process.stopped),
         ended: Rc::clone(&process.ended),
+        image: Rc::clone(&process.image),
     };
     let started = Rc::clone(&process.shards);
     io.spawn(async move {

@@ -1,16 +1,20 @@
 //! The control plane as brokers see it: its pure state machine behind sessions, without tokio or Raft.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
+use control_api::ids::{BrokerEpoch, Incarnation, Position, TopicId};
 use control_api::image::{MetadataEvent, MetadataImage};
 use control_api::level::{Level, Levels};
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, ControlError, NewTopic, Request, Response,
 };
 use controlplane::command::{MetaCommand, RegisteredBroker};
+use controlplane::history::{History, Next};
 use controlplane::meta::MetaState;
+use controlplane::sessions::Sessions;
 use dataplane::control::machine::Beaten;
 use dataplane::event::Event;
 use dataplane::io::Instant;
@@ -21,32 +25,42 @@ pub(super) const SESSION_MS: u64 = 1_000;
 
 pub(super) struct ControlPlane {
     meta: MetaState,
-    index: u64,
-    /// What each index changed.
-    history: Vec<(u64, Vec<MetadataEvent>)>,
+    /// Where the log ends.
+    last: Position,
+    /// Decides how a broker goes on.
+    history: History,
+    /// What each entry changed.
+    changes: Vec<(Position, Vec<MetadataEvent>)>,
+    /// What the image is at each place of the log.
+    digests: BTreeMap<Position, u64>,
+    /// How often the log was put back.
+    pub(super) losses: u64,
+    /// One change in so many loses its first event on the way to a broker; 0 for none.
+    pub(super) garbles_one_in: u64,
+    /// One did.
+    pub(super) garbled: Cell<bool>,
     /// There is more of it.
     pub(super) changed: Rc<Event>,
-    sessions: BTreeMap<BrokerId, Session>,
+    sessions: Sessions,
     /// Whether a majority answers.
     available: bool,
     /// Every registration, in order.
     pub(super) registrations: Vec<Incarnation>,
 }
 
-struct Session {
-    epoch: BrokerEpoch,
-    incarnation: Incarnation,
-    last: Instant,
-}
-
 impl ControlPlane {
     pub(super) fn new() -> ControlPlane {
         let mut control = ControlPlane {
             meta: MetaState::default(),
-            index: 0,
-            history: Vec::new(),
+            last: Position { term: 1, index: 0 },
+            history: History::default(),
+            changes: Vec::new(),
+            digests: BTreeMap::new(),
+            losses: 0,
+            garbles_one_in: 0,
+            garbled: Cell::new(false),
             changed: Rc::default(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::new(Duration::from_millis(SESSION_MS)),
             available: true,
             registrations: Vec::new(),
         };
@@ -87,24 +101,89 @@ impl ControlPlane {
         self.apply(&MetaCommand::FenceBroker(founder));
     }
 
+    /// A topic on the broker, whatever it knows of that.
+    pub(super) fn add_topic(&mut self, name: &str) {
+        let mut id = TopicId([9; 16]);
+        let name_bytes = id.0.iter_mut().zip(name.bytes());
+        name_bytes.for_each(|(slot, byte)| *slot = byte);
+        self.apply(&MetaCommand::CreateTopics(vec![NewTopic {
+            name: name.to_owned(),
+            id,
+            partitions: 2,
+            replication_factor: -1,
+            assignment: vec![vec![BROKER]; 2],
+            configs: BTreeMap::new(),
+        }]));
+    }
+
     pub(super) fn image(&self) -> &MetadataImage {
         self.meta.image()
     }
 
-    /// The first change after an index.
-    pub(super) fn change_after(&self, index: u64) -> Option<(u64, Vec<MetadataEvent>)> {
-        let next = self.history.partition_point(|(at, _)| *at <= index);
-        self.history.get(next).cloned()
+    /// How a broker goes on from a place, and how far that leads it.
+    pub(super) fn next_after(&self, from: Position) -> (Next, Position, u64) {
+        let (at, digest) = self.history.applied();
+        (self.history.after(from), at, digest)
+    }
+
+    /// The first change after a place.
+    pub(super) fn change_after(&self, from: Position) -> Option<(Position, Vec<MetadataEvent>)> {
+        let next = self.changes.partition_point(|(at, _)| *at <= from);
+        self.changes.get(next).cloned()
+    }
+
+    /// Whether this is what the log comes to at its place.
+    pub(super) fn has(&self, image: &MetadataImage) -> bool {
+        let digest = self.digests.get(&image.position());
+        image.index == 0 || digest == Some(&image.digest())
     }
 
     fn apply(&mut self, command: &MetaCommand) -> Response {
-        self.index += 1;
-        let (response, events) = self.meta.apply(self.index, command);
+        let at = self.next_entry();
+        let (response, events) = self.meta.apply(at, command);
+        self.applied(events);
+        response
+    }
+
+    fn next_entry(&mut self) -> Position {
+        self.last.index += 1;
+        self.last
+    }
+
+    fn applied(&mut self, events: Vec<MetadataEvent>) {
+        let digest = self.meta.digest();
+        self.digests.insert(self.last, digest);
+        self.history.push(self.last, events.clone(), digest);
         if !events.is_empty() {
-            self.history.push((self.index, events));
+            self.changes.push((self.last, events));
             self.changed.notify();
         }
-        response
+    }
+
+    /// A new leader begins its term with an entry of its own.
+    fn elect(&mut self) {
+        self.last.term += 1;
+        self.next_entry();
+        self.applied(Vec::new());
+    }
+
+    /// What a backup would hold.
+    pub(super) fn save(&self) -> (MetaState, Position) {
+        (self.meta.clone(), self.last)
+    }
+
+    /// Everything since the backup is lost, on every controller: what their own disks are there to make impossible.
+    pub(super) fn restore(&mut self, (meta, last): (MetaState, Position)) {
+        let term = self.last.term;
+        self.digests.retain(|at, _| *at <= last);
+        self.changes.retain(|(at, _)| *at <= last);
+        let changed = meta.image().position();
+        self.history.restart(changed, last, meta.digest());
+        self.meta = meta;
+        self.last = Position { term, ..last };
+        self.losses += 1;
+        self.elect();
+        self.changed.notify();
     }
 
     pub(super) fn register(
@@ -112,15 +191,12 @@ impl ControlPlane {
         new: &BrokerRegistration,
         now: Instant,
     ) -> Result<BrokerEpoch, ControlError> {
-        let other = self.sessions.get(&new.id).filter(|session| {
-            session.incarnation != new.incarnation && now < session.last.after_ms(SESSION_MS)
-        });
-        if other.is_some() {
-            return Err(ControlError::DuplicateBroker);
-        }
-        match self.apply(&MetaCommand::RegisterBroker(new.clone())) {
+        self.lead(now);
+        let wanted = self.sessions.register(new, moment(now))?;
+        match self.apply(&wanted) {
             Response::Registered { epoch, .. } => {
-                self.renew(new.id, epoch, new.incarnation, now);
+                self.sessions
+                    .renew(new.id, epoch, new.incarnation, moment(now));
                 self.registrations.push(new.incarnation);
                 Ok(epoch)
             }
@@ -134,23 +210,13 @@ impl ControlPlane {
         beat: &BrokerHeartbeat,
         now: Instant,
     ) -> Result<Beaten, ControlError> {
-        let known = self.image().brokers.get(&beat.id);
-        let known = known.ok_or(ControlError::UnknownBroker)?.clone();
-        if known.epoch != beat.epoch {
-            return Err(ControlError::StaleBrokerEpoch);
+        self.lead(now);
+        let wanted = self.sessions.beat(beat, self.meta.image(), moment(now))?;
+        if let Some(command) = wanted {
+            self.apply(&command);
         }
-        self.renew(beat.id, beat.epoch, known.incarnation, now);
-        let broker = RegisteredBroker {
-            id: beat.id,
-            epoch: beat.epoch,
-        };
         if beat.goodbye {
-            self.apply(&MetaCommand::FenceBroker(broker));
-            self.sessions.remove(&beat.id);
-        } else if beat.wants_shutdown && !known.shutting_down {
-            self.apply(&MetaCommand::ShutDownBroker(broker));
-        } else if known.fenced && !known.shutting_down && beat.metadata_index >= beat.epoch.0 {
-            self.apply(&MetaCommand::UnfenceBroker(broker));
+            self.sessions.end(beat.id);
         }
         let record = &self.image().brokers[&beat.id];
         Ok(Beaten {
@@ -161,24 +227,21 @@ impl ControlPlane {
         })
     }
 
-    fn renew(&mut self, id: BrokerId, epoch: BrokerEpoch, incarnation: Incarnation, now: Instant) {
-        let session = Session {
-            epoch,
-            incarnation,
-            last: now,
-        };
-        self.sessions.insert(id, session);
+    /// Each term grants everyone a fresh session.
+    fn lead(&mut self, now: Instant) {
+        let term = self.last.term;
+        self.sessions.lead(term, self.meta.image(), moment(now));
     }
 
     pub(super) fn is_available(&self) -> bool {
         self.available
     }
 
-    /// Loses or finds its majority; a new leader grants everyone a fresh session.
-    pub(super) fn set_available(&mut self, available: bool, now: Instant) {
+    /// Loses or finds its majority; then there is a new leader.
+    pub(super) fn set_available(&mut self, available: bool) {
         self.available = available;
-        for session in self.sessions.values_mut() {
-            session.last = now;
+        if available {
+            self.elect();
         }
     }
 
@@ -198,18 +261,8 @@ impl ControlPlane {
         if !self.available {
             return;
         }
-        let silent = |session: &Session| session.last.after_ms(SESSION_MS) <= now;
-        let dead: Vec<RegisteredBroker> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| silent(session))
-            .map(|(&id, session)| RegisteredBroker {
-                id,
-                epoch: session.epoch,
-            })
-            .collect();
-        for broker in dead {
-            self.sessions.remove(&broker.id);
+        self.lead(now);
+        for broker in self.sessions.dead(self.meta.image(), moment(now)) {
             self.apply(&MetaCommand::FenceBroker(broker));
         }
     }
@@ -233,4 +286,8 @@ impl ControlPlane {
         };
         Ok(self.apply(&command))
     }
+}
+
+fn moment(now: Instant) -> Duration {
+    Duration::from_nanos(now.0)
 }

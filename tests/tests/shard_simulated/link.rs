@@ -8,8 +8,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use control_api::client::KEEP_ALIVE;
+use control_api::ids::Position;
 use control_api::image::MetadataImage;
 use control_api::message::{BrokerHeartbeat, BrokerRegistration, MetadataUpdate};
+use controlplane::history::Next;
 use dataplane::control::machine::{Effect, Event, Failure, Machine, TURN_MS};
 use dataplane::control::{decode_image, encode_image};
 use dataplane::event::Event as Signal;
@@ -17,6 +20,7 @@ use dataplane::io::Io;
 use dataplane::lease::Lease;
 use dataplane::mesh::{Receiver, Sender};
 use dataplane::message::{ControlMessage, Message, Reply};
+use dataplane::select;
 use millrace_tests::sim::SimIo;
 
 use super::control::ControlPlane;
@@ -45,6 +49,8 @@ pub(super) struct Seen {
     pub(super) stopped: Rc<Cell<usize>>,
     /// Why it ended by itself.
     pub(super) ended: Rc<RefCell<Option<Result<(), String>>>>,
+    /// The metadata that its shards were given last.
+    pub(super) image: Rc<RefCell<Arc<MetadataImage>>>,
 }
 
 /// What the last process of the broker stored.
@@ -170,33 +176,76 @@ impl Link {
     }
 
     /// Single changes, each a while after it was made; at times the stream begins with a snapshot, or ends.
-    async fn watch(self: Rc<Self>, from: u64, stream: u64) {
+    async fn watch(self: Rc<Self>, from: Position, stream: u64) {
         self.latency().await;
+        let losses = self.control.borrow().losses;
+        let is_over = || self.stream.get() != stream || self.control.borrow().losses != losses;
         let mut position = from;
-        if from == 0 || self.io.random_u64().is_multiple_of(8) {
-            let image = self.control.borrow().image().clone();
-            position = image.index;
-            self.latency().await;
-            self.step(Event::Update(MetadataUpdate::Snapshot(image)));
-        }
+        let mut wants_image = (from.index == 0 || self.io.random_u64().is_multiple_of(8))
+            .then_some(MetadataUpdate::Snapshot as fn(MetadataImage) -> MetadataUpdate);
         let changed = self.control.borrow().changed.clone();
-        while self.stream.get() == stream {
+        let mut keep_alive_at = self.io.now();
+        while !is_over() {
             let seen = changed.generation();
-            let change = self.control.borrow().change_after(position);
-            let Some((index, events)) = change else {
-                changed.changed_since(seen).await;
-                continue;
+            let (next, at, digest) = self.control.borrow().next_after(position);
+            let update = match (wants_image.take(), next) {
+                (Some(of), _) => of(self.control.borrow().image().clone()),
+                (None, Next::Snapshot) => {
+                    MetadataUpdate::Snapshot(self.control.borrow().image().clone())
+                }
+                // Nobody has more than the leader.
+                (None, Next::Replacement | Next::Wait) => {
+                    MetadataUpdate::Replacement(self.control.borrow().image().clone())
+                }
+                (None, Next::Changes(_)) => match self.control.borrow().change_after(position) {
+                    Some((at, events)) => MetadataUpdate::Delta { at, events },
+                    None => MetadataUpdate::KeepAlive { at, digest },
+                },
             };
+            if let MetadataUpdate::KeepAlive { at, .. } = &update {
+                position = *at;
+                if self.io.now() < keep_alive_at {
+                    let sleep = self.io.sleep_until(keep_alive_at);
+                    select::first(changed.changed_since(seen), sleep).await;
+                    continue;
+                }
+                keep_alive_at = self.io.now().after_ms(KEEP_ALIVE.as_millis() as u64);
+            }
             self.latency().await;
-            if self.io.random_u64().is_multiple_of(64) {
-                self.step(Event::StreamEnded);
-                return;
+            if self.io.random_u64().is_multiple_of(64) || is_over() {
+                break;
             }
-            position = index;
-            if self.stream.get() == stream {
-                self.step(Event::Update(MetadataUpdate::Delta { index, events }));
-            }
+            position = match &update {
+                MetadataUpdate::Snapshot(image) | MetadataUpdate::Replacement(image) => {
+                    image.position()
+                }
+                MetadataUpdate::Delta { at, .. } | MetadataUpdate::KeepAlive { at, .. } => *at,
+            };
+            self.step(Event::Update(self.on_the_way(update)));
         }
+        if self.stream.get() == stream {
+            self.step(Event::StreamEnded);
+        }
+    }
+
+    /// What becomes of an update on its way: nothing, mostly.
+    fn on_the_way(&self, update: MetadataUpdate) -> MetadataUpdate {
+        let MetadataUpdate::Delta { at, mut events } = update else {
+            return update;
+        };
+        let (control, machine) = (self.control.borrow(), self.machine.borrow());
+        let one_in = control.garbles_one_in;
+        if one_in > 0 && self.io.random_u64().is_multiple_of(one_in) {
+            events.remove(0);
+            control.garbled.set(true);
+        }
+        let base = machine.image();
+        assert!(
+            control.garbled.get() || base.position() >= at || control.has(base),
+            "a change came on a false base: {:?}",
+            base.position()
+        );
+        MetadataUpdate::Delta { at, events }
     }
 
     async fn publish(self: Rc<Self>) {
@@ -206,6 +255,7 @@ impl Link {
             self.to_publish.changed_since(seen).await;
             seen = self.to_publish.generation();
             let metadata = Arc::new(self.machine.borrow_mut().publication());
+            *self.seen.image.borrow_mut() = metadata.image.clone();
             for shard in &self.shards {
                 // One shard hears later than another.
                 self.pause(self.io.random_u64() % 3).await;

@@ -159,10 +159,7 @@ fn without_a_majority_a_broker_serves_on_and_a_new_process_only_reads() {
         let mut client = Client::new(clients.clone());
         world.run(&clients, client.create_topic("topic", 1));
         assert_eq!(world.run(&clients, client.produce("topic", 0, b"one")), 0);
-        world
-            .control
-            .borrow_mut()
-            .set_available(false, clients.now());
+        world.control.borrow_mut().set_available(false);
         world.pass(&clients, 5 * SESSION_MS);
         let answer = world.run(&clients, client.try_produce("topic", 0, b"two"));
         assert_eq!(
@@ -179,10 +176,7 @@ fn without_a_majority_a_broker_serves_on_and_a_new_process_only_reads() {
         let refused = Some((ErrorCode::NotLeaderOrFollower, -1));
         assert_eq!(answer, refused, "not registered, so not leading");
 
-        world
-            .control
-            .borrow_mut()
-            .set_available(true, clients.now());
+        world.control.borrow_mut().set_available(true);
         assert_eq!(world.run(&clients, client.produce("topic", 0, b"three")), 2);
     });
 }
