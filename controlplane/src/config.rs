@@ -13,7 +13,12 @@ pub struct NodeConfig {
     pub id: u64,
     /// Where brokers, operators and the other controllers connect to.
     pub listen: String,
+    /// The nodes that a new cluster is formed of; none where the node waits until a cluster takes it in.
     pub peers: Peers,
+    /// Controllers of that cluster, HOST:PORT.
+    pub join: Vec<String>,
+    /// Where others connect to this node, HOST:PORT.
+    pub advertise: String,
     pub secret: Secret,
     /// Where metrics and health are served over HTTP.
     pub metrics: String,
@@ -83,12 +88,37 @@ impl Times {
     }
 }
 
-/// The members of the control plane, by node id: the same on every node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl NodeConfig {
+    /// Every controller's address that the node was told at its start.
+    pub fn controllers(&self) -> impl Iterator<Item = &String> {
+        self.peers.0.values().chain(&self.join)
+    }
+}
+
+/// The nodes that a new control plane is formed of, by node id: the same on every one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers(pub BTreeMap<u64, String>);
 
 /// More do not make a control plane safer, only slower.
-const MEMBERS_MAX: usize = 5;
+pub const MEMBERS_MAX: usize = 5;
+
+/// `ID=HOST:PORT`
+pub fn parse_node(text: &str) -> Result<(u64, String), String> {
+    let parsed = text.split_once('=').and_then(|(id, address)| {
+        let id = id.parse::<u64>().ok();
+        let id = id.filter(|id| (1..=NODE_MAX).contains(id))?;
+        is_address(address).then(|| (id, address.to_owned()))
+    });
+    parsed.ok_or_else(|| format!("`{text}` is not ID=HOST:PORT"))
+}
+
+/// Whether it is a `HOST:PORT` that one can connect to.
+pub fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
 
 impl FromStr for Peers {
     type Err = String;
@@ -97,18 +127,11 @@ impl FromStr for Peers {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut peers = BTreeMap::new();
         for item in text.split(',').map(str::trim) {
-            let parsed = item.split_once('=').and_then(|(id, address)| {
-                let (host, port) = address.rsplit_once(':')?;
-                let sound = !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0);
-                let id = id.parse::<u64>().ok();
-                let id = id.filter(|id| (1..=NODE_MAX).contains(id));
-                Some((id?, address)).filter(|_| sound)
-            });
-            let (id, address) = parsed.ok_or_else(|| format!("`{item}` is not ID=HOST:PORT"))?;
-            if peers.values().any(|other| other == address) {
+            let (id, address) = parse_node(item)?;
+            if peers.values().any(|other| *other == address) {
                 return Err(format!("{address} is given twice"));
             }
-            if peers.insert(id, address.to_owned()).is_some() {
+            if peers.insert(id, address).is_some() {
                 return Err(format!("node {id} is given twice"));
             }
         }

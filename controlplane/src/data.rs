@@ -51,7 +51,7 @@ impl DataDirectory {
                 return Err(error).with_context(|| format!("cannot lock data directory {shown}"));
             }
         }
-        let disk = match read_disk(path, id, peers)? {
+        let disk = match read_disk(path, id)? {
             Some(disk) => disk,
             None => format(path, id, peers)
                 .with_context(|| format!("cannot write in data directory {shown}"))?,
@@ -70,7 +70,7 @@ impl DataDirectory {
 }
 
 /// What the identity file says; `None` where the directory was never formatted to its end.
-fn read_disk(path: &Path, id: u64, peers: &Peers) -> anyhow::Result<Option<u64>> {
+fn read_disk(path: &Path, id: u64) -> anyhow::Result<Option<u64>> {
     let file = path.join(IDENTITY_FILE);
     let shown = path.display();
     let found = match fs::read_to_string(&file) {
@@ -99,21 +99,18 @@ fn read_disk(path: &Path, id: u64, peers: &Peers) -> anyhow::Result<Option<u64>>
         ),
         _ => {}
     }
+    // The peers that the node was formatted with are for whoever looks at the file: who is in the cluster now is in its log.
     let fields = || Some((field("node ")?, field("disk ")?, field("peers ")?));
     let known = format.as_deref() == Some("3");
     let parsed = known
         .then(fields)
         .flatten()
-        .and_then(|(node, disk, peers)| {
-            Some((node.parse::<u64>().ok()?, parse_disk(&disk)?, peers))
-        });
-    let Some((node, disk, their_peers)) = parsed else {
+        .and_then(|(node, disk, _)| Some((node.parse::<u64>().ok()?, parse_disk(&disk)?)));
+    let Some((node, disk)) = parsed else {
         bail!("data directory {shown} is damaged: its identity file is not readable");
     };
-    if (node, &their_peers) != (id, &peers.to_string()) {
-        bail!(
-            "data directory {shown} belongs to node {node} with peers {their_peers}, not to node {id} with these peers"
-        );
+    if node != id {
+        bail!("data directory {shown} belongs to node {node}, not to node {id}");
     }
     Ok(Some(disk))
 }
@@ -174,13 +171,8 @@ mod tests {
                 .unwrap()
                 .contains("belongs to node 1")
         );
-        assert!(
-            open(&directory, 1, "1=b:1")
-                .err()
-                .unwrap()
-                .contains("belongs to node 1")
-        );
         let disk = open(&directory, 1, "1=a:1").unwrap().disk;
+        assert_eq!(open(&directory, 1, "1=b:1,2=a:1,3=c:1").unwrap().disk, disk);
         assert_eq!(open(&directory, 1, "1=a:1").unwrap().disk, disk);
     }
 

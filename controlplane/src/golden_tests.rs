@@ -29,7 +29,8 @@ use control_api::map::Map;
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, CommittedOffset, ConfigChange, ConfigOperation,
     ConfigResource, ControlError, GroupSummary, MetadataUpdate, NewPartitions, NewTopic,
-    NodeStatus, OffsetCommit, OffsetSelection, RaftGroupStatus, Request, Response,
+    NodeStatus, OffsetCommit, OffsetSelection, QuorumChange, QuorumMember, QuorumStatus,
+    RaftGroupStatus, Request, Response,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -298,6 +299,18 @@ fn requests() -> Vec<Request> {
         Request::FindGroups {
             groups: vec![text("billing")],
         },
+        Request::DescribeQuorum {
+            group: 1,
+            by_leader: true,
+        },
+        Request::ChangeQuorum {
+            group: 1,
+            change: QuorumChange::Add {
+                node: 4,
+                disk: Some(0xabc),
+                address: text("four:9093"),
+            },
+        },
     ]
 }
 
@@ -386,6 +399,22 @@ fn responses() -> Vec<Response> {
             name: text("billing"),
             offsets: 2,
         }]),
+        Response::Quorum(QuorumStatus {
+            leader: Some(1),
+            term: 3,
+            changed_at: (3, 40),
+            committed_index: 77,
+            last_index: 78,
+            members: vec![QuorumMember {
+                node: 4,
+                disk: 0xabc,
+                address: text("four:9093"),
+                votes: true,
+                last_index: Some(77),
+                silent_ms: Some(12),
+            }],
+        }),
+        Response::Pending(text("it is behind")),
     ]
 }
 

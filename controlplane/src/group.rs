@@ -6,19 +6,22 @@ use crate::config::{NodeConfig, Peers};
 use crate::data::DataDirectory;
 use crate::identity::Identity;
 use crate::limits::{ENTRIES_PER_BATCH_MAX, QUORUM_TIME_MAX};
-use crate::member::{disk_text, node_of};
+use crate::member::{disk_of, disk_text, node_of};
+use crate::raft::addresses::Addresses;
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Applier, Machine, Shared};
 use crate::raft::memory::Memory;
 use crate::raft::network::Network;
 use crate::raft::snapshot::SnapshotStore;
-use crate::raft::wire::WireIntroduction;
+use crate::raft::wire::{WireIntroduction, WireLogId};
 use crate::raft::{Proposal, Raft, TypeConfig, group_name};
 use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::codec::{self, Format};
 use control_api::level::Levels;
-use control_api::message::{ControlError, RaftGroupStatus, Request, Response};
+use control_api::message::{
+    ControlError, QuorumMember, QuorumStatus, RaftGroupStatus, Request, Response,
+};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::ForwardToLeader;
 use openraft::{Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
@@ -42,6 +45,7 @@ pub struct Group<M: Machine> {
     pub shared: Arc<Shared<M>>,
     pub times: Times,
     pub(crate) memory: Memory,
+    pub(crate) addresses: Arc<Addresses>,
     peers: Peers,
     /// For the one snapshot that may be on its way here.
     pub installing: Semaphore,
@@ -98,9 +102,11 @@ impl<M: Machine> Group<M> {
         let snapshots = SnapshotStore::open(directory).with_context(damaged)?;
         let applier = Applier::<M>::open(snapshots).with_context(damaged)?;
         let shared = applier.shared();
+        let addresses = Arc::new(Addresses::new(config.peers.0.clone()));
         let network = Network {
             group: id,
             identity: identity.clone(),
+            addresses: addresses.clone(),
             acknowledged: HashMap::new(),
         };
         let raft_config = Arc::new(raft_config(name, config).validate()?);
@@ -113,6 +119,7 @@ impl<M: Machine> Group<M> {
             shared,
             times,
             memory,
+            addresses,
             peers: config.peers.clone(),
             installing: Semaphore::new(1),
         })
@@ -232,6 +239,32 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Who is in the group, as far as this node knows.
+    pub fn quorum(&self) -> QuorumStatus {
+        let metrics = self.metrics();
+        let leads = metrics.state == ServerState::Leader;
+        let stored = &metrics.membership_config;
+        let changed_at = stored.log_id().as_ref().map(WireLogId::from);
+        let voters: BTreeSet<u64> = stored.voter_ids().collect();
+        let members = stored.membership().nodes();
+        let members = members.map(|(member, node)| QuorumMember {
+            node: node_of(*member),
+            disk: disk_of(*member),
+            address: node.addr.clone(),
+            votes: voters.contains(member),
+            last_index: stored_index(&metrics, *member).filter(|_| leads),
+            silent_ms: silence(&metrics, *member).filter(|_| leads).map(ms),
+        });
+        QuorumStatus {
+            leader: metrics.current_leader.map(node_of),
+            term: metrics.current_term,
+            changed_at: changed_at.map_or((0, 0), |id| (id.term, id.index)),
+            committed_index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            members: members.collect(),
+        }
+    }
+
     /// Without this, every attempt on a leader that lost its majority would leave one more entry in its log.
     fn refuse_without_majority(&self) -> Result<(), ControlError> {
         let metrics = self.metrics();
@@ -240,6 +273,24 @@ impl<M: Machine> Group<M> {
             false => Ok(()),
         }
     }
+}
+
+/// On the leader: the last entry that a member is known to have stored.
+pub(crate) fn stored_index(metrics: &RaftMetrics<TypeConfig>, member: u64) -> Option<u64> {
+    if member == metrics.id {
+        return metrics.last_log_index;
+    }
+    let matched = metrics.replication.as_ref()?.get(&member)?.as_ref()?;
+    Some(matched.index)
+}
+
+/// On the leader: how long ago a member last answered.
+pub(crate) fn silence(metrics: &RaftMetrics<TypeConfig>, member: u64) -> Option<Duration> {
+    if member == metrics.id {
+        return Some(Duration::ZERO);
+    }
+    let heartbeat = metrics.heartbeat.as_ref()?.get(&member)?.as_ref()?;
+    Some(heartbeat.elapsed())
 }
 
 /// On the leader: how many entries each node that votes is behind.

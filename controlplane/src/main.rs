@@ -6,8 +6,10 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control_api::client::ControlClient;
 use control_api::handshake::{Party, Role};
+use control_api::message::QuorumChange;
 use control_api::secret::Secret;
-use controlplane::config::{NodeConfig, Peers, Times};
+use controlplane::config::{NodeConfig, Peers, Times, is_address, parse_node};
+use controlplane::member::NODE_MAX;
 use controlplane::node::RunningNode;
 use controlplane::operator::{self, Form, Question};
 use std::io::IsTerminal;
@@ -40,8 +42,50 @@ enum Command {
     Topics(AskArgs),
     /// The consumer groups with committed offsets.
     Groups(AskArgs),
+    /// The controllers that vote: who they are, and changes of them.
+    #[command(subcommand)]
+    Quorum(QuorumCommand),
     /// What a controller that does not run has on disk: its snapshots and logs, one line for each thing in them.
     Dump(DumpArgs),
+}
+
+#[derive(Subcommand)]
+enum QuorumCommand {
+    /// Each controller's part in both Raft groups, as their leaders see it.
+    Status(AskArgs),
+    /// Has a running controller vote: a new one, or one with an empty disk or at another address than before.
+    Add {
+        /// ID=HOST:PORT
+        #[arg(value_parser = parse_node)]
+        controller: (u64, String),
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Takes a controller out, whether it runs or not. If it does, it ends.
+    Remove {
+        id: u64,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Has a controller lead both Raft groups.
+    Transfer {
+        id: u64,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+#[derive(Args)]
+struct WaitArgs {
+    /// For how many seconds to wait until it is done. What was begun then stays, and the command may be repeated.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    wait_seconds: u64,
 }
 
 #[derive(Args)]
@@ -64,9 +108,24 @@ struct ServeArgs {
     /// Where to listen, HOST:PORT.
     #[arg(long, env = "MILLRACE_CONTROLLER_LISTEN")]
     listen: String,
-    /// All controllers, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT. 1, 3 or 5 of them.
-    #[arg(long, env = "MILLRACE_CONTROLLER_PEERS")]
-    peers: Peers,
+    /// The controllers that a new cluster is formed of, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT. 1, 3 or 5 of them.
+    #[arg(
+        long,
+        env = "MILLRACE_CONTROLLER_PEERS",
+        required_unless_present = "join"
+    )]
+    peers: Option<Peers>,
+    /// Controllers of a cluster that is to take this one in (`quorum add`), HOST:PORT,HOST:PORT,... It forms none itself.
+    #[arg(
+        long,
+        env = "MILLRACE_CONTROLLER_JOIN",
+        value_delimiter = ',',
+        conflicts_with = "peers"
+    )]
+    join: Vec<String>,
+    /// Where the others connect to this one, HOST:PORT [default: as it stands among the peers, or where it listens]
+    #[arg(long, env = "MILLRACE_CONTROLLER_ADVERTISE")]
+    advertise: Option<String>,
     #[command(flatten)]
     secret: SecretArgs,
     /// Where to serve /metrics, /healthz and /readyz, HOST:PORT.
@@ -187,13 +246,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Brokers(args) => (Question::Brokers, args),
         Command::Topics(args) => (Question::Topics, args),
         Command::Groups(args) => (Question::Groups, args),
+        Command::Quorum(command) => return quorum(command).await,
     };
-    let secret = args.secret.load()?;
-    let addresses = args.controllers.iter().map(String::as_str);
-    let checked = secret.check_addresses(addresses);
-    checked.map_err(anyhow::Error::msg)?;
-    let party = Party::client(secret, String::new());
-    let client = ControlClient::new(args.controllers.clone(), party, Role::Operator);
+    let client = client(&args)?;
     let answer = operator::ask(question, &client, &args.controllers, form(args.json)).await?;
     print!("{}", answer.text);
     Ok(match answer.healthy {
@@ -202,20 +257,81 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     })
 }
 
+async fn quorum(command: QuorumCommand) -> anyhow::Result<ExitCode> {
+    let (change, wait, args) = match command {
+        QuorumCommand::Status(args) => {
+            let table = operator::quorum(&client(&args)?, form(args.json)).await?;
+            print!("{table}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        QuorumCommand::Add {
+            controller: (node, address),
+            wait,
+            ask,
+        } => {
+            let disk = None;
+            let change = QuorumChange::Add {
+                node,
+                disk,
+                address,
+            };
+            (change, wait, ask)
+        }
+        QuorumCommand::Remove { id, wait, ask } => {
+            let (node, disk) = (id, None);
+            (QuorumChange::Remove { node, disk }, wait, ask)
+        }
+        QuorumCommand::Transfer { id, wait, ask } => {
+            (QuorumChange::Transfer { node: id }, wait, ask)
+        }
+    };
+    let time = Duration::from_secs(wait.wait_seconds);
+    operator::change_quorum(&client(&args)?, change, time).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn client(args: &AskArgs) -> anyhow::Result<ControlClient> {
+    let secret = args.secret.load()?;
+    let addresses = args.controllers.iter().map(String::as_str);
+    let checked = secret.check_addresses(addresses);
+    checked.map_err(anyhow::Error::msg)?;
+    let party = Party::client(secret, String::new());
+    let controllers = args.controllers.clone();
+    Ok(ControlClient::new(controllers, party, Role::Operator))
+}
+
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let peers = args.peers.unwrap_or_default();
+    let own = peers.0.get(&args.id).cloned();
     anyhow::ensure!(
-        args.peers.0.contains_key(&args.id),
-        "node {} is not among the peers {}",
+        own.is_some() || !args.join.is_empty(),
+        "node {} is not among the peers {peers}",
         args.id,
-        args.peers
     );
+    anyhow::ensure!(
+        (1..=NODE_MAX).contains(&args.id),
+        "--id {} is not from 1 to {NODE_MAX}",
+        args.id
+    );
+    let advertise = args.advertise.or(own);
+    let advertise = advertise.unwrap_or_else(|| args.listen.clone());
+    if let Some(wrong) = args
+        .join
+        .iter()
+        .chain([&advertise])
+        .find(|one| !is_address(one))
+    {
+        anyhow::bail!("`{wrong}` is not HOST:PORT");
+    }
     let node = RunningNode::start(NodeConfig {
         id: args.id,
         secret: args.secret.load()?,
         listen: args.listen,
-        peers: args.peers,
+        peers,
+        join: args.join,
+        advertise,
         metrics: args.metrics,
         data: args.data,
         times: Times {

@@ -26,6 +26,11 @@ pub fn node_of(member: u64) -> u64 {
     member >> DISK_BITS
 }
 
+/// Which of its node's disks the member is.
+pub fn disk_of(member: u64) -> u64 {
+    member & ((1 << DISK_BITS) - 1)
+}
+
 /// For a disk that is being formatted.
 pub(crate) fn random_disk() -> u64 {
     rand::random::<u64>() >> (u64::BITS - DISK_BITS)
@@ -51,7 +56,7 @@ mod tests {
         for node in [1, 7, NODE_MAX] {
             let disk = random_disk();
             let one = member(node, disk);
-            assert_eq!(node_of(one), node);
+            assert_eq!((node_of(one), disk_of(one)), (node, disk));
             assert_ne!(one, member(node, disk ^ 1));
             assert!(
                 one < 1 << 63,

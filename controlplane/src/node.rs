@@ -61,7 +61,8 @@ impl RunningNode {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         config.times.check()?;
         let shares = descriptors::raise()?;
-        let addresses = config.peers.0.values().chain([&config.listen]);
+        let addresses = config.controllers();
+        let addresses = addresses.chain([&config.listen, &config.advertise]);
         let checked = config.secret.check_addresses(addresses.map(String::as_str));
         checked.map_err(anyhow::Error::msg)?;
         let data = DataDirectory::open(&config.data, config.id, &config.peers)?;
@@ -78,7 +79,7 @@ impl RunningNode {
             meta,
             offsets,
             client: ControlClient::new(
-                config.peers.0.values().cloned().collect(),
+                config.controllers().cloned().collect(),
                 identity.party(),
                 Role::Operator,
             ),
@@ -98,6 +99,8 @@ impl RunningNode {
         tasks.spawn(supervise::learn_cluster_id(node.clone()));
         tasks.spawn(quorum::form(node.clone()));
         tasks.spawn(quorum::keep(node.clone()));
+        tasks.spawn(quorum::follow::learn_addresses(node.clone()));
+        tasks.spawn(quorum::follow::announce_address(node.clone()));
         tasks.spawn(supervise::lead_brokers(node.clone()));
         tasks.spawn(supervise::forget_deleted_topics(node.clone()));
         tasks.spawn(supervise::expire_offsets(node.clone()));
@@ -110,7 +113,7 @@ impl RunningNode {
         })
     }
 
-    /// Returns when the node cannot go on: its log failed, or holds what this version cannot read.
+    /// Returns when the node cannot go on: its log failed, or holds what this version cannot read, or it is no member any more.
     pub async fn failed(&self) -> anyhow::Error {
         let (meta, offsets) = (&self.node.meta.raft, &self.node.offsets.raft);
         tokio::select! {
@@ -118,6 +121,7 @@ impl RunningNode {
             error = supervise::fatal(offsets) => error.context("the offsets group stopped"),
             lost = self.node.meta.memory.lost() => anyhow::anyhow!(lost),
             lost = self.node.offsets.memory.lost() => anyhow::anyhow!(lost),
+            why = quorum::follow::taken_out(&self.node) => anyhow::anyhow!(why),
         }
     }
 

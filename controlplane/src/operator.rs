@@ -2,9 +2,11 @@
 
 mod dump;
 mod health;
+mod quorum;
 mod table;
 
 pub use dump::dump;
+pub use quorum::{change_quorum, quorum};
 
 use anyhow::{Context, bail};
 use control_api::client::ControlClient;

@@ -4,6 +4,12 @@
 //! anything in its log. A node with an empty disk among others that have something therefore never starts a second cluster: it
 //! waits. The leader finds it there under a new member id, lets it follow without a vote until it has caught up, and then commits
 //! that it votes in place of the disk that is gone, for which the majority of the old voters is needed.
+//!
+//! From then on the members are what the log says. [`change`] is what an operator may have done to them, [`follow`] what each node
+//! does by itself as they change.
+
+pub(crate) mod change;
+pub(crate) mod follow;
 
 use crate::group::Group;
 use crate::member::node_of;
@@ -11,11 +17,12 @@ use crate::node::Node;
 use crate::raft::machine::Machine;
 use crate::raft::network::introduce;
 use crate::raft::{Membership, group_name};
-use openraft::{BasicNode, ChangeMembers, Instant, RaftMetrics};
+use control_api::message::ControlError;
+use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 type Metrics = RaftMetrics<crate::raft::TypeConfig>;
@@ -26,7 +33,10 @@ const MEMBERS_LOOK: Duration = Duration::from_millis(500);
 const VOTER_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// A follower that is so close behind catches up while its vote is being committed.
 const LAG_ENTRIES_MAX: u64 = 64;
-const CHANGE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Several heartbeats. With what follows it is shorter than a client waits for its answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(400);
+const ANSWER_LOOK: Duration = Duration::from_millis(10);
+const CHANGE_TIME_MAX: Duration = Duration::from_millis(1_000);
 
 /// Forms the groups that this node is to form; ends once that is done or not its business.
 pub(crate) async fn form(node: Arc<Node>) {
@@ -111,88 +121,143 @@ async fn keep_group<M: Machine>(node: &Node, group: &Group<M>) {
         let metrics = group.metrics();
         let membership = metrics.membership_config.membership().clone();
         if membership.get_joint_config().len() > 1 {
-            // A change that its leader did not live to end.
-            change(group, ChangeMembers::AddVoterIds(BTreeSet::new())).await;
+            // A change that its leader did not live to end. What fails now is tried again at the next look.
+            let _ = commit(group, ChangeMembers::AddVoterIds(BTreeSet::new())).await;
             continue;
         }
-        for (id, address) in &node.config.peers.0 {
-            keep_voter(node, group, *id, address, &metrics, &membership).await;
+        for voter in membership.voter_ids() {
+            keep_voter(node, group, voter, &metrics, &membership).await;
         }
     }
 }
 
-/// Makes the disk that a node has now its voter.
+/// Where a voter is silent, makes the disk that its node has now the voter.
 async fn keep_voter<M: Machine>(
     node: &Node,
     group: &Group<M>,
-    id: u64,
-    address: &str,
+    voter: u64,
     metrics: &Metrics,
     membership: &Membership,
 ) {
-    let voters: BTreeSet<u64> = membership.voter_ids().collect();
-    let voter = voters.iter().copied().find(|voter| node_of(*voter) == id);
-    if voter.is_none_or(|voter| voter == metrics.id || is_heard(metrics, voter)) {
-        return;
-    }
-    let Ok((found, theirs)) = introduce(&node.identity, address, group.id).await else {
+    let address = membership.get_node(&voter).map(|node| &node.addr);
+    let Some(address) = address.filter(|_| !is_heard(metrics, voter)) else {
         return;
     };
-    if Some(found) == voter || node_of(found) != id || theirs.peers != node.config.peers.0 {
+    let Ok((found, _)) = introduce(&node.identity, address, group.id).await else {
         return;
+    };
+    if found != voter && node_of(found) == node_of(voter) {
+        // What fails now is tried again at the next look.
+        let _ = admit(group, found, address).await;
     }
-    for (gone, _) in membership.nodes() {
-        if node_of(*gone) == id && *gone != found && !voters.contains(gone) {
-            change(group, ChangeMembers::RemoveNodes([*gone].into())).await;
-        }
+}
+
+/// Takes a step towards having a disk vote, in place of the one that its node had before. Answers what is left to wait for.
+async fn admit<M: Machine>(
+    group: &Group<M>,
+    found: u64,
+    address: &str,
+) -> Result<Option<String>, ControlError> {
+    let metrics = group.metrics();
+    let membership = metrics.membership_config.membership();
+    let (id, voters) = (node_of(found), voters(membership));
+    let learners = membership.learner_ids();
+    let gone: BTreeSet<u64> = learners
+        .filter(|one| node_of(*one) == id && *one != found)
+        .collect();
+    if !gone.is_empty() {
+        commit(group, ChangeMembers::RemoveNodes(gone)).await?;
     }
-    if membership.get_node(&found).is_none() {
-        warn!(
-            group = group_name(group.id),
-            node = id,
-            "controller has an empty disk: it follows without a vote"
-        );
-        let learner = BTreeMap::from([(found, BasicNode::new(address))]);
-        change(group, ChangeMembers::AddNodes(learner)).await;
-    } else if has_caught_up(metrics, found) {
-        let others = voters.into_iter().filter(|one| Some(*one) != voter);
-        let voters: BTreeSet<u64> = others.chain([found]).collect();
-        if change(group, ChangeMembers::ReplaceAllVoters(voters)).await {
-            info!(
+    let there = BTreeMap::from([(found, BasicNode::new(address))]);
+    match membership.get_node(&found) {
+        None => {
+            warn!(
                 group = group_name(group.id),
                 node = id,
-                "controller votes with its new disk"
+                "controller has an empty disk: it follows without a vote"
             );
+            commit(group, ChangeMembers::AddNodes(there)).await?;
+            return Ok(Some(format!("controller {id} has just begun to follow")));
         }
+        Some(known) if known.addr != address => {
+            commit(group, ChangeMembers::SetNodes(there)).await?;
+        }
+        Some(_) => {}
+    }
+    if voters.contains(&found) {
+        return Ok(None);
+    }
+    let lag = lag(&metrics, found);
+    if lag > LAG_ENTRIES_MAX {
+        return Ok(Some(format!("controller {id} is {lag} entries behind")));
+    }
+    let others = voters.into_iter().filter(|one| node_of(*one) != id);
+    let voters: BTreeSet<u64> = others.chain([found]).collect();
+    check_majority(group, &voters).await?;
+    commit(group, ChangeMembers::ReplaceAllVoters(voters)).await?;
+    info!(
+        group = group_name(group.id),
+        node = id,
+        "controller votes with its disk"
+    );
+    Ok(None)
+}
+
+/// Refuses voters of which no majority answers from now on: they could commit nothing, not even the next change. To have been heard
+/// a moment ago is not enough: one that has just died would leave the change half done, and the group without any leader.
+async fn check_majority<M: Machine>(
+    group: &Group<M>,
+    voters: &BTreeSet<u64>,
+) -> Result<(), ControlError> {
+    let asked = Instant::now();
+    loop {
+        let (metrics, time) = (group.metrics(), asked.elapsed());
+        let heard = voters.iter().filter(|voter| {
+            let silence = crate::group::silence(&metrics, **voter);
+            silence.is_some_and(|silence| silence < time)
+        });
+        let (heard, all) = (heard.count(), voters.len());
+        if heard * 2 > all {
+            return Ok(());
+        }
+        if time > ANSWER_TIME_MAX {
+            return Err(ControlError::InvalidRequest(format!(
+                "{all} controllers would vote then, of which {heard} answer: that is no majority"
+            )));
+        }
+        sleep(ANSWER_LOOK).await;
     }
 }
 
-async fn change<M: Machine>(group: &Group<M>, change: ChangeMembers<u64, BasicNode>) -> bool {
+fn voters(membership: &Membership) -> BTreeSet<u64> {
+    membership.voter_ids().collect()
+}
+
+/// Commits a change of the members, and of the voters in both steps that Raft takes.
+async fn commit<M: Machine>(
+    group: &Group<M>,
+    change: ChangeMembers<u64, BasicNode>,
+) -> Result<(), ControlError> {
     let changing = group.raft.change_membership(change.clone(), false);
     match timeout(CHANGE_TIME_MAX, changing).await {
-        Ok(Ok(_)) => true,
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => {
             warn!(group = group_name(group.id), %change, %error, "the members are not changed yet");
-            false
+            Err(ControlError::Unavailable)
         }
-        Err(_) => false,
+        Err(_) => Err(ControlError::Unavailable),
     }
 }
 
-fn is_heard(metrics: &Metrics, voter: u64) -> bool {
-    let heartbeat = metrics.heartbeat.as_ref().and_then(|all| all.get(&voter));
-    heartbeat
-        .and_then(Option::as_ref)
-        .is_some_and(|at| at.elapsed() < VOTER_SILENCE_MAX)
+/// Whether the leader has heard from a member of late, or is it.
+fn is_heard(metrics: &Metrics, member: u64) -> bool {
+    let silence = crate::group::silence(metrics, member);
+    silence.is_some_and(|silence| silence < VOTER_SILENCE_MAX)
 }
 
-fn has_caught_up(metrics: &Metrics, learner: u64) -> bool {
-    let matched = metrics
-        .replication
-        .as_ref()
-        .and_then(|all| all.get(&learner));
-    let matched = matched.and_then(Option::as_ref).map(|id| id.index);
-    matched.is_some_and(|matched| {
-        metrics.last_log_index.unwrap_or(0).saturating_sub(matched) <= LAG_ENTRIES_MAX
-    })
+/// How many entries a follower lacks.
+fn lag(metrics: &Metrics, follower: u64) -> u64 {
+    let stored = crate::group::stored_index(metrics, follower).map_or(0, |index| index + 1);
+    let last = metrics.last_log_index.map_or(0, |index| index + 1);
+    last.saturating_sub(stored)
 }

@@ -6,6 +6,7 @@ use crate::command::{
 };
 use crate::limits::GROUPS_PER_ANSWER_MAX;
 use crate::node::Node;
+use crate::quorum;
 use crate::supervise::accepted;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
 use control_api::message::{
@@ -83,10 +84,16 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
             let read = match group {
                 META_GROUP => node.meta.read_barrier().await,
                 OFFSETS_GROUP => node.offsets.read_barrier().await,
-                _ => Err(ControlError::InvalidRequest(format!("no group {group}"))),
+                _ => Err(no_group(group)),
             };
             read.map(|()| Response::Done(vec![Ok(())]))
         }
+        Request::DescribeQuorum { group, by_leader } => describe_quorum(node, group, by_leader),
+        Request::ChangeQuorum { group, change } => match group {
+            META_GROUP => quorum::change::change(node, &node.meta, change).await,
+            OFFSETS_GROUP => quorum::change::change(node, &node.offsets, change).await,
+            _ => Err(no_group(group)),
+        },
         Request::WatchMetadata { .. } => Err(ControlError::InvalidRequest(
             "a metadata stream takes a connection of its own".to_owned(),
         )),
@@ -265,6 +272,22 @@ async fn find_groups(node: &Node, groups: &[String]) -> Answer {
 async fn propose_offsets(node: &Node, command: &OffsetsCommand) -> Answer {
     node.metrics.proposals.with_label_values(&["offsets"]).inc();
     accepted(node.offsets.propose(command).await?)
+}
+
+fn describe_quorum(node: &Node, group: u8, by_leader: bool) -> Answer {
+    let (leads, quorum) = match group {
+        META_GROUP => (node.meta.require_leader(), node.meta.quorum()),
+        OFFSETS_GROUP => (node.offsets.require_leader(), node.offsets.quorum()),
+        _ => return Err(no_group(group)),
+    };
+    if by_leader {
+        leads?;
+    }
+    Ok(Response::Quorum(quorum))
+}
+
+fn no_group(group: u8) -> ControlError {
+    ControlError::InvalidRequest(format!("no group {group}"))
 }
 
 fn status(node: &Node) -> NodeStatus {

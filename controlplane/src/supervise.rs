@@ -7,6 +7,7 @@ use crate::limits::LOG_ENTRIES_MAX;
 use crate::member::node_of;
 use crate::node::Node;
 use crate::offsets::OffsetsState;
+use crate::quorum::change;
 use crate::raft::machine::Machine;
 use crate::raft::{LogId, Raft, group_name};
 use control_api::level::Level;
@@ -25,7 +26,6 @@ const CLEAR_UP_LOOK: Duration = Duration::from_secs(2);
 const EXPIRY_LOOKS_PER_RETENTION: u32 = 10;
 const EXPIRY_LOOK_MIN: Duration = Duration::from_millis(200);
 const EXPIRY_LOOK_MAX: Duration = Duration::from_secs(60);
-const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(500);
 /// After a failed proposal; the next look would only fail again.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -273,15 +273,7 @@ pub(crate) async fn hand_over<M: Machine>(group: &Group<M>) {
     else {
         return;
     };
-    let mut metrics = group.raft.metrics();
-    let own = metrics.borrow_watched().id;
-    let asked = group.raft.trigger().transfer_leader(successor).await;
-    let moved = async {
-        while metrics.borrow_watched().current_leader == Some(own)
-            && metrics.changed().await.is_ok()
-        {}
-    };
-    if asked.is_ok() && timeout(HAND_OVER_TIME_MAX, moved).await.is_err() {
+    if !change::hand_over(group, successor).await {
         warn!(
             group = group_name(group.id),
             successor = node_of(successor),

@@ -4,10 +4,11 @@
 //! every request may be repeated. Each call in flight has a connection of its own, taken from a small pool, so a slow one
 //! never delays a heartbeat.
 
-use crate::frame::{self, Frame, FrameError, FrameReader};
+use crate::frame::{self, FrameError, FrameReader};
 use crate::handshake::{self, HandshakeError, Party, Role};
 use crate::ids::Position;
-use crate::message::{ControlError, MetadataUpdate, Request, Response};
+use crate::message::{ControlError, Request, Response};
+use crate::metadata_stream::MetadataStream;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// Calls that wait for an answer at a time; more wait for their turn.
 const CALLS_IN_FLIGHT_MAX: usize = 64;
 const IDLE_CONNECTIONS_MAX: usize = 8;
+/// Controllers that one may tell of.
+const LEARNT_MAX: usize = 16;
 /// Longer than a controller takes to answer that it has no majority, so that this answer is not missed.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_millis(1_500);
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
@@ -32,7 +35,7 @@ const SILENCE_MAX: Duration = Duration::from_millis(250);
 const SUSPICION: Duration = Duration::from_secs(5);
 /// A metadata stream is silent for at most this when all is well.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(250);
-const STREAM_SILENCE_MAX: Duration = Duration::from_millis(1_000);
+pub(crate) const STREAM_SILENCE_MAX: Duration = Duration::from_millis(1_000);
 
 const _: () = assert!(
     KEEP_ALIVE.as_millis() * 3 <= STREAM_SILENCE_MAX.as_millis(),
@@ -54,7 +57,8 @@ pub enum ClientError {
 }
 
 pub struct ControlClient {
-    addresses: Vec<String>,
+    /// Those that it was given at the start.
+    given: Vec<String>,
     party: Party,
     role: Role,
     state: Mutex<State>,
@@ -63,6 +67,8 @@ pub struct ControlClient {
 
 #[derive(Default)]
 struct State {
+    /// Those that are asked: the ones learnt, then the ones given.
+    addresses: Vec<String>,
     idle: HashMap<String, Vec<Connection>>,
     /// By Raft group: who answered last, or was named as the leader.
     leaders: HashMap<u8, String>,
@@ -74,23 +80,33 @@ struct State {
     cluster_id: String,
 }
 
-type Connection = FrameReader<TcpStream>;
+pub(crate) type Connection = FrameReader<TcpStream>;
 
 impl ControlClient {
     /// `addresses`: each controller's `host:port`. At least one.
     pub fn new(addresses: Vec<String>, party: Party, role: Role) -> Self {
         assert!(!addresses.is_empty(), "a client needs an address to call");
         let state = State {
+            addresses: addresses.clone(),
             cluster_id: party.cluster_id.clone(),
             ..State::default()
         };
         ControlClient {
-            addresses,
+            given: addresses,
             party,
             role,
             state: Mutex::new(state),
             in_flight: Semaphore::new(CALLS_IN_FLIGHT_MAX),
         }
+    }
+
+    /// From now on these controllers are asked too. What was learnt before is forgotten, what was given at the start is not.
+    pub fn learn(&self, addresses: impl IntoIterator<Item = String>) {
+        let mut all: Vec<String> = addresses.into_iter().take(LEARNT_MAX).collect();
+        let given = self.given.iter().filter(|given| !all.contains(given));
+        let given: Vec<String> = given.cloned().collect();
+        all.extend(given);
+        self.state().addresses = all;
     }
 
     /// Asks the leader of the request's group. A `Response::Error` comes back as [`ClientError::Refused`].
@@ -187,7 +203,7 @@ impl ControlClient {
         let request = Request::WatchMetadata { from };
         let bytes = frame::encode(frame::KIND_REQUEST, frame::META_GROUP, &request);
         let mut why = String::new();
-        for _ in &self.addresses {
+        for _ in 0..self.addresses().len() {
             let address = self.next_address();
             match self.open_stream(&address, &bytes).await {
                 Ok(stream) => return Ok(stream),
@@ -218,7 +234,8 @@ impl ControlClient {
         }
         self.suspect(address);
         loop {
-            for other in self.addresses.iter().filter(|other| *other != address) {
+            let others = self.addresses();
+            for other in others.iter().filter(|other| *other != address) {
                 let beside = timeout(SILENCE_MAX, self.attempt(other, request));
                 let outcome = tokio::select! {
                     outcome = &mut first => {
@@ -286,10 +303,7 @@ impl ControlClient {
         connection.get_mut().write_all(request).await?;
         let first = timeout(STREAM_SILENCE_MAX, connection.next()).await;
         let first = first.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-        Ok(MetadataStream {
-            connection,
-            first: Some(first),
-        })
+        Ok(MetadataStream::new(connection, first))
     }
 
     async fn connect(&self, address: &str) -> Result<Connection, FrameError> {
@@ -332,17 +346,21 @@ impl ControlClient {
     /// In turn, but one that was silent of late only if all were.
     fn next_address(&self) -> String {
         let mut state = self.state();
-        let (count, now) = (self.addresses.len(), Instant::now());
+        let (count, now) = (state.addresses.len(), Instant::now());
         let start = state.next_address;
         let mut turns = (start..start + count).map(|turn| turn % count);
         let suspected = |position: &usize| {
-            let until = state.suspects.get(&self.addresses[*position]);
+            let until = state.suspects.get(&state.addresses[*position]);
             until.is_some_and(|until| now < *until)
         };
         let position = turns.find(|position| !suspected(position));
         let position = position.unwrap_or(start % count);
         state.next_address = position + 1;
-        self.addresses[position].clone()
+        state.addresses[position].clone()
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.state().addresses.clone()
     }
 
     fn is_suspect(&self, address: &str) -> bool {
@@ -363,33 +381,6 @@ impl ControlClient {
         // Every change leaves the state whole, so one that a panic interrupted elsewhere is still good.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Metadata as it is committed. Updates come in index order; one may repeat what an earlier one said.
-pub struct MetadataStream {
-    connection: Connection,
-    /// The first update, which shows that the controller does more than to take connections, as a hung one does.
-    first: Option<Frame>,
-}
-
-impl MetadataStream {
-    /// The next update, keep-alives included. May be dropped and called again. After an error
-    /// the stream is of no more use.
-    pub async fn next(&mut self) -> Result<MetadataUpdate, ClientError> {
-        if let Some(first) = self.first.take() {
-            return read_update(first).map_err(|error| ClientError::StreamEnded(error.to_string()));
-        }
-        let frame = timeout(STREAM_SILENCE_MAX, self.connection.next())
-            .await
-            .map_err(|_| ClientError::StreamEnded("the controller fell silent".to_owned()))?;
-        frame
-            .and_then(read_update)
-            .map_err(|error| ClientError::StreamEnded(error.to_string()))
-    }
-}
-
-fn read_update(frame: Frame) -> Result<MetadataUpdate, FrameError> {
-    frame.body(frame::KIND_UPDATE)
 }
 
 #[cfg(test)]

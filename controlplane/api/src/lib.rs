@@ -15,6 +15,7 @@ pub mod image;
 pub mod level;
 pub mod map;
 pub mod message;
+pub mod metadata_stream;
 pub mod process;
 pub mod scrapers;
 pub mod secret;

@@ -73,6 +73,11 @@ pub enum Request {
     ListGroups { after: Option<String> },
     /// Group `offsets`, linearizable. Answered by `Response::Done`, one result per group in order.
     FindGroups { groups: Vec<String> },
+    /// Who is in a Raft group, as far as the node knows that answers: any, or only the leader. `Response::Quorum`.
+    DescribeQuorum { group: u8, by_leader: bool },
+    /// Changes who is in a Raft group. Answered by `Response::Done` with one result, or by `Response::Pending` while there is
+    /// something left to do: then the request is to be repeated.
+    ChangeQuorum { group: u8, change: QuorumChange },
 }
 
 crate::formats! {
@@ -94,6 +99,8 @@ crate::formats! {
         30 DeleteGroups { groups: Vec<(String, i32)> },
         31 ListGroups { after: Option<String> },
         32 FindGroups { groups: Vec<String> },
+        33 DescribeQuorum { group: u8, by_leader: bool },
+        34 ChangeQuorum { group: u8, change: QuorumChange },
     }
 }
 
@@ -107,7 +114,9 @@ impl Request {
             | Request::DeleteGroups { .. }
             | Request::ListGroups { .. }
             | Request::FindGroups { .. } => OFFSETS_GROUP,
-            Request::Barrier { group } => *group,
+            Request::Barrier { group }
+            | Request::DescribeQuorum { group, .. }
+            | Request::ChangeQuorum { group, .. } => *group,
             Request::RegisterBroker(_)
             | Request::Heartbeat(_)
             | Request::WatchMetadata { .. }
@@ -147,6 +156,62 @@ pub enum Response {
     Status(Box<NodeStatus>),
     MetadataIndex(u64),
     Groups(Vec<GroupSummary>),
+    Quorum(QuorumStatus),
+    /// What there is to wait for.
+    Pending(String),
+}
+
+/// One member of a Raft group: a disk of a node, and where the node is.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct QuorumMember {
+    pub node: u64,
+    pub disk: u64,
+    /// HOST:PORT.
+    pub address: String,
+    pub votes: bool,
+    /// On the leader: the last entry of the log that the member is known to have.
+    pub last_index: Option<u64>,
+    /// On the leader: how long ago it was heard.
+    pub silent_ms: Option<u64>,
+}
+
+/// Who is in a Raft group.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct QuorumStatus {
+    /// The node that leads, as far as the one that answers knows.
+    pub leader: Option<u64>,
+    pub term: u64,
+    /// Where in the log the members were last changed: term and index. Of two answers the higher is the newer.
+    pub changed_at: (u64, u64),
+    pub committed_index: u64,
+    pub last_index: u64,
+    pub members: Vec<QuorumMember>,
+}
+
+/// The Raft groups, in the order in which their members are changed: a node is not gone before `meta` says so.
+pub const QUORUM_GROUPS: [u8; 2] = [OFFSETS_GROUP, META_GROUP];
+
+/// Every one may be repeated.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum QuorumChange {
+    /// Has the node at the address vote, once it has caught up. A node that votes already and is found at another address than
+    /// before is spoken to there; where its disk is another one, that takes the place of the one that is gone.
+    Add {
+        node: u64,
+        /// `None`: whichever is found there.
+        disk: Option<u64>,
+        address: String,
+    },
+    /// Takes the node out, or only one disk of it.
+    Remove { node: u64, disk: Option<u64> },
+    /// A member says where it is now.
+    Move {
+        node: u64,
+        disk: u64,
+        address: String,
+    },
+    /// Has the node lead.
+    Transfer { node: u64 },
 }
 
 crate::formats! {
@@ -161,6 +226,8 @@ crate::formats! {
         55 Status(Box<NodeStatus>),
         56 MetadataIndex(u64),
         57 Groups(Vec<GroupSummary>),
+        58 Quorum(QuorumStatus),
+        59 Pending(String),
     }
 }
 

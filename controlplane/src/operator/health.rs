@@ -23,6 +23,7 @@ pub(super) fn problems(answers: &Answers) -> Vec<String> {
         problems.extend(diverged(&nodes, group));
         problems.extend(behind(&nodes, group));
     }
+    problems.extend(voters_differ(&nodes));
     problems.extend(cluster_ids(&nodes));
     if let Some(newest) = super::newest(answers) {
         problems.extend(fenced_brokers(newest));
@@ -48,10 +49,10 @@ fn known(answers: &Answers) -> impl Iterator<Item = &NodeStatus> {
 }
 
 fn of_group<'a>(
-    nodes: &'a [&NodeStatus],
+    nodes: &[&'a NodeStatus],
     group: &str,
 ) -> impl Iterator<Item = (u64, &'a RaftGroupStatus)> {
-    nodes.iter().filter_map(move |node| {
+    nodes.iter().copied().filter_map(move |node| {
         let status = node.groups.iter().find(|status| status.name == group)?;
         Some((node.node, status))
     })
@@ -85,10 +86,26 @@ fn diverged(nodes: &[&NodeStatus], group: &str) -> Option<String> {
     ))
 }
 
-fn behind(nodes: &[&NodeStatus], group: &str) -> impl Iterator<Item = String> {
+/// A change of the members has come to one group and not to the other.
+fn voters_differ(nodes: &[&NodeStatus]) -> Option<String> {
+    let [meta, offsets] = GROUPS.map(|group| {
+        let ids = leader(nodes, group)?.voters.iter().map(|(id, _)| *id);
+        Some(ids.collect::<Vec<_>>())
+    });
+    let (meta, offsets) = (meta?, offsets?);
+    (meta != offsets).then(|| {
+        format!("half changed: {meta:?} vote on meta and {offsets:?} on offsets: repeat what was to be changed")
+    })
+}
+
+fn leader<'a>(nodes: &[&'a NodeStatus], group: &str) -> Option<&'a RaftGroupStatus> {
     let leaders = of_group(nodes, group).filter(|(_, status)| status.has_majority);
     let leader = leaders.max_by_key(|(_, status)| status.term);
-    let lags = leader.map_or(&[][..], |(_, status)| &status.follower_lag);
+    leader.map(|(_, status)| status)
+}
+
+fn behind(nodes: &[&NodeStatus], group: &str) -> impl Iterator<Item = String> {
+    let lags = leader(nodes, group).map_or(&[][..], |status| &status.follower_lag);
     lags.iter()
         .filter(|(_, entries)| *entries > 0)
         .map(move |(node, entries)| {
@@ -222,6 +239,10 @@ mod tests {
         assert_eq!(found(drifted), ["diverged"]);
         let slow = |answers: &mut Answers| status(answers, 0).groups[0].follower_lag[1].1 = 4;
         assert_eq!(found(slow), ["behind"]);
+        let half = |answers: &mut Answers| {
+            status(answers, 0).groups[1].voters.pop();
+        };
+        assert_eq!(found(half), ["half changed"]);
         let strange = |answers: &mut Answers| status(answers, 1).image.cluster_id = "d".into();
         assert_eq!(found(strange), ["several clusters"]);
         let new = |answers: &mut Answers| {

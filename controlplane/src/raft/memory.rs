@@ -3,7 +3,9 @@
 use super::log::LogStore;
 use super::wire::WireAppend;
 use std::io;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Clones are one memory.
 #[derive(Clone)]
@@ -11,6 +13,8 @@ pub(crate) struct Memory {
     log: LogStore,
     /// What was lost, once something was: the node must not go on.
     lost: watch::Sender<Option<String>>,
+    /// When a leader last sent anything.
+    heard: watch::Sender<Instant>,
 }
 
 impl Memory {
@@ -18,6 +22,7 @@ impl Memory {
         Memory {
             log,
             lost: watch::Sender::new(None),
+            heard: watch::Sender::new(Instant::now()),
         }
     }
 
@@ -38,8 +43,16 @@ impl Memory {
                 self.lost.send_replace(Some(text.clone()));
                 Err(io::Error::other(text))
             }
-            _ => Ok(()),
+            _ => {
+                self.heard.send_replace(Instant::now());
+                Ok(())
+            }
         }
+    }
+
+    /// For how long no leader has sent anything.
+    pub(crate) fn silence(&self) -> Duration {
+        self.heard.borrow().elapsed()
     }
 
     /// Returns once something was found to be lost.

@@ -1,5 +1,6 @@
 //! openraft's side of the control plane: one Raft group per state machine, with its log, snapshots and network.
 
+pub(crate) mod addresses;
 mod digest;
 pub(crate) mod log;
 pub(crate) mod machine;

@@ -2,6 +2,7 @@
 //!
 //! openraft owns one [`Peer`] per group and member. [`super::peer`] answers.
 
+use super::addresses::Addresses;
 use super::wire::{
     Sender, WireAppend, WireAppended, WireIntroduction, WireLogId, WireSnapshotStart, WireTransfer,
     WireVote, WireVoteAnswer, WireVoteRequest,
@@ -69,6 +70,7 @@ impl Link {
 pub(crate) struct Network {
     pub group: u8,
     pub identity: Arc<Identity>,
+    pub addresses: Arc<Addresses>,
     /// By member.
     pub acknowledged: HashMap<u64, Arc<Acknowledged>>,
 }
@@ -117,6 +119,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             address: node.addr.clone(),
             group: self.group,
             identity: self.identity.clone(),
+            addresses: self.addresses.clone(),
             acknowledged: self.acknowledged.entry(target).or_default().clone(),
             link: None,
         }
@@ -124,11 +127,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 pub(crate) struct Peer {
-    /// Nobody else is spoken to at the address.
+    /// Nobody else is spoken to, at whichever address.
     member: u64,
+    /// Where it was when openraft began to speak to it.
     address: String,
     group: u8,
     identity: Arc<Identity>,
+    addresses: Arc<Addresses>,
     acknowledged: Arc<Acknowledged>,
     /// Free for the next call. A call that fails or is dropped takes it along.
     link: Option<Link>,
@@ -157,15 +162,19 @@ impl Peer {
 
     async fn connect(&self, time: Duration) -> Result<Link, RpcError> {
         let time = time.min(CONNECT_TIME_MAX);
-        let connecting = self.identity.connect(&self.address, self.member, time);
-        match connecting.await {
-            Ok((stream, _)) => {
-                let (reader, writer) = stream.into_split();
-                let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-                Ok(Link { reader, writer })
+        let mut failed = None;
+        for address in self.addresses.of(self.member, &self.address) {
+            match self.identity.connect(&address, self.member, time).await {
+                Ok((stream, _)) => {
+                    let (reader, writer) = stream.into_split();
+                    let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+                    return Ok(Link { reader, writer });
+                }
+                Err(error) => failed = Some(error),
             }
-            Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
         }
+        let error = failed.expect("a member has an address");
+        Err(RPCError::Unreachable(Unreachable::new(&error)))
     }
 
     async fn ask_for_vote(
@@ -493,6 +502,7 @@ mod tests {
             address,
             group: 0,
             identity: Arc::new(identity(1, Secret::of(b"ours"))),
+            addresses: Arc::default(),
             acknowledged: Arc::default(),
             link: None,
         }

@@ -343,7 +343,7 @@ async fn a_place_that_the_log_never_had_is_answered_with_the_whole_image() {
 }
 
 async fn follow(
-    stream: &mut control_api::client::MetadataStream,
+    stream: &mut control_api::metadata_stream::MetadataStream,
     image: &mut MetadataImage,
     done: impl Fn(&MetadataImage) -> bool,
 ) {

@@ -27,6 +27,8 @@ impl Alone {
             listen: addresses[0].clone(),
             secret: Secret::none(),
             peers: format!("1={}", addresses[0]).parse().unwrap(),
+            join: Vec::new(),
+            advertise: addresses[0].clone(),
             metrics: addresses[1].clone(),
             data: directory.join("data"),
             times: Times {

@@ -10,4 +10,5 @@ mod hostile;
 mod keeping;
 mod memory;
 mod operation;
+mod quorum;
 mod support;

@@ -26,6 +26,8 @@ pub(crate) struct Cluster {
     pub(crate) directory: PathBuf,
     pub(crate) addresses: BTreeMap<u64, String>,
     pub(crate) metrics: BTreeMap<u64, String>,
+    /// What each node is told of the others at its start: the peers, or some to join.
+    told: BTreeMap<u64, [String; 2]>,
     options: Vec<String>,
     /// How many descriptors each process may have.
     descriptors: Option<u32>,
@@ -53,16 +55,68 @@ impl Cluster {
     /// Starts none of the nodes yet.
     pub(crate) fn prepare(nodes: u64, options: &[&str]) -> Self {
         let ports = free_addresses(2 * nodes as usize);
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             directory: directory(),
             addresses: (1..=nodes).zip(ports.iter().cloned()).collect(),
             metrics: (1..=nodes).zip(ports.iter().rev().cloned()).collect(),
+            told: BTreeMap::new(),
             options: options.iter().map(|option| option.to_string()).collect(),
             descriptors: None,
             processes: BTreeMap::new(),
         };
         write_secret(&cluster.secret());
+        cluster.tell_peers();
         cluster
+    }
+
+    /// All nodes are told where all are, when they are started next.
+    fn tell_peers(&mut self) {
+        let peers = self.addresses.iter();
+        let peers = peers.map(|(id, address)| format!("{id}={address}"));
+        let told = ["--peers".to_owned(), peers.collect::<Vec<_>>().join(",")];
+        let nodes = self.addresses.keys();
+        self.told = nodes.map(|node| (*node, told.clone())).collect();
+    }
+
+    /// Starts a node that waits for the cluster to take it in.
+    pub(crate) async fn start_joining(&mut self, node: u64) {
+        let others = self.addresses.values().cloned().collect::<Vec<_>>();
+        let told = ["--join".to_owned(), others.join(",")];
+        self.told.insert(node, told);
+        let ports = free_addresses(2);
+        self.addresses.insert(node, ports[0].clone());
+        self.metrics.insert(node, ports[1].clone());
+        self.start_node(node);
+        eventually("the node to wait", async || self.status(node).await).await;
+    }
+
+    /// Gives nodes other addresses, of which each knows its own alone or, where `all` know, the others' too. They do not run.
+    pub(crate) fn move_nodes(&mut self, nodes: &[u64], all: bool) {
+        for (node, address) in nodes.iter().zip(free_addresses(nodes.len())) {
+            let left = self.addresses.insert(*node, address.clone()).unwrap();
+            let own = &mut self.told.get_mut(node).unwrap()[1];
+            *own = own.replace(&left, &address);
+        }
+        if all {
+            self.tell_peers();
+        }
+    }
+
+    /// Runs an operator's command that is given one controller's address; answers with the output, or the one line of an error.
+    pub(crate) async fn operate(&self, command: &str, asked: u64) -> Result<String, String> {
+        let (address, secret) = (self.addresses[&asked].clone(), self.secret());
+        let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        let run = move || {
+            let mut program = Command::new(PROGRAM);
+            program.args(words).args(["--controllers", &address]);
+            program.arg("--secret-file").arg(secret).output().unwrap()
+        };
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        match output.status.success() {
+            true => Ok(text(output.stdout)),
+            false => Err(text(output.stderr)),
+        }
     }
 
     /// What the node logs is kept and shown when the test fails.
@@ -98,16 +152,12 @@ impl Cluster {
     }
 
     pub(crate) fn arguments(&self, node: u64) -> Vec<String> {
-        let peers = self
-            .addresses
-            .iter()
-            .map(|(id, address)| format!("{id}={address}"));
-        let peers = peers.collect::<Vec<_>>().join(",");
+        let [how, whom] = &self.told[&node];
         let data = self.data(node).display().to_string();
         let flags = [
             ("--id", node.to_string()),
             ("--listen", self.addresses[&node].clone()),
-            ("--peers", peers),
+            (how.as_str(), whom.clone()),
             ("--metrics", self.metrics[&node].clone()),
             ("--data", data),
             ("--secret-file", self.secret().display().to_string()),
