@@ -9,6 +9,8 @@ use crate::command::COMMAND_BYTES_MAX;
 use crate::limits::{BATCH_BYTES_SOFT_MAX, ENTRIES_PER_BATCH_MAX};
 use bytes::Bytes;
 use control_api::codec;
+// Not tokio's, which has a task that has done much already wait for its next turn: some of ours wait on a thread.
+use futures::channel::oneshot;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use prometheus::{Histogram, HistogramTimer};
@@ -21,7 +23,6 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// How long the worker collects appends for one flush. Without it each append is flushed alone, at a tenth of the rate.
 const FLUSH_WAIT: Duration = Duration::from_millis(1);
@@ -45,8 +46,15 @@ pub(crate) struct LogStore {
 impl LogStore {
     /// Cuts a torn tail; any other damage is an error.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        LogStore::open_sized(directory, FILE_BYTES)
+    }
+
+    /// With files of about so many bytes.
+    pub(crate) fn open_sized(directory: &Path, file_bytes: usize) -> io::Result<Self> {
         std::fs::create_dir_all(directory)?;
-        let log = raft_log::RaftLog::open(Arc::new(config(directory)))?;
+        let mut config = config(directory);
+        config.wal.chunk_max_size = Some(file_bytes);
+        let log = raft_log::RaftLog::open(Arc::new(config))?;
         Ok(LogStore {
             log: Arc::new(Mutex::new(log)),
             flush_seconds: None,
@@ -426,7 +434,6 @@ fn readable(record: RaftLogRecord<LogTypes>) -> Record {
 
 fn config(directory: &Path) -> raft_log::Config {
     let mut config = raft_log::Config::new(directory.display());
-    config.wal.chunk_max_size = Some(FILE_BYTES);
     config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
     config.wal.flush_batch_wait = Some(FLUSH_WAIT);
     config.log_cache_capacity = Some(CACHE_BYTES);

@@ -1,6 +1,8 @@
 //! openraft's side of the control plane: one Raft group per state machine, with its log, snapshots and network.
 
 pub(crate) mod addresses;
+#[cfg(test)]
+mod crash_tests;
 mod digest;
 pub(crate) mod log;
 pub(crate) mod machine;
