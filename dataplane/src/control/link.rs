@@ -1,5 +1,6 @@
 //! The control link's thread: drives the [`Machine`] with tokio, against real controllers. It decides nothing.
 
+use super::controllers_file::{load_controllers, store_controllers};
 use super::image_file::store_image;
 use super::machine::{Beaten, Effect, Event, Failure, Machine, TURN_MS};
 use super::metrics::LinkMetrics;
@@ -8,6 +9,7 @@ use crate::lease::Lease;
 use crate::mesh::{Receiver, Sender};
 use crate::message::{ControlMessage, Message, Reply};
 use control_api::client::{ClientError, ControlClient};
+use control_api::frame::META_GROUP;
 use control_api::handshake::{Party, Role};
 use control_api::ids::Position;
 use control_api::image::MetadataImage;
@@ -26,6 +28,9 @@ use tokio::time::sleep;
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(600);
+/// How often the broker asks who the controllers are, and how long one may take to say so.
+const CONTROLLERS_LOOK: Duration = Duration::from_secs(5);
+const CONTROLLERS_DEADLINE: Duration = Duration::from_secs(2);
 
 pub struct LinkParts<I: Io> {
     pub controllers: Vec<String>,
@@ -77,7 +82,12 @@ impl<I: Io> Link<I> {
             (parts.now)(),
         );
         let party = Party::client(parts.secret, parts.registration.cluster_id.clone());
-        let client = || ControlClient::new(parts.controllers.clone(), party.clone(), Role::Broker);
+        let learnt = load_controllers(&parts.data);
+        let client = || {
+            let client = ControlClient::new(parts.controllers.clone(), party.clone(), Role::Broker);
+            client.learn(learnt.clone());
+            client
+        };
         let ended = watch::Sender::new(None);
         let mut end = ended.subscribe();
         let link = Rc::new(Link {
@@ -98,6 +108,7 @@ impl<I: Io> Link<I> {
         });
         spawn_local(link.clone().take_turns());
         spawn_local(link.clone().publish());
+        spawn_local(link.clone().learn_controllers(learnt));
         spawn_local(link.clone().serve_inbox(parts.inbox));
         spawn_local(link.clone().hear_of_shutdown(parts.wants_shutdown));
         // The sender is the link's own, so it cannot be gone.
@@ -146,6 +157,38 @@ impl<I: Io> Link<I> {
         loop {
             self.step(Event::Turn);
             sleep(Duration::from_millis(TURN_MS)).await;
+        }
+    }
+
+    /// Keeps up with who the controllers are, and remembers them for the next start.
+    async fn learn_controllers(self: Rc<Self>, mut known: Vec<String>) {
+        let mut newest = (0, 0);
+        loop {
+            let request = Request::DescribeQuorum {
+                group: META_GROUP,
+                by_leader: false,
+            };
+            let asked = self.client.call(request, CONTROLLERS_DEADLINE).await;
+            // Whoever answers may be behind what another has said.
+            if let Ok(Response::Quorum(quorum)) = asked
+                && quorum.changed_at >= newest
+            {
+                newest = quorum.changed_at;
+                let members = quorum.members.into_iter();
+                let controllers: Vec<String> = members.map(|member| member.address).collect();
+                if controllers != known && !controllers.is_empty() {
+                    self.client.learn(controllers.clone());
+                    self.beats.learn(controllers.clone());
+                    let (data, to_store) = (self.data.clone(), controllers.clone());
+                    known = controllers;
+                    let stored = spawn_blocking(move || store_controllers(&data, &to_store)).await;
+                    let stored = stored.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+                    if let Err(error) = stored {
+                        tracing::warn!(%error, "cannot remember the controllers");
+                    }
+                }
+            }
+            sleep(CONTROLLERS_LOOK).await;
         }
     }
 
