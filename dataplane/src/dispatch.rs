@@ -252,6 +252,9 @@ async fn handle<I: Io>(
         ApiKey::ListGroups => answer!(list_groups::ListGroupsRequest),
         ApiKey::DescribeGroups => answer!(describe_groups::DescribeGroupsRequest),
         ApiKey::DescribeCluster => answer!(describe_cluster::DescribeClusterRequest),
+        ApiKey::DescribeQuorum => answer!(describe_quorum::DescribeQuorumRequest),
+        ApiKey::AddRaftVoter => answer!(add_raft_voter::AddRaftVoterRequest),
+        ApiKey::RemoveRaftVoter => answer!(remove_raft_voter::RemoveRaftVoterRequest),
         ApiKey::Produce
         | ApiKey::JoinGroup
         | ApiKey::Heartbeat

@@ -1,5 +1,6 @@
 //! One file per API. A handler takes a decoded request, does the work, and encodes the answer.
 
+pub(crate) mod add_raft_voter;
 pub(crate) mod alter_configs;
 pub(crate) mod api_versions;
 pub(crate) mod create_partitions;
@@ -9,6 +10,7 @@ pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
 pub(crate) mod describe_groups;
+pub(crate) mod describe_quorum;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;
 pub(crate) mod incremental_alter_configs;
@@ -21,6 +23,7 @@ pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub mod produce;
+pub(crate) mod remove_raft_voter;
 
 mod admin;
 mod authorized_operations;
@@ -31,6 +34,7 @@ mod config_entries;
 mod config_resources;
 mod groups;
 mod new_topics;
+mod quorum;
 
 use control_api::ids::BrokerId;
 use control_api::image::MetadataImage;

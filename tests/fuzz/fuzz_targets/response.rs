@@ -35,6 +35,7 @@ fn decode(api: ApiKey, version: i16, reader: &mut Reader<'_>) -> Result<String, 
         };
     }
     decoded! {
+        AddRaftVoter: AddRaftVoterResponse,
         AlterConfigs: AlterConfigsResponse,
         ApiVersions: ApiVersionsResponse,
         CreatePartitions: CreatePartitionsResponse,
@@ -45,6 +46,7 @@ fn decode(api: ApiKey, version: i16, reader: &mut Reader<'_>) -> Result<String, 
         DescribeCluster: DescribeClusterResponse,
         DescribeConfigs: DescribeConfigsResponse,
         DescribeGroups: DescribeGroupsResponse,
+        DescribeQuorum: DescribeQuorumResponse,
         Fetch: FetchResponse,
         FindCoordinator: FindCoordinatorResponse,
         Heartbeat: HeartbeatResponse,
@@ -60,6 +62,7 @@ fn decode(api: ApiKey, version: i16, reader: &mut Reader<'_>) -> Result<String, 
         OffsetFetch: OffsetFetchResponse,
         OffsetForLeaderEpoch: OffsetForLeaderEpochResponse,
         Produce: ProduceResponse,
+        RemoveRaftVoter: RemoveRaftVoterResponse,
         SyncGroup: SyncGroupResponse,
     }
 }

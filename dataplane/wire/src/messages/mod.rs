@@ -41,6 +41,7 @@ macro_rules! requests {
 }
 
 requests! {
+    add_raft_voter: AddRaftVoter, AddRaftVoterRequest<'a>, AddRaftVoterResponse;
     alter_configs: AlterConfigs, AlterConfigsRequest<'a>, AlterConfigsResponse;
     api_versions: ApiVersions, ApiVersionsRequest<'a>, ApiVersionsResponse;
     create_partitions: CreatePartitions, CreatePartitionsRequest<'a>, CreatePartitionsResponse;
@@ -51,6 +52,7 @@ requests! {
     describe_cluster: DescribeCluster, DescribeClusterRequest, DescribeClusterResponse;
     describe_configs: DescribeConfigs, DescribeConfigsRequest<'a>, DescribeConfigsResponse;
     describe_groups: DescribeGroups, DescribeGroupsRequest<'a>, DescribeGroupsResponse;
+    describe_quorum: DescribeQuorum, DescribeQuorumRequest<'a>, DescribeQuorumResponse;
     fetch: Fetch, FetchRequest<'a>, FetchResponse;
     find_coordinator: FindCoordinator, FindCoordinatorRequest<'a>, FindCoordinatorResponse;
     heartbeat: Heartbeat, HeartbeatRequest<'a>, HeartbeatResponse;
@@ -66,5 +68,6 @@ requests! {
     offset_fetch: OffsetFetch, OffsetFetchRequest<'a>, OffsetFetchResponse;
     offset_for_leader_epoch: OffsetForLeaderEpoch, OffsetForLeaderEpochRequest<'a>, OffsetForLeaderEpochResponse;
     produce: Produce, ProduceRequest<'a>, ProduceResponse;
+    remove_raft_voter: RemoveRaftVoter, RemoveRaftVoterRequest<'a>, RemoveRaftVoterResponse;
     sync_group: SyncGroup, SyncGroupRequest<'a>, SyncGroupResponse;
 }

@@ -158,6 +158,7 @@ fn damage(random: &mut Random, bytes: &[u8]) -> Vec<u8> {
 }
 
 prove! {
+    add_raft_voter: AddRaftVoter, AddRaftVoterRequest, AddRaftVoterResponse;
     alter_configs: AlterConfigs, AlterConfigsRequest, AlterConfigsResponse;
     api_versions: ApiVersions, ApiVersionsRequest, ApiVersionsResponse;
     create_partitions: CreatePartitions, CreatePartitionsRequest, CreatePartitionsResponse;
@@ -168,6 +169,7 @@ prove! {
     describe_cluster: DescribeCluster, DescribeClusterRequest, DescribeClusterResponse;
     describe_configs: DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse;
     describe_groups: DescribeGroups, DescribeGroupsRequest, DescribeGroupsResponse;
+    describe_quorum: DescribeQuorum, DescribeQuorumRequest, DescribeQuorumResponse;
     fetch: Fetch, FetchRequest, FetchResponse;
     find_coordinator: FindCoordinator, FindCoordinatorRequest, FindCoordinatorResponse;
     heartbeat: Heartbeat, HeartbeatRequest, HeartbeatResponse;
@@ -183,5 +185,6 @@ prove! {
     offset_fetch: OffsetFetch, OffsetFetchRequest, OffsetFetchResponse;
     offset_for_leader_epoch: OffsetForLeaderEpoch, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse;
     produce: Produce, ProduceRequest, ProduceResponse;
+    remove_raft_voter: RemoveRaftVoter, RemoveRaftVoterRequest, RemoveRaftVoterResponse;
     sync_group: SyncGroup, SyncGroupRequest, SyncGroupResponse;
 }
