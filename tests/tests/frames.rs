@@ -11,7 +11,7 @@ use dataplane::io::{Gather, GatherPart, Io};
 use dataplane::limits::{
     FRAME_BYTES_COPIED_MAX, FRAME_BYTES_HELD_MAX, FRAME_BYTES_MAX, FRAME_PIECES_MAX,
     HELD_BYTES_MAX, LARGE_FRAME_STEP_BYTES, PINNED_BYTES_MAX, RECEIVE_BUFFER_BYTES,
-    RECEIVE_BUFFERS,
+    RECEIVE_BUFFERS, SMALL_BATCHES_BUFFERS_KEPT, SMALL_BATCHES_BYTES,
 };
 use millrace_tests::sim::{SimIo, SimListener, SimSocket, Simulation};
 
@@ -406,6 +406,37 @@ fn what_is_shared_keeps_few_receive_buffers_from_others() {
     });
     run.unwrap();
     world.assert_nothing_is_held();
+}
+
+/// A view of it would keep a whole receive buffer, so it is copied to where others like it lie; each is counted for as long as another
+/// shard keeps it.
+#[test]
+fn a_small_batch_that_is_shared_keeps_no_receive_buffer_and_is_counted() {
+    let small = FRAME_BYTES_COPIED_MAX * 3 / 4;
+    let count = 2 * SMALL_BATCHES_BUFFERS_KEPT * SMALL_BATCHES_BYTES / small;
+    let world = World::new();
+    let run = world.simulation.run(async {
+        let (client, mut reader) = world.connect().await;
+        let mut shared = Vec::new();
+        for _ in 0..count {
+            world.send(&client, &stream(&[small]), &[small + 4]);
+            let frame = reader.next().await.unwrap().unwrap();
+            let parts: Vec<&[u8]> = frame.parts().collect();
+            shared.push(frame.share(&world.memory, parts.into_iter()).unwrap());
+            reader.recycle(frame);
+            assert_eq!(world.receive_buffers_in_use(), 0);
+        }
+        assert!(world.memory.moved_bytes() >= count * small);
+        for records in &shared {
+            let bytes = records.slices().iter().flat_map(|part| part.to_vec());
+            assert!(bytes.collect::<Vec<u8>>() == content(0, small));
+        }
+        drop(shared);
+        let kept = SMALL_BATCHES_BUFFERS_KEPT * SMALL_BATCHES_BYTES;
+        assert!(world.memory.moved_bytes() <= kept, "they are used again");
+        drop(client);
+    });
+    run.unwrap();
 }
 
 #[test]

@@ -60,7 +60,18 @@ fn simulation(seed: u64) -> Simulation {
 
 async fn open(io: &SimIo, config: LogConfig) -> Log<SimIo> {
     let shared = LogShared::new(Vec::new(), SpareSegments::none());
-    let log = Log::open(io.clone(), shared, Path::new(DIRECTORY), config, None)
+    open_beside(io, &shared, DIRECTORY, config).await
+}
+
+/// A log that shares what it can with others.
+async fn open_beside(
+    io: &SimIo,
+    shared: &Rc<LogShared>,
+    directory: &str,
+    config: LogConfig,
+) -> Log<SimIo> {
+    let (shared, directory) = (Rc::clone(shared), Path::new(directory));
+    let log = Log::open(io.clone(), shared, directory, config, None)
         .await
         .unwrap();
     log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));

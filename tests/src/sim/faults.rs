@@ -152,6 +152,10 @@ impl Faults {
         });
     }
 
+    pub(super) fn aimed(&self) -> usize {
+        self.aimed.len()
+    }
+
     /// The fault that befalls an operation on `path`, if any.
     pub(super) fn draw(
         &mut self,

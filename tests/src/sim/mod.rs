@@ -157,6 +157,11 @@ impl Simulation {
         world.faults.aim(fault, path_end.into(), skip);
     }
 
+    /// Faults that were aimed and have not come yet.
+    pub fn aimed_faults(&self) -> usize {
+        self.shared.world.borrow().faults.aimed()
+    }
+
     /// Makes the next deliveries of any connection bring so many bytes each, or what is on the wire if that is less. A piece of at
     /// most 32 KiB is then one receive of an end that waits for it.
     pub fn deliver_in(&self, pieces: impl IntoIterator<Item = usize>) {

@@ -32,18 +32,7 @@ fn config() -> LogConfig {
 }
 
 async fn open_log(io: &SimIo, shared: &Rc<LogShared>, number: u64) -> Log<SimIo> {
-    let path = format!("/data/topic-{number}");
-    let log = Log::open(
-        io.clone(),
-        Rc::clone(shared),
-        Path::new(&path),
-        config(),
-        None,
-    )
-    .await
-    .unwrap();
-    log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));
-    log
+    open_beside(io, shared, &format!("/data/topic-{number}"), config()).await
 }
 
 /// What a log holds is its own, without a gap, and what was answered and not deleted is there.

@@ -1,6 +1,6 @@
 //! A small Kafka client on simulated sockets. It tries again, on a new connection if need be, until it has an answer that counts.
 
-use dataplane::io::{Gather, GatherPart, Io};
+use dataplane::io::{Gather, GatherPart, Instant, Io};
 use dataplane::partition::OffsetQuery;
 use millrace_tests::sim::{SimIo, SimSocket};
 use wire::messages::AnyRequest;
@@ -28,6 +28,8 @@ const CREATE_VERSION: i16 = 5;
 const DELETE_VERSION: i16 = 5;
 const LIST_VERSION: i16 = 7;
 const RETRY_MS: u64 = 5;
+/// Longer than any test leaves a client alone: what is not served for so long never will be.
+const PATIENCE_MS: u64 = 300_000;
 pub(super) const TIMEOUT_MS: i32 = 10_000;
 const ALL: i16 = -1;
 
@@ -65,12 +67,13 @@ impl Client {
 
     /// Produces one record with acks=all and returns its offset.
     pub(super) async fn produce(&mut self, topic: &str, partition: i32, value: &[u8]) -> i64 {
+        let begun = self.io.now();
         loop {
             if let Some((ErrorCode::None, offset)) = self.try_produce(topic, partition, value).await
             {
                 return offset;
             }
-            self.pause().await;
+            self.pause(begun).await;
         }
     }
 
@@ -86,23 +89,25 @@ impl Client {
         partitions: i32,
         configs: &[(&str, &str)],
     ) {
+        let begun = self.io.now();
         loop {
             let answer = self.try_create_topic_with(name, partitions, configs).await;
             if let Some(ErrorCode::None | ErrorCode::TopicAlreadyExists) = answer {
                 return;
             }
-            self.pause().await;
+            self.pause(begun).await;
         }
     }
 
     /// Deletes a topic; it is gone afterwards.
     pub(super) async fn delete_topic(&mut self, name: &str) {
+        let begun = self.io.now();
         loop {
             let answer = self.try_delete_topic(name).await;
             if let Some(ErrorCode::None | ErrorCode::UnknownTopicOrPartition) = answer {
                 return;
             }
-            self.pause().await;
+            self.pause(begun).await;
         }
     }
 
@@ -162,6 +167,7 @@ impl Client {
 
     /// Fetches a partition from its start to its end.
     pub(super) async fn fetch_all(&mut self, topic: &str, partition: i32) -> Vec<Produced> {
+        let begun = self.io.now();
         let mut found = Vec::new();
         loop {
             match self.try_fetch(topic, partition, found.len() as i64).await {
@@ -171,13 +177,14 @@ impl Client {
                         return found;
                     }
                 }
-                None => self.pause().await,
+                None => self.pause(begun).await,
             }
         }
     }
 
     /// Where a partition's log starts, and everything from there to its end.
     pub(super) async fn fetch_kept(&mut self, topic: &str, partition: i32) -> (i64, Vec<Produced>) {
+        let begun = self.io.now();
         loop {
             if let Some(start) = self.try_log_start(topic, partition).await
                 && let Some(found) = self.try_fetch_from(topic, partition, start).await
@@ -185,7 +192,7 @@ impl Client {
                 return (start, found);
             }
             // Something was deleted in between, or nobody serves it now.
-            self.pause().await;
+            self.pause(begun).await;
         }
     }
 
@@ -425,8 +432,11 @@ impl Client {
         Some(self.received.drain(..bytes).collect())
     }
 
-    async fn pause(&self) {
-        self.io.sleep_until(self.io.now().after_ms(RETRY_MS)).await;
+    /// Before it is tried again what was first tried then.
+    async fn pause(&self, begun: Instant) {
+        let now = self.io.now();
+        assert!(now < begun.after_ms(PATIENCE_MS), "nobody serves this");
+        self.io.sleep_until(now.after_ms(RETRY_MS)).await;
     }
 }
 

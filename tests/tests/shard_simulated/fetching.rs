@@ -206,17 +206,24 @@ async fn pause(io: &SimIo, ms: u64) {
     io.sleep_until(io.now().after_ms(ms)).await;
 }
 
+/// A large answer that is being sent, or small ones that wait behind it.
 #[test]
 fn what_queued_answers_pin_is_given_back_when_the_client_goes() {
+    let small = Ask {
+        partitions: 1,
+        partition_bytes: 1,
+        ..Ask::default()
+    };
     for (seed, shards) in [(1, 1), (2, 2), (3, 2)] {
         let broker = Broker::with_records(seed, shards, 20);
         broker.run(async |io| {
-            for _ in 0..4 {
+            for (ask, fetches) in [(Ask::default(), 3), (small, 8)].repeat(2) {
                 let mut client = Client::new(io.clone());
-                for _ in 0..3 {
-                    fetch_and_stall(&io, &mut client, Ask::default()).await;
+                for _ in 0..fetches {
+                    fetch_and_stall(&io, &mut client, ask).await;
                 }
-                assert!(broker.all_pinned_bytes() > 0);
+                // One that is sent pins one buffer if it is small.
+                assert!(broker.all_pinned_bytes() > 2 * TAIL_BUFFER_BYTES);
                 client.leave();
                 pause(&io, 500).await;
                 assert_eq!(broker.all_pinned_bytes(), 0, "seed {seed}");
@@ -264,6 +271,21 @@ fn an_answer_carries_what_client_defaults_ask_for() {
             let answer = fetch(&io, &mut Client::new(io.clone()), Ask::default()).await;
             // Half of what may be pinned, of each shard; 1 MiB is what is copied once nothing may be pinned.
             assert!(answer.bytes > 1_500_000 * shards, "{} bytes", answer.bytes);
+        });
+    }
+}
+
+/// Its client would take as much as clients take by default.
+#[test]
+fn an_answer_keeps_what_it_carries_from_others_and_no_more() {
+    for shards in [1, 2] {
+        let broker = Broker::with_records(14, shards, 1);
+        broker.run(async |io| {
+            let mut client = Client::new(io.clone());
+            fetch_and_stall(&io, &mut client, Ask::default()).await;
+            let pinned = broker.all_pinned_bytes();
+            let carried = PARTITIONS as usize * TAIL_BUFFER_BYTES;
+            assert!((1..=carried).contains(&pinned), "{pinned} bytes are pinned");
         });
     }
 }

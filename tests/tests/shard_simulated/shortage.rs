@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dataplane::io::Io;
+use dataplane::select;
 use millrace_tests::sim::{SimIo, Simulation};
 use wire::ErrorCode;
 
@@ -50,7 +51,9 @@ impl Broker {
         let begun = self.clients.now();
         let mut client = Client::new(self.clients.clone());
         let answer = client.produce_within(TOPIC, partition, &VALUE, timeout_ms);
-        let (error, offset) = answer.await.unwrap();
+        let patience = begun.after_ms(2 * timeout_ms as u64);
+        let answer = select::until(&self.clients, patience, answer).await;
+        let (error, offset) = answer.flatten().expect("an answer in time");
         let after_ms = self.clients.now().nanos_since(begun) / 1_000_000;
         (error, offset, after_ms)
     }

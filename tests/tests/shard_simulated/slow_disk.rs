@@ -31,7 +31,7 @@ const ELSEWHERE_BYTES_MAX: usize = TAIL_BUFFERS * TAIL_BUFFER_BYTES
     + PRODUCERS * (SOCKET_BYTES_MAX + FRAME_BYTES_HELD_MAX);
 
 /// A Produce request of one record that wants no answer, with its length.
-fn frame(io: &SimIo, partition: i32, value: &[u8]) -> Vec<u8> {
+pub(super) fn frame(io: &SimIo, partition: i32, value: &[u8]) -> Vec<u8> {
     let now = io.wall_clock_ms();
     let mut builder = BatchBuilder::new(now);
     builder.record(now, None, Some(value), &[]);

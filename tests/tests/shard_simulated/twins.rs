@@ -1,15 +1,19 @@
 //! Two processes with one broker id, the second on a copy of the first one's files: at most one of them appends at any time.
 
-use dataplane::io::Io;
+use dataplane::io::{BLOCK_BYTES, Io};
+use dataplane::limits::TAIL_BUFFER_BYTES;
 use millrace_tests::sim::SimIo;
 use millrace_tests::sweep::for_each_seed;
 use wire::ErrorCode;
 
+use super::broker::TAIL_BUFFERS;
 use super::client::Client;
 use super::control::SESSION_MS;
-use super::{PORT, World};
+use super::slow_disk;
+use super::{PORT, TOPIC, World};
 
 const TWIN_PORT: u16 = 9093;
+const FRAME_BYTES: usize = 1_000_000;
 const REFUSED: Option<(ErrorCode, i64)> = Some((ErrorCode::NotLeaderOrFollower, -1));
 
 fn produce(world: &World, clients: &SimIo, port: u16, value: &[u8]) -> Option<(ErrorCode, i64)> {
@@ -98,6 +102,56 @@ fn a_process_that_was_stopped_while_another_took_over_acknowledges_nothing_more(
         }
         assert_eq!(found[first as usize].value, b"taken over");
     });
+}
+
+/// Of another shard's client, for want of memory: its shard looks at the lease when it comes to it, not when it was sent.
+#[test]
+fn what_waited_to_be_appended_when_a_process_was_stopped_is_refused_once_another_has_taken_over() {
+    let (world, clients, broker) = world_with_topic(1);
+    let mut client = Client::new(clients.clone());
+    world.run(&clients, client.produce(TOPIC, 0, b"before"));
+    world.simulation.slow_disk("broker", 300);
+    // More than there is memory for, and last what is looked for in the files.
+    let frame = |byte| slow_disk::frame(&clients, 0, &[byte; FRAME_BYTES]);
+    let mut frames = vec![frame(b'v'); 2 * TAIL_BUFFERS * TAIL_BUFFER_BYTES / FRAME_BYTES];
+    frames.push(frame(b'w'));
+    // Connections take turns over the shards, so one of two hops.
+    for _ in 0..2 {
+        let (io, frames) = (clients.clone(), frames.clone());
+        clients.spawn(async move {
+            let mut client = Client::new(io);
+            let socket = client.connected().await.unwrap();
+            for frame in frames {
+                // Until the process ends, which it does in the end.
+                if client.send_bytes(&socket, frame).await.is_none() {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        });
+    }
+    world.pass(&clients, 400);
+    broker.stop();
+    world.simulation.copy_files("broker", "twin");
+    let (_twin, _process) = world.boot_process("twin", TWIN_PORT);
+    let mut client = Client::of(clients.clone(), TWIN_PORT);
+    world.run(&clients, client.produce(TOPIC, 0, b"taken over"));
+    world.simulation.slow_disk("broker", 1);
+    broker.go_on();
+    world.pass(&clients, 3_000);
+    let stored = |byte| {
+        let paths = world.simulation.paths("broker");
+        let files = paths
+            .iter()
+            .filter_map(|path| world.simulation.file_bytes("broker", path));
+        files
+            .filter(|file| {
+                file.chunks(BLOCK_BYTES)
+                    .any(|block| block.iter().all(|found| *found == byte))
+            })
+            .count()
+    };
+    assert_eq!((stored(b'v'), stored(b'w')), (1, 0));
 }
 
 #[test]
