@@ -16,6 +16,8 @@ pub struct Identity {
     pub member: u64,
     /// Known once the cluster has formed, and then for good.
     pub cluster_id: OnceLock<String>,
+    /// The cluster of the first controller that called this node when it had none.
+    pub called_by: OnceLock<String>,
 }
 
 impl Identity {
@@ -24,6 +26,7 @@ impl Identity {
             secret,
             member,
             cluster_id: OnceLock::new(),
+            called_by: OnceLock::new(),
         }
     }
 

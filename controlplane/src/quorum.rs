@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::raft::machine::Machine;
 use crate::raft::network::introduce;
 use crate::raft::{Membership, group_name};
+use control_api::frame::META_GROUP;
 use control_api::message::ControlError;
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,9 @@ type Metrics = RaftMetrics<crate::raft::TypeConfig>;
 
 const FORM_LOOK: Duration = Duration::from_millis(100);
 const MEMBERS_LOOK: Duration = Duration::from_millis(500);
+/// Nobody else is asked where a node is to form a cluster alone, so it waits for so long whether it is called: where it was a member
+/// before its disk was replaced, the leader does that once the old disk was silent, in the time of an election and two looks.
+const ALONE_TIME_MIN: Duration = Duration::from_secs(2);
 /// A voter that has not answered for so long may have another disk now.
 const VOTER_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// A follower that is so close behind catches up while its vote is being committed.
@@ -74,6 +78,9 @@ async fn form_group<M: Machine>(node: &Node, group: &Group<M>) {
 /// The members that a new cluster would have, or why there must not be one now.
 async fn ask_all(node: &Node, group: u8) -> Result<BTreeMap<u64, BasicNode>, String> {
     let peers = &node.config.peers.0;
+    if peers.len() == 1 {
+        check_alone(node, group)?;
+    }
     let mut members = BTreeMap::new();
     for (id, address) in peers {
         let found = match *id == node.config.id {
@@ -102,6 +109,28 @@ async fn ask_all(node: &Node, group: u8) -> Result<BTreeMap<u64, BasicNode>, Str
         members.insert(found, BasicNode::new(address));
     }
     Ok(members)
+}
+
+/// Whether a node that is to form a cluster alone, and so has nobody to ask, has good reason to think that there is none.
+fn check_alone(node: &Node, group: u8) -> Result<(), String> {
+    if group != META_GROUP {
+        // Decided once for both: where `meta` came from others, so will this.
+        let metrics = node.meta.metrics();
+        let formed = voters(metrics.membership_config.membership());
+        return match formed == BTreeSet::from([node.identity.member]) {
+            true => Ok(()),
+            false => Err("meta is not formed here".to_owned()),
+        };
+    }
+    if let Some(cluster_id) = node.identity.called_by.get() {
+        return Err(format!(
+            "cluster {cluster_id} has this node, and will take its empty disk in"
+        ));
+    }
+    match node.now() < ALONE_TIME_MIN {
+        true => Err("a cluster that has this node would call it now".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// While this node leads a group: keeps its members what they should be.

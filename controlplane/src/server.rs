@@ -129,6 +129,11 @@ async fn introduce(
     let handshake = handshake::accept(&mut stream, &party);
     let client = timeout(HANDSHAKE_TIME_MAX, handshake).await;
     let client = client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if client.role == Role::Controller && !client.cluster_id.is_empty() {
+        node.identity
+            .called_by
+            .get_or_init(|| client.cluster_id.clone());
+    }
     Ok((stream, client))
 }
 

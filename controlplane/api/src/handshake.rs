@@ -73,6 +73,8 @@ impl Party {
 pub struct Client {
     pub role: Role,
     pub member: u64,
+    /// Empty where it is not known yet.
+    pub cluster_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,10 +156,8 @@ where
     let cluster_id = fields.text()?;
     let known = !cluster_id.is_empty() && !party.cluster_id.is_empty();
     let (verdict, refused) = if known && cluster_id != party.cluster_id {
-        (
-            VERDICT_OTHER_CLUSTER,
-            Some(HandshakeError::OtherCluster(cluster_id)),
-        )
+        let refused = HandshakeError::OtherCluster(cluster_id.clone());
+        (VERDICT_OTHER_CLUSTER, Some(refused))
     } else if wanted != 0 && wanted != party.member {
         (
             VERDICT_OTHER_MEMBER,
@@ -176,7 +176,11 @@ where
     let mut proof = [0; PROOF_BYTES];
     stream.read_exact(&mut proof).await?;
     match party.secret.prove(&[CLIENT, &hello, &answer]) == proof.into_proof() {
-        true => Ok(Client { role, member }),
+        true => Ok(Client {
+            role,
+            member,
+            cluster_id,
+        }),
         false => Err(HandshakeError::Secret),
     }
 }
@@ -318,6 +322,7 @@ mod tests {
             let expected = Client {
                 role: Role::Controller,
                 member: 1,
+                cluster_id: known.into(),
             };
             assert_eq!(client.unwrap(), expected);
         }

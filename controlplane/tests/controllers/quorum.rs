@@ -3,6 +3,7 @@
 use crate::cluster::live_broker;
 use crate::support::{Cluster, create, eventually};
 use control_api::client::ControlClient;
+use control_api::message::RaftGroupStatus;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -244,4 +245,34 @@ async fn the_leadership_is_transferred_to_whom_the_operator_says() {
     for node in 1..=3 {
         assert_topics(&cluster, node, created + 1).await;
     }
+}
+
+/// It was told to form a cluster alone, long ago, and would have nobody to ask: it formed a second one.
+#[tokio::test]
+async fn a_controller_that_began_a_cluster_alone_and_lost_its_disk_begins_no_second_one() {
+    let mut cluster = Cluster::start(1, &OPTIONS).await;
+    live_broker(&cluster.client(), 1).await;
+    let id = cluster.status(1).await.unwrap().image.cluster_id;
+    for node in 2..=3 {
+        cluster.start_joining(node).await;
+        let member = format!("quorum add {node}={}", cluster.addresses[&node]);
+        cluster.operate(&member, 1).await.unwrap();
+    }
+    create(&cluster.client(), "before").await;
+    cluster.wipe(1);
+    cluster.start_node(1);
+    eventually("the empty disk to be taken in", async || {
+        let status = cluster.status(1).await?;
+        let voters = |group: &RaftGroupStatus| group.voters.len() == 3 && group.last_log_index > 0;
+        (status.image.cluster_id == id && status.groups.iter().all(voters)).then_some(())
+    })
+    .await;
+    cluster.takes_nobody_in().await;
+    let log = cluster.log(1);
+    assert!(log.contains("will take its empty disk in"), "{log}");
+    // Its vote is needed now.
+    cluster.kill(2);
+    create(&cluster.client(), "after").await;
+    assert_topics(&cluster, 1, 2).await;
+    assert_topics(&cluster, 3, 2).await;
 }
