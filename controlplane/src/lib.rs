@@ -21,7 +21,7 @@ mod metrics;
 pub mod node;
 pub mod offsets;
 pub mod operator;
-mod quorum;
+pub mod quorum;
 pub mod raft;
 mod requests;
 mod server;

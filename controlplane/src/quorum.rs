@@ -5,13 +5,15 @@
 //! waits. The leader finds it there under a new member id, lets it follow without a vote until it has caught up, and then commits
 //! that it votes in place of the disk that is gone, for which the majority of the old voters is needed.
 //!
-//! From then on the members are what the log says. [`change`] is what an operator may have done to them, [`follow`] what each node
-//! does by itself as they change.
+//! From then on the members are what the log says. [`change`] is what an operator may have done to them, [`plan`] decides in which
+//! steps, and [`follow`] is what each node does by itself as they change.
 
 pub(crate) mod change;
 pub(crate) mod follow;
+pub mod plan;
 
-use crate::group::Group;
+use self::plan::{Members, Plan, Step};
+use crate::group::{Group, silence, stored_index};
 use crate::member::node_of;
 use crate::node::Node;
 use crate::raft::machine::Machine;
@@ -35,8 +37,6 @@ const MEMBERS_LOOK: Duration = Duration::from_millis(500);
 const ALONE_TIME_MIN: Duration = Duration::from_secs(2);
 /// A voter that has not answered for so long may have another disk now.
 const VOTER_SILENCE_MAX: Duration = Duration::from_secs(1);
-/// A follower that is so close behind catches up while its vote is being committed.
-const LAG_ENTRIES_MAX: u64 = 64;
 /// Several heartbeats. With what follows it is shorter than a client waits for its answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(400);
 const ANSWER_LOOK: Duration = Duration::from_millis(10);
@@ -177,85 +177,90 @@ async fn keep_voter<M: Machine>(
     };
     if found != voter && node_of(found) == node_of(voter) {
         // What fails now is tried again at the next look.
-        let _ = admit(group, found, address).await;
+        let _ = take(
+            group,
+            plan::admit(&members(group).await, found, address),
+            address,
+        )
+        .await;
     }
 }
 
-/// Takes a step towards having a disk vote, in place of the one that its node had before. Answers what is left to wait for.
-async fn admit<M: Machine>(
-    group: &Group<M>,
-    found: u64,
-    address: &str,
-) -> Result<Option<String>, ControlError> {
-    let metrics = group.metrics();
-    let membership = metrics.membership_config.membership();
-    let (id, voters) = (node_of(found), voters(membership));
-    let learners = membership.learner_ids();
-    let gone: BTreeSet<u64> = learners
-        .filter(|one| node_of(*one) == id && *one != found)
-        .collect();
-    if !gone.is_empty() {
-        commit(group, ChangeMembers::RemoveNodes(gone)).await?;
-    }
-    let there = BTreeMap::from([(found, BasicNode::new(address))]);
-    match membership.get_node(&found) {
-        None => {
-            warn!(
-                group = group_name(group.id),
-                node = id,
-                "controller has an empty disk: it follows without a vote"
-            );
-            commit(group, ChangeMembers::AddNodes(there)).await?;
-            return Ok(Some(format!("controller {id} has just begun to follow")));
-        }
-        Some(known) if known.addr != address => {
-            commit(group, ChangeMembers::SetNodes(there)).await?;
-        }
-        Some(_) => {}
-    }
-    if voters.contains(&found) {
-        return Ok(None);
-    }
-    let lag = lag(&metrics, found);
-    if lag > LAG_ENTRIES_MAX {
-        return Ok(Some(format!("controller {id} is {lag} entries behind")));
-    }
-    let others = voters.into_iter().filter(|one| node_of(*one) != id);
-    let voters: BTreeSet<u64> = others.chain([found]).collect();
-    check_majority(group, &voters).await?;
-    commit(group, ChangeMembers::ReplaceAllVoters(voters)).await?;
-    info!(
-        group = group_name(group.id),
-        node = id,
-        "controller votes with its disk"
-    );
-    Ok(None)
-}
-
-/// Refuses voters of which no majority answers from now on: they could commit nothing, not even the next change. To have been heard
-/// a moment ago is not enough: one that has just died would leave the change half done, and the group without any leader.
-async fn check_majority<M: Machine>(
-    group: &Group<M>,
-    voters: &BTreeSet<u64>,
-) -> Result<(), ControlError> {
+/// What this node knows of the group's members. To have been heard a moment ago is not enough, as one that has just died would leave
+/// a change half done and the group without any leader: all are given the time to answer from now on.
+async fn members<M: Machine>(group: &Group<M>) -> Members {
     let asked = Instant::now();
     loop {
         let (metrics, time) = (group.metrics(), asked.elapsed());
-        let heard = voters.iter().filter(|voter| {
-            let silence = crate::group::silence(&metrics, **voter);
-            silence.is_some_and(|silence| silence < time)
-        });
-        let (heard, all) = (heard.count(), voters.len());
-        if heard * 2 > all {
-            return Ok(());
+        let membership = metrics.membership_config.membership();
+        let nodes = membership.nodes();
+        let addresses = nodes.map(|(member, node)| (*member, node.addr.clone()));
+        let addresses: BTreeMap<u64, String> = addresses.collect();
+        let all = addresses.keys().copied();
+        let heard: BTreeSet<u64> = all
+            .clone()
+            .filter(|member| silence(&metrics, *member).is_some_and(|silence| silence < time))
+            .collect();
+        if heard.len() < addresses.len() && time < ANSWER_TIME_MAX {
+            sleep(ANSWER_LOOK).await;
+            continue;
         }
-        if time > ANSWER_TIME_MAX {
-            return Err(ControlError::InvalidRequest(format!(
-                "{all} controllers would vote then, of which {heard} answer: that is no majority"
+        return Members {
+            leader: metrics.id,
+            voters: membership.voter_ids().collect(),
+            heard,
+            lag: all.map(|member| (member, lag(&metrics, member))).collect(),
+            addresses,
+        };
+    }
+}
+
+/// Takes one step. Answers what is left to wait for; whoever wants the change plans again.
+async fn take<M: Machine>(
+    group: &Group<M>,
+    plan: Plan,
+    address: &str,
+) -> Result<Option<String>, ControlError> {
+    let there = |member| BTreeMap::from([(member, BasicNode::new(address))]);
+    let step = plan.map_err(ControlError::InvalidRequest)?;
+    let change = match step.clone() {
+        Step::Done => return Ok(None),
+        Step::Wait(why) => return Ok(Some(why)),
+        Step::HandOver(successor) => {
+            change::hand_over(group, successor).await;
+            return Ok(Some(format!(
+                "controller {} is to lead",
+                node_of(successor)
             )));
         }
-        sleep(ANSWER_LOOK).await;
+        Step::Forget(members) => ChangeMembers::RemoveNodes(members),
+        Step::Follow(member) => ChangeMembers::AddNodes(there(member)),
+        Step::Locate(member) => ChangeMembers::SetNodes(there(member)),
+        Step::Vote(voters) => ChangeMembers::ReplaceAllVoters(voters),
+    };
+    commit(group, change).await?;
+    let name = group_name(group.id);
+    match step {
+        Step::Follow(member) => info!(
+            group = name,
+            node = node_of(member),
+            "controller has an empty disk: it follows without a vote"
+        ),
+        Step::Locate(member) => info!(
+            group = name,
+            node = node_of(member),
+            address,
+            "controller has moved"
+        ),
+        Step::Vote(voters) => {
+            let nodes: Vec<u64> = voters.into_iter().map(node_of).collect();
+            info!(group = name, ?nodes, "these controllers vote from now on");
+        }
+        Step::Done | Step::Wait(_) | Step::HandOver(_) | Step::Forget(_) => {}
     }
+    Ok(Some(
+        "what was committed just now is taking effect".to_owned(),
+    ))
 }
 
 fn voters(membership: &Membership) -> BTreeSet<u64> {
@@ -280,13 +285,13 @@ async fn commit<M: Machine>(
 
 /// Whether the leader has heard from a member of late, or is it.
 fn is_heard(metrics: &Metrics, member: u64) -> bool {
-    let silence = crate::group::silence(metrics, member);
+    let silence = silence(metrics, member);
     silence.is_some_and(|silence| silence < VOTER_SILENCE_MAX)
 }
 
 /// How many entries a follower lacks.
 fn lag(metrics: &Metrics, follower: u64) -> u64 {
-    let stored = crate::group::stored_index(metrics, follower).map_or(0, |index| index + 1);
+    let stored = stored_index(metrics, follower).map_or(0, |index| index + 1);
     let last = metrics.last_log_index.map_or(0, |index| index + 1);
     last.saturating_sub(stored)
 }
