@@ -3,6 +3,7 @@
 //! A leader change leaves some proposals of unknown fate, so every command may be proposed again: the second time changes
 //! nothing more. A new command comes with a higher feature level and is proposed only once the cluster is at that level.
 
+use control_api::codec::Format;
 use control_api::formats;
 use control_api::ids::{BrokerEpoch, BrokerId, TopicId};
 use control_api::level::Level;
@@ -12,6 +13,12 @@ use std::collections::BTreeMap;
 
 /// The longest command that is proposed, so that a batch of them fits one frame between controllers.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// What may be proposed to a group.
+pub trait Command: Format {
+    /// The feature level from which on every program reads it.
+    fn level(&self) -> Level;
+}
 
 /// A broker process, named by the registration that made it known.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub enum MetaCommand {
         list_defaults: BTreeMap<String, String>,
     },
     AllocateProducerIds(RegisteredBroker),
+    /// Every broker must support it; that every controller does was seen before.
+    RaiseFeatureLevel(Level),
 }
 
 formats! {
@@ -57,6 +66,25 @@ formats! {
         135 CreatePartitions(Vec<NewPartitions>),
         136 AlterConfigs { changes: Vec<ConfigChange>, list_defaults: BTreeMap<String, String> },
         137 AllocateProducerIds(RegisteredBroker),
+        138 RaiseFeatureLevel(Level),
+    }
+}
+
+impl Command for MetaCommand {
+    fn level(&self) -> Level {
+        match self {
+            MetaCommand::Bootstrap { .. }
+            | MetaCommand::RegisterBroker(_)
+            | MetaCommand::FenceBroker(_)
+            | MetaCommand::UnfenceBroker(_)
+            | MetaCommand::ShutDownBroker(_)
+            | MetaCommand::CreateTopics(_)
+            | MetaCommand::DeleteTopics(_)
+            | MetaCommand::CreatePartitions(_)
+            | MetaCommand::AlterConfigs { .. }
+            | MetaCommand::AllocateProducerIds(_)
+            | MetaCommand::RaiseFeatureLevel(_) => Level(1),
+        }
     }
 }
 
@@ -80,6 +108,8 @@ pub enum OffsetsCommand {
         expiry: Expiry,
         groups: Vec<ExpiredGroup>,
     },
+    /// To where `meta` is.
+    RaiseFeatureLevel(Level),
 }
 
 formats! {
@@ -93,6 +123,20 @@ formats! {
         162 ForgetTopics(Vec<TopicId>),
         163 DeleteGroups(Vec<GroupDeletion>),
         164 ExpireOffsets { expiry: Expiry, groups: Vec<ExpiredGroup> },
+        165 RaiseFeatureLevel(Level),
+    }
+}
+
+impl Command for OffsetsCommand {
+    fn level(&self) -> Level {
+        match self {
+            OffsetsCommand::Commit { .. }
+            | OffsetsCommand::DeleteOffsets { .. }
+            | OffsetsCommand::ForgetTopics(_)
+            | OffsetsCommand::DeleteGroups(_)
+            | OffsetsCommand::ExpireOffsets { .. }
+            | OffsetsCommand::RaiseFeatureLevel(_) => Level(1),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use control_api::frame::{self, KIND_UPDATE, META_GROUP};
 use control_api::ids::Position;
 use control_api::image::MetadataEvent;
+use control_api::level::Level;
 use control_api::message::MetadataUpdate;
 use std::collections::VecDeque;
 
@@ -44,8 +45,8 @@ pub enum Next {
 }
 
 impl History {
-    /// `digest`: of the image after the change.
-    pub fn push(&mut self, at: Position, events: Vec<MetadataEvent>, digest: u64) {
+    /// `level`: the one after the change, which every broker supports. `digest`: of the image after it.
+    pub fn push(&mut self, at: Position, level: Level, events: Vec<MetadataEvent>, digest: u64) {
         let Position { term, index } = at;
         self.applied = at;
         self.digest = digest;
@@ -61,7 +62,7 @@ impl History {
             return;
         }
         let update = MetadataUpdate::Delta { at, events };
-        let frame = Bytes::from(frame::encode(KIND_UPDATE, META_GROUP, &update));
+        let frame = Bytes::from(frame::encode(level, KIND_UPDATE, META_GROUP, &update));
         self.bytes += frame.len();
         self.frames.push_back((index, frame));
         while self.frames.len() > HISTORY_ENTRIES_MAX || self.bytes > HISTORY_BYTES_MAX {
@@ -166,9 +167,14 @@ mod tests {
         let mut history = History::default();
         for index in 1..=9 {
             let changes = [3, 5, 9].contains(&index);
-            history.push(at(1, index), if changes { change() } else { Vec::new() }, 7);
+            history.push(
+                at(1, index),
+                Level::FIRST,
+                if changes { change() } else { Vec::new() },
+                7,
+            );
         }
-        history.push(at(1, 10), Vec::new(), 8);
+        history.push(at(1, 10), Level::FIRST, Vec::new(), 8);
         let count = |index| count(&history, at(1, index));
         assert_eq!(
             [1, 3, 4, 9, 10].map(count),
@@ -182,7 +188,7 @@ mod tests {
     fn what_was_dropped_is_not_passed_over_in_silence() {
         let mut history = History::default();
         for index in 1..=HISTORY_ENTRIES_MAX as u64 + 5 {
-            history.push(at(1, index), change(), 0);
+            history.push(at(1, index), Level::FIRST, change(), 0);
         }
         assert_eq!(history.after(at(1, 4)), Next::Snapshot);
         assert_eq!(count(&history, at(1, 5)), Some(HISTORY_ENTRIES_MAX));
@@ -191,7 +197,7 @@ mod tests {
     #[test]
     fn after_a_restart_only_what_is_new_is_known() {
         let mut history = History::default();
-        history.push(at(1, 3), change(), 0);
+        history.push(at(1, 3), Level::FIRST, change(), 0);
         history.restart(at(2, 40), at(2, 42), 9);
         assert_eq!(history.after(at(1, 39)), Next::Snapshot);
         assert_eq!(count(&history, at(2, 40)), Some(0));
@@ -202,7 +208,7 @@ mod tests {
     fn a_place_that_this_log_never_had_is_answered_with_another_image() {
         let mut history = History::default();
         for (term, index) in [(1, 1), (1, 2), (1, 3), (4, 4), (4, 5), (6, 6)] {
-            history.push(at(term, index), change(), 0);
+            history.push(at(term, index), Level::FIRST, change(), 0);
         }
         for own in [at(1, 3), at(4, 4), at(4, 5), at(6, 6)] {
             assert!(count(&history, own).is_some(), "{own:?}");

@@ -1,6 +1,7 @@
 //! Who this node is to the processes that it talks to.
 
 use control_api::handshake::{HandshakeError, Party, Role, Server};
+use control_api::level::ClusterLevel;
 use control_api::secret::Secret;
 use std::io;
 use std::sync::OnceLock;
@@ -18,6 +19,8 @@ pub struct Identity {
     pub cluster_id: OnceLock<String>,
     /// The cluster of the first controller that called this node when it had none.
     pub called_by: OnceLock<String>,
+    /// At which it speaks.
+    pub level: ClusterLevel,
 }
 
 impl Identity {
@@ -27,6 +30,7 @@ impl Identity {
             member,
             cluster_id: OnceLock::new(),
             called_by: OnceLock::new(),
+            level: ClusterLevel::default(),
         }
     }
 

@@ -1,30 +1,15 @@
-//! Every limit of the control plane, in one place.
+//! Every limit of the control plane, in one place, but those by which commands are applied: [`Rules`].
 
+use crate::rules::Rules;
 use control_api::frame::{FRAME_BYTES_MAX, REQUEST_BYTES_MAX};
+use control_api::level::Level;
 use std::time::Duration;
 
-pub const TOPICS_MAX: usize = 20_000;
-pub const PARTITIONS_PER_TOPIC_MAX: usize = 10_000;
-pub const PARTITIONS_MAX: usize = 100_000;
-pub const BROKERS_MAX: usize = 1_000;
-pub const HOST_BYTES_MAX: usize = 255;
-pub const VERSION_BYTES_MAX: usize = 255;
 /// Values are numbers and words.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 32;
 
-pub const OFFSETS_MAX: usize = 2_000_000;
-pub const GROUPS_MAX: usize = 200_000;
-pub const GROUP_NAME_BYTES_MAX: usize = 1_024;
 /// Groups that one answer lists.
 pub const GROUPS_PER_ANSWER_MAX: usize = 10_000;
-/// Kafka's `offset.metadata.max.bytes`.
-pub const OFFSET_METADATA_BYTES_MAX: usize = 4_096;
-/// Over all offsets.
-pub const OFFSET_METADATA_BYTES_TOTAL_MAX: usize = 256 << 20;
-
-/// How many producer ids a broker is given at a time.
-pub const PRODUCER_IDS_PER_BLOCK: i32 = 1_000;
-
 /// All connections to the control port.
 pub const CONNECTIONS_MAX: usize = 4_096;
 /// Connections that have not proved yet that they belong to the cluster, and how long each has for it.
@@ -70,7 +55,7 @@ const _: () = assert!(
     "a full batch of the longest commands must fit one frame"
 );
 const _: () = assert!(
-    GROUPS_PER_ANSWER_MAX * (GROUP_NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX,
+    GROUPS_PER_ANSWER_MAX * (Rules::of(Level::NEWEST).group_name_bytes_max + 64) < FRAME_BYTES_MAX,
     "a full list of the longest names must fit a frame"
 );
 const _: () = assert!(

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control_api::client::ControlClient;
 use control_api::handshake::{Party, Role};
+use control_api::level::{Level, try_later_level};
 use control_api::message::QuorumChange;
 use control_api::secret::Secret;
 use controlplane::config::{NodeConfig, Peers, Times, is_address, parse_node};
@@ -45,6 +46,8 @@ enum Command {
     /// The controllers that vote: who they are, and changes of them.
     #[command(subcommand)]
     Quorum(QuorumCommand),
+    /// Which feature levels the controllers and brokers support, and at which the cluster is.
+    Features(FeaturesArgs),
     /// What a controller that does not run has on disk: its snapshots and logs, one line for each thing in them.
     Dump(DumpArgs),
 }
@@ -159,6 +162,15 @@ struct ServeArgs {
 }
 
 #[derive(Args)]
+struct FeaturesArgs {
+    /// Raises the cluster's feature level, which is never lowered again.
+    #[arg(long, value_name = "LEVEL")]
+    raise: Option<u16>,
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+#[derive(Args)]
 struct AskArgs {
     /// The controllers to ask, HOST:PORT,HOST:PORT,...
     #[arg(
@@ -190,6 +202,10 @@ impl SecretArgs {
 }
 
 fn main() -> ExitCode {
+    // Supports a feature level more, in a form that no other program reads: so an upgrade can be tried.
+    if std::env::var_os("MILLRACE_TRY_LATER_LEVEL").is_some() {
+        try_later_level();
+    }
     let arguments = match config_file::arguments(std::env::args_os(), &Cli::command()) {
         Ok(arguments) => arguments,
         Err(error) => return fail(&format!("{error:#}")),
@@ -247,6 +263,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(args) => (Question::Topics, args),
         Command::Groups(args) => (Question::Groups, args),
         Command::Quorum(command) => return quorum(command).await,
+        Command::Features(args) => {
+            let raise = args.raise.map(Level);
+            (Question::Features { raise }, args.ask)
+        }
     };
     let client = client(&args)?;
     let answer = operator::ask(question, &client, &args.controllers, form(args.json)).await?;

@@ -3,11 +3,11 @@
 //! Counters are kept as things happen; everything that can be read off the node is read when it is asked for.
 
 use crate::group::{Group, Times, follower_lag};
-use crate::limits::{GROUPS_MAX, OFFSETS_MAX};
 use crate::member::node_of;
 use crate::node::Node;
 use crate::raft::group_name;
 use crate::raft::machine::Machine;
+use crate::rules::Rules;
 use control_api::image::{MetadataImage, PartitionRecord};
 use control_api::message::ControlError;
 use control_api::process::ProcessCollector;
@@ -373,10 +373,11 @@ impl ClusterGauges {
             );
         });
         node.offsets.shared.read(|state| {
+            let rules = Rules::of(state.feature_level());
             set(&self.offset_groups, state.group_count());
             set(&self.offsets, state.offset_count());
-            set(&self.offset_groups_max, GROUPS_MAX);
-            set(&self.offsets_max, OFFSETS_MAX);
+            set(&self.offset_groups_max, rules.groups_max);
+            set(&self.offsets_max, rules.offsets_max);
         });
     }
 }

@@ -10,7 +10,7 @@ use crate::meta::MetaState;
 use crate::metrics::Metrics;
 use crate::offsets::OffsetsState;
 use crate::sessions::Sessions;
-use crate::{descriptors, http, quorum, server, supervise};
+use crate::{descriptors, http, levels, quorum, server, supervise};
 use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
@@ -82,7 +82,8 @@ impl RunningNode {
                 config.controllers().cloned().collect(),
                 identity.party(),
                 Role::Operator,
-            ),
+            )
+            .at(identity.level.clone()),
             identity,
             images: Semaphore::new(IMAGES_IN_FLIGHT_MAX),
             sessions: Mutex::new(Sessions::new(config.times.session)),
@@ -104,6 +105,7 @@ impl RunningNode {
         tasks.spawn(supervise::lead_brokers(node.clone()));
         tasks.spawn(supervise::forget_deleted_topics(node.clone()));
         tasks.spawn(supervise::expire_offsets(node.clone()));
+        tasks.spawn(levels::follow(node.clone()));
         tasks.spawn(supervise::take_snapshots(node.clone()));
         tasks.spawn(supervise::report_leaders(node.clone()));
         Ok(RunningNode {

@@ -1,6 +1,7 @@
 //! What an operator asks a running control plane, printed as tables or as JSON.
 
 mod dump;
+mod features;
 mod health;
 mod quorum;
 mod table;
@@ -11,6 +12,7 @@ pub use quorum::{change_quorum, quorum};
 use anyhow::{Context, bail};
 use control_api::client::ControlClient;
 use control_api::image::{BrokerRecord, MetadataImage};
+use control_api::level::Level;
 use control_api::message::{GroupSummary, NodeStatus, RaftGroupStatus, Request, Response};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +32,10 @@ pub enum Question {
     Brokers,
     Topics,
     Groups,
+    /// Which feature level the cluster is at, after it was raised to one, where that is asked for.
+    Features {
+        raise: Option<Level>,
+    },
 }
 
 /// How answers are printed.
@@ -60,6 +66,9 @@ pub async fn ask(
         let table = groups_table(&groups(client).await?);
         return Ok(print(&table, form));
     }
+    if let Question::Features { raise: Some(level) } = question {
+        features::raise(client, level).await?;
+    }
     let answers = match question {
         Question::Status => settled(client, controllers).await,
         _ => all_statuses(client, controllers).await,
@@ -77,6 +86,7 @@ pub async fn ask(
     Ok(match question {
         Question::Status => status(&answers, newest, form),
         Question::Topics => print(&topics_table(&newest.image), form),
+        Question::Features { .. } => features::describe(&answers, form),
         Question::Brokers | Question::Groups => {
             print(&brokers_table(&newest.image, &last_beats(&answers)), form)
         }

@@ -14,6 +14,7 @@ pub mod plan;
 
 use self::plan::{Members, Plan, Step};
 use crate::group::{Group, silence, stored_index};
+use crate::levels;
 use crate::member::node_of;
 use crate::node::Node;
 use crate::raft::machine::Machine;
@@ -172,10 +173,14 @@ async fn keep_voter<M: Machine>(
     let Some(address) = address.filter(|_| !is_heard(metrics, voter)) else {
         return;
     };
-    let Ok((found, _)) = introduce(&node.identity, address, group.id).await else {
+    let Ok((found, theirs)) = introduce(&node.identity, address, group.id).await else {
         return;
     };
     if found != voter && node_of(found) == node_of(voter) {
+        if let Err(error) = levels::check_joining(node, found, theirs.levels) {
+            warn!(group = group_name(group.id), %error, "a controller is not taken in");
+            return;
+        }
         // What fails now is tried again at the next look.
         let _ = take(
             group,

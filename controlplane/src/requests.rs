@@ -4,14 +4,18 @@ use crate::command::{
     COMMAND_BYTES_MAX, Commit, GroupClaim, GroupDeletion, MetaCommand, OffsetsCommand,
     RegisteredBroker,
 };
+use crate::levels;
 use crate::limits::GROUPS_PER_ANSWER_MAX;
+use crate::meta::MetaState;
 use crate::node::Node;
+use crate::proposal;
 use crate::quorum;
 use crate::supervise::accepted;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
+use control_api::level::Levels;
 use control_api::message::{
-    BrokerHeartbeat, BrokerRegistration, ControlError, NodeStatus, OffsetCommit, OffsetSelection,
-    Request, Response,
+    BrokerHeartbeat, BrokerRegistration, ConfigChange, ControlError, NewTopic, NodeStatus,
+    OffsetCommit, OffsetSelection, Request, Response,
 };
 use std::collections::BTreeMap;
 use tracing::{info, warn};
@@ -26,7 +30,7 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
             topics,
             validate_only,
         } => {
-            let answer = change(node, MetaCommand::CreateTopics(topics), validate_only).await;
+            let answer = create_topics(node, topics, validate_only).await;
             log_topics(&answer, "topic created", validate_only);
             answer
         }
@@ -46,14 +50,7 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
         Request::AlterConfigs {
             changes,
             validate_only,
-        } => {
-            let list_defaults = BTreeMap::new();
-            let command = MetaCommand::AlterConfigs {
-                changes,
-                list_defaults,
-            };
-            change(node, command, validate_only).await
-        }
+        } => alter_configs(node, changes, validate_only).await,
         Request::AllocateProducerIds { broker, epoch } => {
             let broker = RegisteredBroker { id: broker, epoch };
             change(node, MetaCommand::AllocateProducerIds(broker), false).await
@@ -76,6 +73,10 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
         Request::ListGroups { after } => list_groups(node, after.as_deref()).await,
         Request::FindGroups { groups } => find_groups(node, &groups).await,
         Request::Status => Ok(Response::Status(Box::new(status(node)))),
+        Request::RaiseFeatureLevel {
+            level,
+            validate_only,
+        } => levels::raise(node, level, validate_only).await,
         Request::MetadataIndex => {
             let read = node.meta.read_barrier().await;
             read.map(|()| Response::MetadataIndex(*node.meta.shared.applied().borrow()))
@@ -102,13 +103,47 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
 }
 
 /// Proposes a command to `meta`, or tells what it would answer.
-async fn change(node: &Node, command: MetaCommand, validate_only: bool) -> Answer {
+pub(crate) async fn change(node: &Node, command: MetaCommand, validate_only: bool) -> Answer {
     if validate_only {
         node.meta.read_barrier().await?;
         return Ok(node.meta.shared.read(|state| state.validate(&command)));
     }
     node.metrics.proposals.with_label_values(&["meta"]).inc();
     accepted(node.meta.propose(&command).await?)
+}
+
+async fn create_topics(node: &Node, topics: Vec<NewTopic>, validate_only: bool) -> Answer {
+    node.meta.require_leader()?;
+    let settle = |state: &MetaState| proposal::topics(state.image(), topics);
+    let (topics, refused) = node.meta.shared.read(settle);
+    let answers = match topics.is_empty() {
+        true => Vec::new(),
+        false => match change(node, MetaCommand::CreateTopics(topics), validate_only).await? {
+            Response::Topics(answers) => answers,
+            other => return Ok(other),
+        },
+    };
+    Ok(Response::Topics(proposal::weave(answers, refused)))
+}
+
+async fn alter_configs(node: &Node, changes: Vec<ConfigChange>, validate_only: bool) -> Answer {
+    node.meta.require_leader()?;
+    let settle = |state: &MetaState| proposal::config_changes(state.image(), changes);
+    let (changes, list_defaults, refused) = node.meta.shared.read(settle);
+    let answers = match changes.is_empty() {
+        true => Vec::new(),
+        false => {
+            let command = MetaCommand::AlterConfigs {
+                changes,
+                list_defaults,
+            };
+            match change(node, command, validate_only).await? {
+                Response::Done(answers) => answers,
+                other => return Ok(other),
+            }
+        }
+    };
+    Ok(Response::Done(proposal::weave(answers, refused)))
 }
 
 async fn register(node: &Node, registration: BrokerRegistration) -> Answer {
@@ -297,6 +332,7 @@ fn status(node: &Node) -> NodeStatus {
         groups: vec![node.meta.status(), node.offsets.status()],
         image: node.meta.shared.read(|state| state.image().clone()),
         feature_level: node.meta.shared.read(|state| state.feature_level()),
+        levels: Levels::supported(),
         last_beats_ms: match node.meta.led_term() {
             Some(_) => node.sessions().silences_ms(node.now()),
             None => Vec::new(),

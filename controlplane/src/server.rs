@@ -170,7 +170,11 @@ async fn connection(
         Role::Broker | Role::Operator => REQUEST_BYTES_MAX,
     };
     let reader = FrameReader::within(reader, limit, memory);
-    let link = Link { reader, writer };
+    let link = Link {
+        reader,
+        writer,
+        level: node.identity.level.clone(),
+    };
     match client.role {
         Role::Controller => controller(node, client.member, link).await,
         Role::Broker | Role::Operator => requests(node, link).await,
@@ -194,11 +198,12 @@ async fn requests(node: &Arc<Node>, mut link: Link) -> Result<(), FrameError> {
                     _ => None,
                 };
                 let response = requests::answer(node, request).await;
-                let mut bytes = frame::encode(KIND_RESPONSE, frame.group, &response);
+                let mut bytes =
+                    frame::encode(link.level.get(), KIND_RESPONSE, frame.group, &response);
                 if bytes.len() > FRAME_BYTES_MAX {
                     let text = "the answer is too long: ask for less at a time".to_owned();
                     let refusal = Response::Error(ControlError::InvalidRequest(text));
-                    bytes = frame::encode(KIND_RESPONSE, frame.group, &refusal);
+                    bytes = frame::encode(link.level.get(), KIND_RESPONSE, frame.group, &refusal);
                 }
                 write(&mut link, &bytes).await?;
             }

@@ -3,6 +3,7 @@
 use crate::clock::wall_clock_ms;
 use crate::command::{Expiry, MetaCommand, OffsetsCommand, RegisteredBroker};
 use crate::group::Group;
+use crate::levels;
 use crate::limits::LOG_ENTRIES_MAX;
 use crate::member::node_of;
 use crate::node::Node;
@@ -10,7 +11,6 @@ use crate::offsets::OffsetsState;
 use crate::quorum::change;
 use crate::raft::machine::Machine;
 use crate::raft::{LogId, Raft, group_name};
-use control_api::level::Level;
 use control_api::message::{ControlError, Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ async fn bootstrap(node: &Node) {
     let cluster_id = random_cluster_id();
     let command = MetaCommand::Bootstrap {
         cluster_id,
-        feature_level: Level::NEWEST,
+        feature_level: levels::first(node).await,
     };
     match node.meta.propose(&command).await {
         Ok(_) => {

@@ -57,7 +57,7 @@ pub(crate) async fn stream(
                 }
                 if keep_alive_at <= Instant::now() {
                     let update = MetadataUpdate::KeepAlive { at: now_at, digest };
-                    let frame = frame::encode(KIND_UPDATE, META_GROUP, &update);
+                    let frame = frame::encode(link.level.get(), KIND_UPDATE, META_GROUP, &update);
                     server::write(&mut link, &frame).await?;
                     keep_alive_at = Instant::now() + KEEP_ALIVE;
                 }
@@ -117,11 +117,11 @@ async fn send_image(
     let node = node.clone();
     let encode = move || {
         let image = node.meta.shared.read(|state| state.image().clone());
-        let position = image.position();
+        let (position, level) = (image.position(), image.feature_level);
         let update = update(image);
         (
             position,
-            Bytes::from(frame::encode(KIND_UPDATE, META_GROUP, &update)),
+            Bytes::from(frame::encode(level, KIND_UPDATE, META_GROUP, &update)),
         )
     };
     // A big image takes a while to encode; other connections go on meanwhile.

@@ -23,6 +23,7 @@ pub fn control_error_code(error: &ControlError) -> ErrorCode {
         ControlError::WrongCluster(_) => ErrorCode::InconsistentClusterId,
         ControlError::FencedCommit => ErrorCode::IllegalGeneration,
         ControlError::UnsupportedVersion => ErrorCode::UnsupportedVersion,
+        ControlError::UnsupportedLevel(_) => ErrorCode::InvalidUpdateVersion,
         ControlError::UnknownGroup => ErrorCode::GroupIdNotFound,
         // As Kafka for what is more than a cluster should have.
         ControlError::LimitReached(_) => ErrorCode::PolicyViolation,

@@ -23,6 +23,10 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     abort_on_panic();
+    // Supports a feature level more, in a form that no other program reads: so an upgrade can be tried.
+    if std::env::var_os("MILLRACE_TRY_LATER_LEVEL").is_some() {
+        control_api::level::try_later_level();
+    }
     let result = match command_line.command {
         Some(Command::Check) => command_line.merged().and_then(|settings| {
             let tail_mib = settings.tail_mib;

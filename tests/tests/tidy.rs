@@ -101,6 +101,23 @@ fn every_import_points_the_right_way() {
     report("these imports point the wrong way", faults);
 }
 
+/// What a command does follows from the state, the command and the feature level: versions of the program differ in the rest.
+#[test]
+fn applying_commands_asks_no_limits_and_no_tables() {
+    let mut faults = Vec::new();
+    for file in rust_files() {
+        let applies = ["controlplane/src/meta", "controlplane/src/offsets"];
+        let judged = applies.iter().any(|folder| file.is_in(folder));
+        if judged && !file.path.ends_with("tests.rs") {
+            let forbidden = |line: &str| {
+                has_word(line, "limits") || has_word(line, "topic_config") || line.contains("env!")
+            };
+            faults.extend(file.lines_where(forbidden));
+        }
+    }
+    report("applying depends on more than the level", faults);
+}
+
 #[test]
 fn unsafe_stands_in_the_ring_alone() {
     let mut faults = Vec::new();

@@ -7,6 +7,7 @@
 use crate::frame::{self, FrameError, FrameReader};
 use crate::handshake::{self, HandshakeError, Party, Role};
 use crate::ids::Position;
+use crate::level::ClusterLevel;
 use crate::message::{ControlError, Request, Response};
 use crate::metadata_stream::MetadataStream;
 use std::collections::HashMap;
@@ -61,6 +62,7 @@ pub struct ControlClient {
     given: Vec<String>,
     party: Party,
     role: Role,
+    level: ClusterLevel,
     state: Mutex<State>,
     in_flight: Semaphore,
 }
@@ -95,6 +97,7 @@ impl ControlClient {
             given: addresses,
             party,
             role,
+            level: ClusterLevel::default(),
             state: Mutex::new(state),
             in_flight: Semaphore::new(CALLS_IN_FLIGHT_MAX),
         }
@@ -109,6 +112,21 @@ impl ControlClient {
         self.state().addresses = all;
     }
 
+    /// Speaks at the cluster's level, which somebody else keeps track of.
+    pub fn at(mut self, level: ClusterLevel) -> Self {
+        self.level = level;
+        self
+    }
+
+    fn encode(&self, request: &Request) -> Vec<u8> {
+        frame::encode(
+            self.level.get(),
+            frame::KIND_REQUEST,
+            request.group(),
+            request,
+        )
+    }
+
     /// Asks the leader of the request's group. A `Response::Error` comes back as [`ClientError::Refused`].
     pub async fn call(
         &self,
@@ -116,7 +134,7 @@ impl ControlClient {
         deadline: Duration,
     ) -> Result<Response, ClientError> {
         let group = request.group();
-        let bytes = frame::encode(frame::KIND_REQUEST, group, &request);
+        let bytes = self.encode(&request);
         if bytes.len() > frame::REQUEST_BYTES_MAX {
             return Err(ClientError::TooLarge(bytes.len()));
         }
@@ -185,7 +203,7 @@ impl ControlClient {
         request: Request,
         deadline: Duration,
     ) -> Result<Response, ClientError> {
-        let bytes = frame::encode(frame::KIND_REQUEST, request.group(), &request);
+        let bytes = self.encode(&request);
         match timeout(deadline, self.attempt(address, &bytes)).await {
             Ok(Ok(Response::Error(error))) => Err(error.into()),
             Ok(Ok(response)) => Ok(response),
@@ -201,7 +219,7 @@ impl ControlClient {
     /// has: a follower that stays behind the `metadata_index` of its heartbeats' answers should watch again.
     pub async fn watch(&self, from: Position) -> Result<MetadataStream, ClientError> {
         let request = Request::WatchMetadata { from };
-        let bytes = frame::encode(frame::KIND_REQUEST, frame::META_GROUP, &request);
+        let bytes = self.encode(&request);
         let mut why = String::new();
         for _ in 0..self.addresses().len() {
             let address = self.next_address();
@@ -387,6 +405,7 @@ impl ControlClient {
 mod tests {
     use super::*;
     use crate::frame::META_GROUP;
+    use crate::level::Level;
     use tokio::net::TcpListener;
 
     /// Answers every request on every connection with what `answer` gives for the running number of the request.
@@ -408,9 +427,15 @@ mod tests {
                         let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         let response = answer(number);
                         let stream = connection.get_mut();
-                        frame::write(stream, frame::KIND_RESPONSE, frame.group, &response)
-                            .await
-                            .unwrap();
+                        frame::write(
+                            stream,
+                            Level::FIRST,
+                            frame::KIND_RESPONSE,
+                            frame.group,
+                            &response,
+                        )
+                        .await
+                        .unwrap();
                     }
                 });
             }
@@ -526,7 +551,14 @@ mod tests {
             let frame = connection.next().await.unwrap();
             sleep(SILENCE_MAX * 2).await;
             let stream = connection.get_mut();
-            frame::write(stream, frame::KIND_RESPONSE, frame.group, &heartbeat()).await
+            frame::write(
+                stream,
+                Level::FIRST,
+                frame::KIND_RESPONSE,
+                frame.group,
+                &heartbeat(),
+            )
+            .await
         });
         let client = client(vec![address]);
         assert_eq!(call(&client).await.unwrap(), heartbeat());

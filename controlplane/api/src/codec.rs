@@ -66,6 +66,13 @@ pub enum CodecError {
         version: u8,
         newest: u8,
     },
+    /// Something that is at a feature level which this program does not know.
+    #[error(
+        "it is at feature level {}, and this program supports levels {}",
+        .0,
+        Levels::supported()
+    )]
+    UnsupportedLevel(Level),
     #[error("damaged archive: {0}")]
     Damaged(String),
 }
@@ -175,6 +182,14 @@ pub fn read_archive<T: Decode>(archive: &[u8]) -> Result<T, CodecError> {
     let archived = rkyv::api::access_with_context::<T::Archived, _, Error>(archive, &mut validator)
         .map_err(damaged)?;
     rkyv::api::high::deserialize::<T, Error>(archived).map_err(damaged)
+}
+
+/// Whether this program knows what may be there at a level; before the first one there is nothing.
+pub fn check_level(level: Level) -> Result<(), CodecError> {
+    match level == Level::default() || Levels::supported().contain(level) {
+        true => Ok(()),
+        false => Err(CodecError::UnsupportedLevel(level)),
+    }
 }
 
 fn damaged(error: Error) -> CodecError {

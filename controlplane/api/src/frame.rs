@@ -87,9 +87,9 @@ impl Frame {
     }
 }
 
-/// The whole frame as bytes, ready to be written.
-pub fn encode<T: Format>(kind: u8, group: u8, body: &T) -> Vec<u8> {
-    finish(body.write(Level::FIRST, header(kind, group)))
+/// The whole frame as bytes, ready to be written, in the form that it has at this level.
+pub fn encode<T: Format>(level: Level, kind: u8, group: u8, body: &T) -> Vec<u8> {
+    finish(body.write(level, header(kind, group)))
 }
 
 /// A frame around bytes that need no encoding.
@@ -99,12 +99,18 @@ pub fn encode_raw(kind: u8, group: u8, body: &[u8]) -> Vec<u8> {
     finish(bytes)
 }
 
-pub async fn write<W, T>(writer: &mut W, kind: u8, group: u8, body: &T) -> io::Result<()>
+pub async fn write<W, T>(
+    writer: &mut W,
+    level: Level,
+    kind: u8,
+    group: u8,
+    body: &T,
+) -> io::Result<()>
 where
     W: AsyncWrite + Unpin,
     T: Format,
 {
-    writer.write_all(&encode(kind, group, body)).await
+    writer.write_all(&encode(level, kind, group, body)).await
 }
 
 /// Memory for the frames of many connections together. A frame that is longer than [`FREE_BYTES`] waits for its share before any of
@@ -279,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_survives_the_round_trip() {
-        let bytes = encode(KIND_REQUEST, OFFSETS_GROUP, &Request::Status);
+        let bytes = encode(Level::FIRST, KIND_REQUEST, OFFSETS_GROUP, &Request::Status);
         let frame = read_bytes(&bytes).await.unwrap();
         assert_eq!((frame.kind, frame.group), (KIND_REQUEST, OFFSETS_GROUP));
         assert_eq!(

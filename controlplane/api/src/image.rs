@@ -3,6 +3,7 @@
 //! The control plane's state machine turns commands into events; a broker applies the same events to its own copy, in log
 //! order. A copy at index N is therefore the same everywhere.
 
+use crate::codec::{CodecError, check_level};
 use crate::ids::{
     BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, Position, TopicId,
 };
@@ -141,6 +142,11 @@ crate::formats! {
 }
 
 impl MetadataImage {
+    /// Whether this program can go on from it.
+    pub fn check_level(&self) -> Result<(), CodecError> {
+        check_level(self.feature_level)
+    }
+
     /// Which log this is the sum of, and up to where.
     pub fn position(&self) -> Position {
         Position {

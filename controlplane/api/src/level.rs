@@ -6,7 +6,8 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 /// One feature level. Kafka's are 16-bit numbers too (KIP-584). The default is none.
 #[derive(
@@ -77,4 +78,29 @@ impl fmt::Display for Levels {
 /// version will do to this one can be tried before there is one. To be called before anything is read or written.
 pub fn try_later_level() {
     TRIES_LATER_LEVEL.store(true, Ordering::Relaxed);
+}
+
+/// The name under which Kafka's tools show and raise the level (KIP-584).
+pub const FEATURE_NAME: &str = "millrace.version";
+
+/// The level of the cluster as far as this process knows it, at which it writes what others read. Clones are one level.
+#[derive(Clone, Debug)]
+pub struct ClusterLevel(Arc<AtomicU16>);
+
+impl Default for ClusterLevel {
+    /// What every program reads, until more is known.
+    fn default() -> Self {
+        ClusterLevel(Arc::new(AtomicU16::new(Level::FIRST.0)))
+    }
+}
+
+impl ClusterLevel {
+    pub fn get(&self) -> Level {
+        Level(self.0.load(Ordering::Relaxed))
+    }
+
+    /// It never goes down.
+    pub fn raise(&self, level: Level) {
+        self.0.fetch_max(level.0, Ordering::Relaxed);
+    }
 }

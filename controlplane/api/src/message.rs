@@ -78,6 +78,8 @@ pub enum Request {
     /// Changes who is in a Raft group. Answered by `Response::Done` with one result, or by `Response::Pending` while there is
     /// something left to do: then the request is to be repeated.
     ChangeQuorum { group: u8, change: QuorumChange },
+    /// Answered by `Response::Done` with one result: refused unless every controller and broker supports the level.
+    RaiseFeatureLevel { level: Level, validate_only: bool },
 }
 
 crate::formats! {
@@ -101,6 +103,7 @@ crate::formats! {
         32 FindGroups { groups: Vec<String> },
         33 DescribeQuorum { group: u8, by_leader: bool },
         34 ChangeQuorum { group: u8, change: QuorumChange },
+        35 RaiseFeatureLevel { level: Level, validate_only: bool },
     }
 }
 
@@ -126,7 +129,8 @@ impl Request {
             | Request::AlterConfigs { .. }
             | Request::AllocateProducerIds { .. }
             | Request::Status
-            | Request::MetadataIndex => META_GROUP,
+            | Request::MetadataIndex
+            | Request::RaiseFeatureLevel { .. } => META_GROUP,
         }
     }
 }
@@ -453,6 +457,8 @@ pub struct NodeStatus {
     pub image: MetadataImage,
     /// Which commands may be in the log.
     pub feature_level: Level,
+    /// What the controller's program supports.
+    pub levels: Levels,
     /// On the leader of `meta`: how long ago each broker's last heartbeat came, or its session was granted.
     pub last_beats_ms: Vec<(BrokerId, u64)>,
     /// How many groups have anything committed, and how many offsets that is.
@@ -521,4 +527,7 @@ pub enum ControlError {
     /// More would not fit what the control plane keeps.
     #[error("{0}")]
     LimitReached(String),
+    /// A program does not support the cluster's feature level, or one that it is to be raised to.
+    #[error("{0}")]
+    UnsupportedLevel(String),
 }

@@ -2,7 +2,6 @@
 
 use super::{Change, coordinators, election};
 use crate::command::RegisteredBroker;
-use crate::limits::{BROKERS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK, VERSION_BYTES_MAX};
 use control_api::ids::BrokerEpoch;
 use control_api::image::{BrokerRecord, MetadataEvent};
 use control_api::message::{BrokerRegistration, ControlError, Response};
@@ -84,35 +83,41 @@ pub(super) fn allocate_producer_ids(
 ) -> Result<Response, ControlError> {
     current(change, broker)?;
     let first = change.image.next_producer_id;
+    let count = change.rules.producer_ids_per_block;
     let next = first
-        .checked_add(PRODUCER_IDS_PER_BLOCK.into())
+        .checked_add(count.into())
         .ok_or_else(|| ControlError::InvalidRequest("no producer ids are left".to_owned()))?;
     change.push(MetadataEvent::NextProducerId(next));
-    Ok(Response::ProducerIds {
-        first,
-        count: PRODUCER_IDS_PER_BLOCK,
-    })
+    Ok(Response::ProducerIds { first, count })
 }
 
 fn check(change: &Change, new: &BrokerRegistration) -> Result<(), ControlError> {
+    let rules = change.rules;
     let invalid = |text: &str| Err(ControlError::InvalidRequest(text.to_owned()));
     if !new.cluster_id.is_empty() && new.cluster_id != change.image.cluster_id {
         return Err(ControlError::WrongCluster(new.cluster_id.clone()));
     }
+    let level = change.image.feature_level;
+    if !new.levels.contain(level) {
+        return Err(ControlError::UnsupportedLevel(format!(
+            "the cluster is at feature level {level}, and the broker supports levels {}",
+            new.levels
+        )));
+    }
     if new.id.0 < 0 {
         return invalid("a broker id must not be negative");
     }
-    if new.host.is_empty() || new.host.len() > HOST_BYTES_MAX || new.port == 0 {
+    if new.host.is_empty() || new.host.len() > rules.host_bytes_max || new.port == 0 {
         return invalid("a broker needs a host and a port that clients can reach");
     }
     if new
         .rack
         .as_ref()
-        .is_some_and(|rack| rack.len() > HOST_BYTES_MAX)
+        .is_some_and(|rack| rack.len() > rules.host_bytes_max)
     {
         return invalid("the rack's name is too long");
     }
-    if new.version.len() > VERSION_BYTES_MAX {
+    if new.version.len() > rules.version_bytes_max {
         return invalid("the version is too long");
     }
     match change.image.brokers.get(&new.id) {
@@ -121,7 +126,7 @@ fn check(change: &Change, new: &BrokerRegistration) -> Result<(), ControlError> 
             Err(ControlError::DuplicateBroker)
         }
         Some(_) => Ok(()),
-        None if change.image.brokers.len() >= BROKERS_MAX => invalid("too many brokers"),
+        None if change.image.brokers.len() >= rules.brokers_max => invalid("too many brokers"),
         None => Ok(()),
     }
 }

@@ -1,26 +1,25 @@
 //! Dynamic configuration of topics and brokers.
+//!
+//! Which keys there are, and what they may hold, was settled before a change was proposed: versions of the program differ in it.
 
 use super::Change;
-use crate::limits::CONFIG_VALUE_BYTES_MAX;
-use control_api::config_key::{ConfigKey, ConfigType};
 use control_api::image::{MetadataEvent, MetadataImage, TopicRecord};
 use control_api::message::{ConfigChange, ConfigOperation, ConfigResource, ControlError};
-use control_api::topic_config::{
-    TopicConfig, broker_configs, broker_key, broker_value, check_broker_config, check_topic_config,
-    topic_key,
-};
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 /// A change is applied whole or not at all.
-pub(super) fn alter(change: &mut Change, wanted: &ConfigChange) -> Result<(), ControlError> {
-    let (table, current) = current(change.image, &wanted.resource)?;
+pub(super) fn alter(
+    change: &mut Change,
+    wanted: &ConfigChange,
+    list_defaults: &BTreeMap<String, String>,
+) -> Result<(), ControlError> {
+    let current = find(change.image, &wanted.resource)?;
     let mut configs = match wanted.replace_all {
         true => BTreeMap::new(),
         false => current.clone(),
     };
     for operation in &wanted.operations {
-        table.run(&mut configs, operation)?;
+        run(&mut configs, operation, list_defaults)?;
     }
     if configs == current {
         return Ok(());
@@ -32,137 +31,72 @@ pub(super) fn alter(change: &mut Change, wanted: &ConfigChange) -> Result<(), Co
     Ok(())
 }
 
-/// What a new topic may be created with.
-pub(super) fn check_overrides(configs: &BTreeMap<String, String>) -> Result<(), ControlError> {
-    configs
-        .iter()
-        .try_for_each(|(name, value)| Table::Topic.check(name, value))
-}
-
-/// A topic's configuration as the control plane sees it: the defaults are those of all brokers.
-pub(super) fn of_topic(image: &MetadataImage, topic: &TopicRecord) -> TopicConfig {
-    TopicConfig::resolve(
-        &topic.configs,
-        &broker_configs(None, image.broker_configs.get(&None)),
-    )
-}
-
-/// A number among the defaults of all brokers.
-pub(super) fn cluster_default<N: FromStr + TryFrom<i32>>(image: &MetadataImage, name: &str) -> N {
-    let configs = broker_configs(None, image.broker_configs.get(&None));
-    let value = broker_value(&configs, name);
-    let Ok(number) = value.parse().or_else(|_| N::try_from(i32::from(i16::MAX))) else {
-        panic!("{name} passed its check, so it is a number");
-    };
-    number
-}
-
-#[derive(Clone, Copy)]
-enum Table {
-    Topic,
-    Broker,
-}
-
-impl Table {
-    fn key(self, name: &str) -> Option<&'static ConfigKey> {
-        match self {
-            Table::Topic => topic_key(name),
-            Table::Broker => broker_key(name),
-        }
-    }
-
-    fn check(self, name: &str, value: &str) -> Result<(), ControlError> {
-        let checked = match self {
-            _ if value.len() > CONFIG_VALUE_BYTES_MAX => {
-                Err(format!("The value for configuration {name} is too long."))
-            }
-            Table::Topic => check_topic_config(name, value),
-            Table::Broker => check_broker_config(name, value),
-        };
-        checked.map_err(ControlError::InvalidConfig)
-    }
-
-    fn run(
-        self,
-        configs: &mut BTreeMap<String, String>,
-        operation: &ConfigOperation,
-    ) -> Result<(), ControlError> {
-        match operation {
-            ConfigOperation::Set(name, value) => self.set(configs, name, value.clone()),
-            ConfigOperation::Delete(name) => {
-                configs.remove(name);
-                Ok(())
-            }
-            ConfigOperation::Append(name, value) => {
-                let mut items = self.list(configs, name, "append")?;
-                items.extend(
-                    split(value)
-                        .filter(|item| !items.contains(item))
-                        .collect::<Vec<_>>(),
-                );
-                self.set(configs, name, items.join(","))
-            }
-            ConfigOperation::Subtract(name, value) => {
-                let mut items = self.list(configs, name, "subtract")?;
-                items.retain(|item| !split(value).any(|other| other == *item));
-                self.set(configs, name, items.join(","))
-            }
-        }
-    }
-
-    fn set(
-        self,
-        configs: &mut BTreeMap<String, String>,
-        name: &str,
-        value: String,
-    ) -> Result<(), ControlError> {
-        self.check(name, &value)?;
-        configs.insert(name.to_owned(), value);
-        Ok(())
-    }
-
-    /// The items that a list-valued key holds now.
-    fn list(
-        self,
-        configs: &BTreeMap<String, String>,
-        name: &str,
-        operation: &str,
-    ) -> Result<Vec<String>, ControlError> {
-        let invalid = |text| Err(ControlError::InvalidConfig(text));
-        match self.key(name) {
-            Some(key) if key.kind == ConfigType::List => {
-                let value = configs.get(name).map_or(key.default, String::as_str);
-                Ok(split(value).collect())
-            }
-            Some(_) => invalid(format!(
-                "Can't {operation} to key {name} because its type is not LIST."
-            )),
-            None => invalid(format!("Unknown config name: {name}")),
-        }
-    }
-}
-
-fn split(list: &str) -> impl Iterator<Item = String> {
-    list.split(',')
-        .map(|item| item.trim().to_owned())
-        .filter(|item| !item.is_empty())
-}
-
-fn current(
+/// What was set for a resource.
+pub fn find(
     image: &MetadataImage,
     resource: &ConfigResource,
-) -> Result<(Table, BTreeMap<String, String>), ControlError> {
+) -> Result<BTreeMap<String, String>, ControlError> {
     match resource {
         ConfigResource::Topic(id) => {
             let topic = image.topics.get(id).ok_or(ControlError::UnknownTopic)?;
-            Ok((Table::Topic, topic.configs.clone()))
+            Ok(topic.configs.clone())
         }
         ConfigResource::Broker(Some(id)) if !image.brokers.contains_key(id) => {
             Err(ControlError::UnknownBroker)
         }
         ConfigResource::Broker(broker) => {
             let configs = image.broker_configs.get(broker).cloned();
-            Ok((Table::Broker, configs.unwrap_or_default()))
+            Ok(configs.unwrap_or_default())
         }
     }
+}
+
+/// Whether a replica that is not in sync may lead: the topic says so, or the defaults of all brokers do.
+pub(super) fn allows_unclean_election(image: &MetadataImage, topic: &TopicRecord) -> bool {
+    const NAME: &str = "unclean.leader.election.enable";
+    let of_all = || image.broker_configs.get(&None)?.get(NAME);
+    let value = topic.configs.get(NAME).or_else(of_all);
+    value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+}
+
+fn run(
+    configs: &mut BTreeMap<String, String>,
+    operation: &ConfigOperation,
+    list_defaults: &BTreeMap<String, String>,
+) -> Result<(), ControlError> {
+    let list = |name: &String| {
+        let value = configs.get(name).or_else(|| list_defaults.get(name));
+        value.map_or(Vec::new(), |value| items(value).collect())
+    };
+    match operation {
+        ConfigOperation::Set(name, value) => {
+            configs.insert(name.clone(), value.clone());
+        }
+        ConfigOperation::Delete(name) => {
+            configs.remove(name);
+        }
+        ConfigOperation::Append(name, value) => {
+            let mut list = list(name);
+            let new: Vec<_> = items(value).filter(|item| !list.contains(item)).collect();
+            list.extend(new);
+            configs.insert(name.clone(), list.join(","));
+        }
+        ConfigOperation::Subtract(name, value) => {
+            let mut list = list(name);
+            list.retain(|item| !items(value).any(|other| other == *item));
+            if list.is_empty() {
+                return Err(ControlError::InvalidConfig(format!(
+                    "Invalid value  for configuration {name}: nothing would be left of the list"
+                )));
+            }
+            configs.insert(name.clone(), list.join(","));
+        }
+    }
+    Ok(())
+}
+
+pub fn items(list: &str) -> impl Iterator<Item = String> {
+    list.split(',')
+        .map(|item| item.trim().to_owned())
+        .filter(|item| !item.is_empty())
 }

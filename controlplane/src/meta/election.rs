@@ -18,7 +18,7 @@ pub(super) fn elect_where_leaderless(change: &mut Change) {
 fn elect_where(change: &mut Change, concerned: impl Fn(&PartitionRecord) -> bool) {
     let mut events = Vec::new();
     for topic in change.image.topics.values() {
-        let unclean = configs::of_topic(change.image, topic).unclean_leader_election_enable;
+        let unclean = configs::allows_unclean_election(change.image, topic);
         for (partition, record) in (0..).zip(&topic.partitions) {
             if !concerned(record) {
                 continue;

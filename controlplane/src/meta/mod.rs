@@ -11,7 +11,11 @@ mod election;
 mod placement;
 mod topics;
 
+pub use configs::{find as find_configs, items as config_items};
+pub use topics::check_name as check_topic_name;
+
 use crate::command::MetaCommand;
+use crate::rules::Rules;
 use control_api::formats;
 use control_api::ids::Position;
 use control_api::image::{MetadataEvent, MetadataImage};
@@ -71,6 +75,7 @@ impl MetaState {
         }
         let mut change = Change {
             at,
+            rules: Rules::of(self.image.feature_level),
             image: &mut self.image,
             digest: &mut self.digest,
             events: Vec::new(),
@@ -106,15 +111,19 @@ impl MetaState {
                     .map(|new| topics::extend(&mut change, new))
                     .collect(),
             ),
-            MetaCommand::AlterConfigs { changes, .. } => Response::Done(
+            MetaCommand::AlterConfigs {
+                changes,
+                list_defaults,
+            } => Response::Done(
                 changes
                     .iter()
-                    .map(|one| configs::alter(&mut change, one))
+                    .map(|one| configs::alter(&mut change, one, list_defaults))
                     .collect(),
             ),
             MetaCommand::AllocateProducerIds(broker) => {
                 or_error(brokers::allocate_producer_ids(&mut change, *broker))
             }
+            MetaCommand::RaiseFeatureLevel(level) => done(raise(&mut change, *level)),
         };
         let events = change.events;
         (response, events)
@@ -134,6 +143,7 @@ impl MetaState {
 /// A change under way: each event takes effect on the image as it is recorded, so later steps see earlier ones.
 struct Change<'a> {
     at: Position,
+    rules: &'static Rules,
     image: &'a mut MetadataImage,
     digest: &'a mut u64,
     events: Vec<MetadataEvent>,
@@ -145,6 +155,28 @@ impl Change<'_> {
         *self.digest = self.digest.wrapping_add(growth);
         self.events.push(event);
     }
+}
+
+/// Repeated, it changes nothing. It is never lowered, because what was written since could not be read any more.
+fn raise(change: &mut Change, level: Level) -> Result<(), ControlError> {
+    let current = change.image.feature_level;
+    if level == current {
+        return Ok(());
+    }
+    if level < current {
+        return Err(ControlError::UnsupportedLevel(format!(
+            "the feature level is {current} and cannot be lowered"
+        )));
+    }
+    let mut brokers = change.image.brokers.values();
+    if let Some(other) = brokers.find(|broker| !broker.levels.contain(level)) {
+        return Err(ControlError::UnsupportedLevel(format!(
+            "broker {} supports feature levels {}, not {level}",
+            other.id, other.levels
+        )));
+    }
+    change.push(MetadataEvent::FeatureLevelSet(level));
+    Ok(())
 }
 
 fn or_error(result: Result<Response, ControlError>) -> Response {

@@ -5,9 +5,7 @@ use crate::command::RegisteredBroker;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, TopicId};
 use control_api::image::{COORDINATOR_SHARDS, PartitionRecord, TopicRecord};
 use control_api::level::Levels;
-use control_api::message::{
-    BrokerRegistration, ConfigChange, ConfigOperation, ConfigResource, NewPartitions, NewTopic,
-};
+use control_api::message::{BrokerRegistration, NewPartitions, NewTopic};
 use std::collections::BTreeMap;
 
 /// Applies commands at growing indexes and checks after each that the events alone rebuild the image.
@@ -106,13 +104,6 @@ fn one(response: Response) -> Result<TopicRecord, ControlError> {
     }
 }
 
-fn alter_configs(change: ConfigChange) -> MetaCommand {
-    MetaCommand::AlterConfigs {
-        changes: vec![change],
-        list_defaults: BTreeMap::new(),
-    }
-}
-
 fn registration(id: i32, process: u8) -> BrokerRegistration {
     BrokerRegistration {
         id: BrokerId(id),
@@ -135,7 +126,7 @@ fn topic(name: &str, partitions: i32) -> NewTopic {
         name: name.into(),
         id: TopicId(id),
         partitions,
-        replication_factor: -1,
+        replication_factor: 1,
         assignment: Vec::new(),
         configs: BTreeMap::new(),
     }
@@ -346,17 +337,6 @@ fn an_explicit_assignment_is_followed_or_refused() {
 }
 
 #[test]
-fn defaults_come_from_the_cluster_wide_configs() {
-    let mut cluster = Cluster::with_brokers(1);
-    cluster.run(alter_configs(ConfigChange {
-        resource: ConfigResource::Broker(None),
-        operations: vec![ConfigOperation::Set("num.partitions".into(), "5".into())],
-        replace_all: false,
-    }));
-    assert_eq!(cluster.create(topic("t", -1)).unwrap().partitions.len(), 5);
-}
-
-#[test]
 fn partitions_are_only_ever_added() {
     let mut cluster = Cluster::with_brokers(2);
     let id = cluster.create(topic("t", 2)).unwrap().id;
@@ -463,53 +443,6 @@ fn coordinators_follow_the_live_brokers_and_raise_their_epochs() {
 }
 
 #[test]
-fn configs_are_checked_and_changed_whole_or_not_at_all() {
-    let mut cluster = Cluster::with_brokers(1);
-    let id = cluster.create(topic("t", 1)).unwrap().id;
-    let set = |name: &str, value: &str| ConfigOperation::Set(name.into(), value.into());
-    let mut alter = |operations, replace_all| {
-        let resource = ConfigResource::Topic(id);
-        let change = ConfigChange {
-            resource,
-            operations,
-            replace_all,
-        };
-        let Response::Done(mut results) = cluster.run(alter_configs(change)) else {
-            panic!("changes are answered one by one")
-        };
-        (
-            results.remove(0),
-            cluster.state.image().topics[&id].configs.clone(),
-        )
-    };
-    let (result, configs) = alter(
-        vec![set("retention.ms", "5"), set("segment.ms", "7")],
-        false,
-    );
-    assert_eq!((result, configs.len()), (Ok(()), 2));
-    let (result, configs) = alter(vec![set("retention.ms", "6"), set("nonsense", "1")], false);
-    assert!(matches!(result, Err(ControlError::InvalidConfig(_))));
-    assert_eq!(configs["retention.ms"], "5");
-    let (_, configs) = alter(vec![ConfigOperation::Delete("retention.ms".into())], false);
-    assert_eq!(configs.keys().collect::<Vec<_>>(), ["segment.ms"]);
-    let append = ConfigOperation::Append("cleanup.policy".into(), "compact".into());
-    assert!(matches!(
-        alter(vec![append], false).0,
-        Err(ControlError::InvalidConfig(_))
-    ));
-    let append = ConfigOperation::Append("retention.ms".into(), "1".into());
-    assert!(matches!(
-        alter(vec![append], false).0,
-        Err(ControlError::InvalidConfig(_))
-    ));
-    let (result, configs) = alter(vec![set("flush.ms", "9")], true);
-    assert_eq!(
-        (result, configs.into_keys().collect::<Vec<_>>()),
-        (Ok(()), vec!["flush.ms".into()])
-    );
-}
-
-#[test]
 fn producer_ids_come_in_blocks_that_never_overlap() {
     let mut cluster = Cluster::with_brokers(2);
     let mut blocks = Vec::new();
@@ -531,4 +464,47 @@ fn validating_answers_as_the_command_would_and_changes_nothing() {
     let validated = cluster.state.validate(&command);
     assert_eq!(cluster.state, before);
     assert_eq!(validated, cluster.run(command));
+}
+
+#[test]
+fn the_level_is_raised_once_every_broker_supports_it_and_never_lowered() {
+    let up_to = |level| Levels {
+        min: Level(1),
+        max: Level(level),
+    };
+    let mut cluster = Cluster::with_brokers(1);
+    let raise = |cluster: &mut Cluster, level| match cluster
+        .run(MetaCommand::RaiseFeatureLevel(Level(level)))
+    {
+        Response::Done(results) => results.into_iter().collect::<Result<(), _>>(),
+        Response::Error(error) => Err(error),
+        other => panic!("{other:?}"),
+    };
+    let refused = |text: &str| Err(ControlError::UnsupportedLevel(text.to_owned()));
+    // The broker that counts is registered, whether it lives or not.
+    let old = cluster.broker(1);
+    cluster.run(MetaCommand::FenceBroker(old));
+    assert_eq!(
+        raise(&mut cluster, 2),
+        refused("broker 1 supports feature levels 1 to 1, not 2")
+    );
+    assert_eq!(raise(&mut cluster, 1), Ok(()));
+    let newer = BrokerRegistration {
+        levels: up_to(2),
+        ..registration(1, 2)
+    };
+    cluster.run(MetaCommand::RegisterBroker(newer));
+    assert_eq!(raise(&mut cluster, 2), Ok(()));
+    assert_eq!(cluster.state.feature_level(), Level(2));
+    assert_eq!(raise(&mut cluster, 2), Ok(()));
+    assert_eq!(
+        raise(&mut cluster, 1),
+        refused("the feature level is 2 and cannot be lowered")
+    );
+    assert_eq!(
+        cluster.run(MetaCommand::RegisterBroker(registration(2, 1))),
+        Response::Error(ControlError::UnsupportedLevel(
+            "the cluster is at feature level 2, and the broker supports levels 1 to 1".into()
+        ))
+    );
 }

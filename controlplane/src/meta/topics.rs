@@ -1,9 +1,8 @@
 //! Creating, deleting and extending topics.
 
-use super::{Change, configs, placement};
-use crate::limits::{PARTITIONS_MAX, PARTITIONS_PER_TOPIC_MAX, TOPICS_MAX};
+use super::{Change, placement};
 use control_api::ids::TopicId;
-use control_api::image::{MetadataEvent, PartitionRecord, TopicRecord};
+use control_api::image::{MetadataEvent, MetadataImage, PartitionRecord, TopicRecord};
 use control_api::message::{ControlError, NewPartitions, NewTopic};
 
 /// Kafka's longest topic name.
@@ -19,29 +18,22 @@ pub(super) fn create(change: &mut Change, new: &NewTopic) -> Result<TopicRecord,
             )),
         };
     }
-    check_name(change, &new.name)?;
+    check_name(change.image, &new.name)?;
     if new.id == TopicId::ZERO {
         return Err(ControlError::InvalidRequest(
             "a topic needs an id".to_owned(),
         ));
     }
-    if change.image.topics.len() >= TOPICS_MAX {
+    let topics_max = change.rules.topics_max;
+    if change.image.topics.len() >= topics_max {
         return Err(ControlError::InvalidRequest(format!(
-            "There are {TOPICS_MAX} topics already."
+            "There are {topics_max} topics already."
         )));
     }
     let partitions = match new.assignment.is_empty() {
         true => {
-            let count = match new.partitions {
-                -1 => configs::cluster_default(change.image, "num.partitions"),
-                count => count,
-            };
-            let replication_factor = match new.replication_factor {
-                -1 => configs::cluster_default(change.image, "default.replication.factor"),
-                factor => factor,
-            };
-            let count = check_count(change, 0, count)?;
-            placement::place(change, count, replication_factor)?
+            let count = check_count(change, 0, new.partitions)?;
+            placement::place(change, count, new.replication_factor)?
         }
         false => {
             let count = i32::try_from(new.assignment.len()).unwrap_or(i32::MAX);
@@ -49,7 +41,6 @@ pub(super) fn create(change: &mut Change, new: &NewTopic) -> Result<TopicRecord,
             placement::assigned(change, &new.assignment)?
         }
     };
-    configs::check_overrides(&new.configs)?;
     let record = TopicRecord {
         id: new.id,
         name: new.name.clone(),
@@ -127,21 +118,25 @@ fn check_count(change: &Change, existing: usize, count: i32) -> Result<usize, Co
             "Number of partitions was set to an invalid non-positive value.".to_owned(),
         );
     };
-    if count > PARTITIONS_PER_TOPIC_MAX {
+    let rules = change.rules;
+    if count > rules.partitions_per_topic_max {
         return invalid(format!(
-            "A topic can have at most {PARTITIONS_PER_TOPIC_MAX} partitions."
+            "A topic can have at most {} partitions.",
+            rules.partitions_per_topic_max
         ));
     }
     let added = count - existing;
-    if placement::partition_count(change.image) + added > PARTITIONS_MAX {
+    if placement::partition_count(change.image) + added > rules.partitions_max {
         return invalid(format!(
-            "The cluster can have at most {PARTITIONS_MAX} partitions."
+            "The cluster can have at most {} partitions.",
+            rules.partitions_max
         ));
     }
     Ok(added)
 }
 
-fn check_name(change: &Change, name: &str) -> Result<(), ControlError> {
+/// Whether a new topic may have the name.
+pub fn check_name(image: &MetadataImage, name: &str) -> Result<(), ControlError> {
     let invalid = |text: String| {
         Err(ControlError::InvalidTopic(format!(
             "Topic name is invalid: {text}"
@@ -164,13 +159,13 @@ fn check_name(change: &Change, name: &str) -> Result<(), ControlError> {
             "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
         ));
     }
-    if change.image.topic_ids.contains_key(name) {
+    if image.topic_ids.contains_key(name) {
         return Err(ControlError::TopicExists);
     }
     // Kafka's metric names turn '.' into '_', so two topics that differ in nothing else would share theirs.
     let same =
         |other: &&String| other.len() == name.len() && metric_bytes(other).eq(metric_bytes(name));
-    let others = change.image.topic_ids.keys();
+    let others = image.topic_ids.keys();
     match others.filter(|_| name.contains(['.', '_'])).find(same) {
         Some(other) => Err(ControlError::InvalidTopic(format!(
             "Topic '{name}' collides with existing topic: {other}"

@@ -8,10 +8,7 @@
 mod expiry;
 
 use crate::command::{Commit, GroupClaim, GroupDeletion, OffsetsCommand};
-use crate::limits::{
-    GROUP_NAME_BYTES_MAX, GROUPS_MAX, OFFSET_METADATA_BYTES_MAX, OFFSET_METADATA_BYTES_TOTAL_MAX,
-    OFFSETS_MAX,
-};
+use crate::rules::Rules;
 use control_api::formats;
 use control_api::ids::TopicId;
 use control_api::image::coordinator_shard;
@@ -113,6 +110,10 @@ impl OffsetsState {
                 self.expire(*expiry, groups);
                 Response::Done(vec![Ok(())])
             }
+            OffsetsCommand::RaiseFeatureLevel(level) => {
+                self.feature_level = self.feature_level.max(*level);
+                Response::Done(vec![Ok(())])
+            }
         }
     }
 
@@ -140,6 +141,11 @@ impl OffsetsState {
             name: name.to_string(),
             offsets: group.offsets.len() as u64,
         })
+    }
+
+    /// Which commands may be in the log; none until `meta` has told.
+    pub fn feature_level(&self) -> Level {
+        self.feature_level
     }
 
     pub fn knows(&self, group: &str) -> bool {
@@ -188,7 +194,8 @@ impl OffsetsState {
 
     /// Checks the claim and remembers it.
     fn claim(&mut self, claim: &GroupClaim) -> Result<(), ControlError> {
-        if claim.group.len() > GROUP_NAME_BYTES_MAX {
+        let rules = Rules::of(self.feature_level);
+        if claim.group.len() > rules.group_name_bytes_max {
             return Err(invalid("the group's name is too long"));
         }
         let Some(group) = self.groups.get_mut(&*claim.group) else {
@@ -196,8 +203,8 @@ impl OffsetsState {
             if removed.is_some_and(|epoch| claim.coordinator_epoch < *epoch) {
                 return Err(ControlError::FencedCommit);
             }
-            if self.groups.len() >= GROUPS_MAX {
-                let text = format!("there are {GROUPS_MAX} groups already");
+            if self.groups.len() >= rules.groups_max {
+                let text = format!("there are {} groups already", rules.groups_max);
                 return Err(ControlError::LimitReached(text));
             }
             let group = Group {
@@ -230,7 +237,8 @@ impl OffsetsState {
     }
 
     fn commit(&mut self, group: &str, commit: &Commit) -> Result<(), ControlError> {
-        if commit.metadata.len() > OFFSET_METADATA_BYTES_MAX {
+        let rules = Rules::of(self.feature_level);
+        if commit.metadata.len() > rules.offset_metadata_bytes_max {
             return Err(invalid("the offset's metadata is too long"));
         }
         let group = self
@@ -254,9 +262,12 @@ impl OffsetsState {
         let mut size = self.size;
         size.take(replaced);
         size.add(committed.size());
-        if size.offsets > OFFSETS_MAX || size.metadata_bytes > OFFSET_METADATA_BYTES_TOTAL_MAX {
+        if size.offsets > rules.offsets_max
+            || size.metadata_bytes > rules.offset_metadata_bytes_total_max
+        {
             let text = format!(
-                "there are {OFFSETS_MAX} committed offsets already, or {OFFSET_METADATA_BYTES_TOTAL_MAX} bytes of their metadata"
+                "there are {} committed offsets already, or {} bytes of their metadata",
+                rules.offsets_max, rules.offset_metadata_bytes_total_max
             );
             return Err(ControlError::LimitReached(text));
         }

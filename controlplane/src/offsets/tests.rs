@@ -182,7 +182,9 @@ fn the_fences_of_deleted_groups_take_no_more_room_however_many_there_were() {
 #[test]
 fn the_group_that_is_one_too_many_is_refused_by_name_and_the_others_go_on() {
     let mut state = OffsetsState::default();
-    let names: Vec<String> = (0..=GROUPS_MAX).map(|number| number.to_string()).collect();
+    let names: Vec<String> = (0..=Rules::of(Level::FIRST).groups_max)
+        .map(|number| number.to_string())
+        .collect();
     let (last, first) = names.split_last().unwrap();
     for name in first {
         assert_eq!(state.apply(&commit_of(name, TOPIC, 1, -1, 1)), done());
@@ -329,7 +331,7 @@ fn a_commit_that_names_no_group_or_too_much_metadata_is_refused() {
         ..commits[0].clone()
     });
     commits.push(Commit {
-        metadata: "m".repeat(OFFSET_METADATA_BYTES_MAX + 1),
+        metadata: "m".repeat(Rules::of(Level::FIRST).offset_metadata_bytes_max + 1),
         ..commits[0].clone()
     });
     let Response::Done(results) = state.apply(&OffsetsCommand::Commit { groups, commits }) else {

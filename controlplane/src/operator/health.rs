@@ -168,7 +168,7 @@ fn some(names: &[String]) -> String {
 mod tests {
     use super::*;
     use control_api::image::MetadataImage;
-    use control_api::level::Level;
+    use control_api::level::{Level, Levels};
 
     fn group(name: &str, leads: bool) -> RaftGroupStatus {
         RaftGroupStatus {
@@ -200,6 +200,7 @@ mod tests {
                 ..MetadataImage::default()
             },
             feature_level: Level::FIRST,
+            levels: Levels::supported(),
             last_beats_ms: Vec::new(),
             offset_groups: 0,
             committed_offsets: 0,

@@ -7,18 +7,20 @@
 use super::{members, plan, take};
 use crate::config::is_address;
 use crate::group::Group;
-use crate::limits::HOST_BYTES_MAX;
+use crate::levels;
 use crate::member::{NODE_MAX, disk_of, disk_text, node_of};
 use crate::node::Node;
 use crate::raft::machine::Machine;
 use crate::raft::network::introduce;
+use crate::rules::Rules;
+use control_api::level::Level;
 use control_api::message::{ControlError, QuorumChange, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// A host's name and a port.
-const ADDRESS_BYTES_MAX: usize = HOST_BYTES_MAX + 6;
+const ADDRESS_BYTES_MAX: usize = Rules::of(Level::NEWEST).host_bytes_max + 6;
 const TRANSFER_TIME_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) async fn change<M: Machine>(
@@ -64,7 +66,7 @@ async fn add<M: Machine>(
     address: &str,
 ) -> Result<Option<String>, ControlError> {
     check_address(node, id, address)?;
-    let (found, _) = introduce(&node.identity, address, group.id)
+    let (found, theirs) = introduce(&node.identity, address, group.id)
         .await
         .map_err(|error| refused(format!("controller {id} at {address}: {error}")))?;
     if node_of(found) != id {
@@ -80,6 +82,7 @@ async fn add<M: Machine>(
             disk_text(disk)
         )));
     }
+    levels::check_joining(node, found, theirs.levels)?;
     let plan = plan::add(&members(group).await, found, address);
     take(group, plan, address).await
 }

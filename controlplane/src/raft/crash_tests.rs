@@ -17,6 +17,7 @@ use crate::meta::MetaState;
 use crate::raft::machine::Machine;
 use crate::testing::TestDirectory;
 use control_api::image::MetadataImage;
+use control_api::level::{ClusterLevel, Level};
 use disk::{Change, Loss, Record, record};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
@@ -119,7 +120,7 @@ fn take_snapshot(snapshots: &SnapshotStore, index: u64) {
         last_log_id: Some(log_id(index)),
         last_membership: Default::default(),
     };
-    let saved = snapshots.save(&meta, &sealed(index));
+    let saved = snapshots.save(Level::FIRST, &meta, &sealed(index));
     saved.expect("the disk works");
     say(&format!("snapshot {index}"));
 }
@@ -195,7 +196,8 @@ async fn fault(image: &Path, promised: &Promises) -> Result<(), String> {
             promised.snapshot
         ));
     }
-    Applier::<MetaState>::open(snapshots).map_err(|error| text("the state", &error))?;
+    Applier::<MetaState>::open(snapshots, ClusterLevel::default())
+        .map_err(|error| text("the state", &error))?;
 
     let found = log.get_log_state().await;
     let found = found.map_err(|error| text("the log's state", &error))?;

@@ -6,6 +6,7 @@
 
 use control_api::codec;
 use control_api::ids::Position;
+use control_api::level::Level;
 use control_api::message::Response;
 use std::collections::VecDeque;
 use std::io;
@@ -20,10 +21,16 @@ pub(crate) struct Digests {
 }
 
 impl Digests {
-    /// `state`: a digest of the state after the command.
-    pub(crate) fn push(&mut self, at: Position, command: &[u8], response: &Response, state: u64) {
+    /// `level`: the one after the command, which decides what the answer looks like. `state`: a digest of the state after it.
+    pub(crate) fn push(
+        &mut self,
+        at: Position,
+        command: &[u8],
+        (level, response): (Level, &Response),
+        state: u64,
+    ) {
         let numbers = [at.term, at.index, state].map(u64::to_le_bytes).concat();
-        let parts = [&numbers, command, &codec::encode(response)];
+        let parts = [&numbers, command, &codec::encode_at(level, response)];
         let digest = parts.into_iter().fold(self.current, |digest, part| {
             crc32c::crc32c_append(digest, part)
         });
@@ -74,7 +81,7 @@ mod tests {
             digests.push(
                 at(index),
                 command.as_bytes(),
-                &Response::Done(Vec::new()),
+                (Level::FIRST, &Response::Done(Vec::new())),
                 0,
             );
         }
@@ -93,9 +100,14 @@ mod tests {
         let mut other = applied(&["a"]);
         let mut ours = other.clone();
         let mut third = other.clone();
-        ours.push(at(2), b"b", &Response::Done(vec![Ok(())]), 5);
-        other.push(at(2), b"b", &Response::Done(Vec::new()), 5);
-        third.push(at(2), b"b", &Response::Done(Vec::new()), 6);
+        ours.push(
+            at(2),
+            b"b",
+            (Level::FIRST, &Response::Done(vec![Ok(())])),
+            5,
+        );
+        other.push(at(2), b"b", (Level::FIRST, &Response::Done(Vec::new())), 5);
+        third.push(at(2), b"b", (Level::FIRST, &Response::Done(Vec::new())), 6);
         assert_ne!(ours.recent(), other.recent());
         assert_ne!(third.recent(), other.recent());
     }
@@ -106,7 +118,7 @@ mod tests {
         let sealed = ours.seal(b"state".to_vec());
         let (state, mut again) = Digests::unseal(&sealed, 2).unwrap();
         assert_eq!(state, b"state");
-        again.push(at(3), b"c", &Response::Done(Vec::new()), 0);
+        again.push(at(3), b"c", (Level::FIRST, &Response::Done(Vec::new())), 0);
         assert_eq!(
             again.recent().last(),
             applied(&["a", "b", "c"]).recent().last()

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use control_api::codec::CodecError;
 use control_api::ids::Position;
 use control_api::image::MetadataEvent;
+use control_api::level::{ClusterLevel, Level};
 use control_api::message::Response;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -38,6 +39,8 @@ pub trait Machine: Default + Clone + Send + Sync + 'static {
     fn changed_at(&self) -> Position;
     /// Of what its followers have when they were told of everything.
     fn digest(&self) -> u64;
+    /// At which it is written, and commands to it are; none until the first command says so.
+    fn feature_level(&self) -> Level;
 }
 
 /// A group's state as the rest of the process sees it.
@@ -51,6 +54,8 @@ pub struct Shared<M> {
     snapshot_bytes: AtomicU64,
     snapshot_time_ms: AtomicU64,
     snapshot_failures: AtomicU64,
+    /// The process writes at this level; the state machines raise it.
+    level: ClusterLevel,
 }
 
 #[derive(Default)]
@@ -155,10 +160,12 @@ impl<M: Machine> Shared<M> {
                     .fetch_add(applied.len() as u64, Ordering::Relaxed);
             }
         }
-        let digest = state.machine.digest();
-        state.digests.push(at, applied, &response, digest);
+        let (level, digest) = (state.machine.feature_level(), state.machine.digest());
+        let answer = (level, &response);
+        state.digests.push(at, applied, answer, digest);
         state.last = Some(entry.log_id);
-        self.history().push(at, events, digest);
+        self.level.raise(level);
+        self.history().push(at, level, events, digest);
         drop(state);
         self.applied.send_replace(index);
         Ok(response)
@@ -184,6 +191,7 @@ impl<M: Machine> Shared<M> {
         let digest = machine.digest();
         self.history()
             .restart(machine.changed_at(), applied, digest);
+        self.level.raise(machine.feature_level());
         state.machine = machine;
         state.digests = digests;
         state.last = meta.last_log_id;
@@ -230,7 +238,7 @@ pub struct Applier<M> {
 
 impl<M: Machine> Applier<M> {
     /// Starts from the last snapshot, if there is one; openraft then applies the log again from there.
-    pub fn open(snapshots: SnapshotStore) -> io::Result<Self> {
+    pub fn open(snapshots: SnapshotStore, level: ClusterLevel) -> io::Result<Self> {
         let shared = Shared {
             state: RwLock::new(State::<M>::default()),
             history: Mutex::default(),
@@ -239,6 +247,7 @@ impl<M: Machine> Applier<M> {
             snapshot_bytes: AtomicU64::new(0),
             snapshot_time_ms: AtomicU64::new(0),
             snapshot_failures: AtomicU64::new(0),
+            level,
         };
         if let Some((meta, bytes)) = snapshots.load()? {
             shared.install(Decoded::new(&meta, &bytes)?, &meta);
@@ -287,12 +296,13 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Applier<M> {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, bytes: Bytes) -> io::Result<()> {
         let (snapshots, saved) = (self.snapshots.clone(), meta.clone());
         let snapshot = bytes.clone();
-        let installed = blocking(move || Decoded::new(&saved, &snapshot)).await?;
+        let installed = blocking(move || Decoded::<M>::new(&saved, &snapshot)).await?;
+        let level = installed.machine.feature_level();
         // What is not on disk must not be in force, and nothing else can be applied before it is: so this waits.
         let mut pauses = pauses();
         loop {
             let (snapshots, saved, bytes) = (snapshots.clone(), meta.clone(), bytes.clone());
-            match blocking(move || snapshots.save(&saved, &bytes)).await {
+            match blocking(move || snapshots.save(level, &saved, &bytes)).await {
                 Ok(()) => break,
                 Err(error) => self.shared.snapshot_failed("install", &error),
             }
@@ -363,8 +373,9 @@ impl<M: Machine> Builder<M> {
         let covered = state.unsaved_bytes;
         let snapshots = self.snapshots.clone();
         let encode_and_save = move || {
+            let level = state.machine.feature_level();
             let snapshot = state.encode();
-            snapshots.save(&snapshot.meta, &snapshot.snapshot)?;
+            snapshots.save(level, &snapshot.meta, &snapshot.snapshot)?;
             Ok(snapshot)
         };
         let snapshot = blocking(encode_and_save).await?;

@@ -7,6 +7,7 @@ use crate::offsets::OffsetsState;
 use control_api::codec::{self, CodecError};
 use control_api::ids::Position;
 use control_api::image::MetadataEvent;
+use control_api::level::Level;
 use control_api::message::Response;
 
 impl Machine for MetaState {
@@ -16,15 +17,23 @@ impl Machine for MetaState {
         command: &[u8],
     ) -> Result<(Response, Vec<MetadataEvent>), CodecError> {
         let command: MetaCommand = codec::decode(command)?;
-        Ok(self.apply(at, &command))
+        let applied = self.apply(at, &command);
+        codec::check_level(self.feature_level())?;
+        Ok(applied)
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        codec::encode(self)
+        codec::encode_at(self.feature_level(), self)
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        Ok(codec::decode::<MetaState>(bytes)?.completed())
+        let state = codec::decode::<MetaState>(bytes)?;
+        state.image().check_level()?;
+        Ok(state.completed())
+    }
+
+    fn feature_level(&self) -> Level {
+        MetaState::feature_level(self)
     }
 
     fn changed_at(&self) -> Position {
@@ -43,15 +52,23 @@ impl Machine for OffsetsState {
         command: &[u8],
     ) -> Result<(Response, Vec<MetadataEvent>), CodecError> {
         let command: OffsetsCommand = codec::decode(command)?;
-        Ok((self.apply(&command), Vec::new()))
+        let response = self.apply(&command);
+        codec::check_level(self.feature_level())?;
+        Ok((response, Vec::new()))
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        codec::encode(&self.to_image())
+        codec::encode_at(self.feature_level(), &self.to_image())
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        Ok(OffsetsState::from_image(codec::decode(bytes)?))
+        let state = OffsetsState::from_image(codec::decode(bytes)?);
+        codec::check_level(state.feature_level())?;
+        Ok(state)
+    }
+
+    fn feature_level(&self) -> Level {
+        OffsetsState::feature_level(self)
     }
 
     fn changed_at(&self) -> Position {

@@ -13,6 +13,7 @@ use crate::limits::{PEER_FRAME_BYTES_MAX, PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, SNA
 use bytes::Bytes;
 use control_api::codec::Format;
 use control_api::frame::{self, Frame, FrameError, FrameReader, KIND_PEER_FIRST};
+use control_api::level::ClusterLevel;
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -53,6 +54,8 @@ type RpcError = RPCError<TypeConfig>;
 pub(crate) struct Link {
     pub reader: FrameReader<OwnedReadHalf>,
     pub writer: OwnedWriteHalf,
+    /// At which this side speaks.
+    pub level: ClusterLevel,
 }
 
 impl Link {
@@ -62,7 +65,7 @@ impl Link {
         group: u8,
         body: &T,
     ) -> io::Result<()> {
-        frame::write(&mut self.writer, kind, group, body).await
+        frame::write(&mut self.writer, self.level.get(), kind, group, body).await
     }
 }
 
@@ -168,7 +171,12 @@ impl Peer {
                 Ok((stream, _)) => {
                     let (reader, writer) = stream.into_split();
                     let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-                    return Ok(Link { reader, writer });
+                    let level = self.identity.level.clone();
+                    return Ok(Link {
+                        reader,
+                        writer,
+                        level,
+                    });
                 }
                 Err(error) => failed = Some(error),
             }
@@ -266,7 +274,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let acknowledged = self.acknowledged.clone();
             let sending = send_appends(
                 input,
-                link.writer,
+                (link.writer, link.level),
                 self.group,
                 (progress.clone(), acknowledged.clone()),
             );
@@ -355,7 +363,7 @@ struct Progress {
 
 async fn send_appends<S>(
     mut input: S,
-    mut writer: OwnedWriteHalf,
+    (mut writer, level): (OwnedWriteHalf, ClusterLevel),
     group: u8,
     (progress, acknowledged): (Arc<Progress>, Arc<Acknowledged>),
 ) where
@@ -368,7 +376,7 @@ async fn send_appends<S>(
         progress.sent.fetch_add(1, Ordering::SeqCst);
         let mut body = WireAppend::from(request);
         body.acknowledged = acknowledged.in_term(body.term());
-        if frame::write(&mut writer, KIND_STREAM, group, &body)
+        if frame::write(&mut writer, level.get(), KIND_STREAM, group, &body)
             .await
             .is_err()
         {
@@ -441,7 +449,11 @@ pub(crate) async fn introduce(
     let (stream, server) = connected.map_err(io::Error::other)?;
     let (reader, writer) = stream.into_split();
     let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-    let mut link = Link { reader, writer };
+    let mut link = Link {
+        reader,
+        writer,
+        level: identity.level.clone(),
+    };
     let asking = async {
         link.send(KIND_INTRODUCE, group, &()).await?;
         link.reader.next().await?.body(KIND_ANSWER)
@@ -486,7 +498,11 @@ mod tests {
             assert_eq!((client.role, client.member), (Role::Controller, 1));
             let (reader, writer) = stream.into_split();
             let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-            let mut link = Link { reader, writer };
+            let mut link = Link {
+                reader,
+                writer,
+                level: ClusterLevel::default(),
+            };
             for _ in 0..appends {
                 link.reader.next().await.unwrap();
                 link.send(KIND_ANSWER, 0, &WireAppended::Up(None))

@@ -102,7 +102,11 @@ async fn stream<M: Machine>(
     link: Link,
 ) -> Result<(), FrameError> {
     let group = first.group;
-    let Link { reader, mut writer } = link;
+    let Link {
+        reader,
+        mut writer,
+        level,
+    } = link;
     let (metrics, memory) = (to.raft.metrics(), to.memory.clone());
     let appends = futures::stream::unfold((Some(first), reader), move |(first, mut reader)| {
         let sender = Sender::new(member, metrics.borrow_watched().current_term);
@@ -122,7 +126,8 @@ async fn stream<M: Machine>(
     let mut answers = Box::pin(to.raft.stream_append(appends));
     while let Some(answer) = answers.next().await {
         let answer = answer.map_or(WireAppended::Failed, WireAppended::from);
-        let write = control_api::frame::write(&mut writer, KIND_ANSWER, group, &answer);
+        let write =
+            control_api::frame::write(&mut writer, level.get(), KIND_ANSWER, group, &answer);
         let written = timeout(WRITE_TIME_MAX, write).await;
         written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     }

@@ -57,14 +57,15 @@ impl SnapshotStore {
     }
 
     /// An older snapshot than the one that is there is not saved: one that was built may come after one that was received.
-    pub fn save(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+    /// `level`: the one that the state is at.
+    pub fn save(&self, level: Level, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let index = meta.last_log_id.as_ref().map(|id| id.index);
         if index < *saved {
             return Ok(());
         }
         let temporary = self.directory.join(TEMPORARY_NAME);
-        let written = write_flushed(&temporary, &encode_snapshot(meta, state));
+        let written = write_flushed(&temporary, &encode_snapshot(level, meta, state));
         if let Err(error) = written {
             // A part of it would only take the room that the next try needs; if it cannot be removed, that try truncates it.
             let _ = fs::remove_file(&temporary);
@@ -102,12 +103,12 @@ fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A whole snapshot file, as [`read_snapshot`] reads it.
-pub fn encode_snapshot(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
+pub fn encode_snapshot(level: Level, meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
     let content = SnapshotFile {
         meta: meta.into(),
         state: state.to_vec(),
     };
-    let mut file = content.write(Level::FIRST, vec![0; HEADER_BYTES]);
+    let mut file = content.write(level, vec![0; HEADER_BYTES]);
     let (header, body) = file.split_at_mut(HEADER_BYTES);
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
@@ -164,7 +165,7 @@ mod tests {
         let directory = TestDirectory::new();
         let store = SnapshotStore::open(directory.path()).unwrap();
         assert!(store.load().unwrap().is_none());
-        store.save(&meta(7), b"seven").unwrap();
+        store.save(Level::FIRST, &meta(7), b"seven").unwrap();
         let store = SnapshotStore::open(directory.path()).unwrap();
         assert_eq!(
             store.load().unwrap(),
@@ -176,8 +177,8 @@ mod tests {
     fn an_older_snapshot_does_not_replace_a_newer() {
         let directory = TestDirectory::new();
         let store = SnapshotStore::open(directory.path()).unwrap();
-        store.save(&meta(7), b"seven").unwrap();
-        store.save(&meta(6), b"six").unwrap();
+        store.save(Level::FIRST, &meta(7), b"seven").unwrap();
+        store.save(Level::FIRST, &meta(6), b"six").unwrap();
         assert_eq!(store.load().unwrap().unwrap().1, b"seven"[..]);
     }
 
@@ -185,7 +186,7 @@ mod tests {
     fn any_cut_or_changed_byte_is_noticed() {
         let directory = TestDirectory::new();
         let store = SnapshotStore::open(directory.path()).unwrap();
-        store.save(&meta(7), b"seven").unwrap();
+        store.save(Level::FIRST, &meta(7), b"seven").unwrap();
         let path = directory.path().join(FILE_NAME);
         let good = fs::read(&path).unwrap();
         for position in 0..good.len() {

@@ -7,6 +7,7 @@ use super::wire::{WireLogId, WireVote};
 use super::{Entry, LogId, Proposal, TypeConfig, Vote};
 use crate::meta::MetaState;
 use crate::testing::TestDirectory;
+use control_api::level::ClusterLevel;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
@@ -23,7 +24,11 @@ impl StoreBuilder<TypeConfig, LogStore, Applier<MetaState>, TestDirectory> for B
         let directory = TestDirectory::new();
         let log = LogStore::open(&directory.path().join("log")).unwrap();
         let snapshots = SnapshotStore::open(directory.path()).unwrap();
-        Ok((directory, log, Applier::open(snapshots).unwrap()))
+        Ok((
+            directory,
+            log,
+            Applier::open(snapshots, ClusterLevel::default()).unwrap(),
+        ))
     }
 }
 

@@ -7,6 +7,7 @@ use control_api::client::ClientError;
 use control_api::codec;
 use control_api::frame::{self, FrameReader, KIND_REQUEST, META_GROUP};
 use control_api::handshake::{self, HandshakeError, Party, Role};
+use control_api::level::Level;
 use control_api::message::Request;
 use control_api::secret::Secret;
 use controlplane::raft::TypeConfig;
@@ -75,7 +76,7 @@ async fn garbage_on_the_port_harms_nobody() {
         }
     }
     // A frame cut at any place, and one that never comes.
-    let whole = frame::encode(KIND_REQUEST, META_GROUP, &Request::Status);
+    let whole = frame::encode(Level::FIRST, KIND_REQUEST, META_GROUP, &Request::Status);
     for end in 0..whole.len() {
         let mut stream = member(&cluster, address, Role::Operator, 0).await;
         stream.write_all(&whole[..end]).await.unwrap();

@@ -3,6 +3,7 @@
 use crate::support::{self, PATIENCE, eventually, offset};
 use control_api::client::ControlClient;
 use control_api::handshake::{Party, Role};
+use control_api::level::Level;
 use control_api::message::{ControlError, GroupSummary, OffsetCommit, Request, Response};
 use control_api::secret::Secret;
 use controlplane::config::{NodeConfig, Times};
@@ -132,6 +133,12 @@ async fn groups_are_deleted_and_listed_some_at_a_time() {
 async fn the_larger_the_state_the_rarer_a_snapshot() {
     let node = Alone::start(1, Duration::from_secs(3_600)).await;
     let offsets = node.running.node.offsets.shared.clone();
+    // What every cluster begins with would come in between.
+    eventually("a feature level", async || {
+        let level = offsets.read(|state| state.feature_level());
+        (level > Level::default()).then_some(())
+    })
+    .await;
     let fill = async |round: i64| {
         let commits = (0..200).map(|group| OffsetCommit {
             metadata: "m".repeat(2_000),

@@ -8,6 +8,7 @@
 mod cluster;
 mod hostile;
 mod keeping;
+mod levels;
 mod memory;
 mod operation;
 mod quorum;

@@ -31,6 +31,8 @@ pub(crate) struct Cluster {
     options: Vec<String>,
     /// How many descriptors each process may have.
     descriptors: Option<u32>,
+    /// Nodes that run a program which supports a feature level more.
+    pub(crate) later: BTreeSet<u64>,
     processes: BTreeMap<u64, Child>,
 }
 
@@ -62,6 +64,7 @@ impl Cluster {
             told: BTreeMap::new(),
             options: options.iter().map(|option| option.to_string()).collect(),
             descriptors: None,
+            later: BTreeSet::new(),
             processes: BTreeMap::new(),
         };
         write_secret(&cluster.secret());
@@ -135,6 +138,9 @@ impl Cluster {
             }
             None => Command::new(PROGRAM),
         };
+        if self.later.contains(&node) {
+            command.env("MILLRACE_TRY_LATER_LEVEL", "1");
+        }
         let child = command
             .args(self.arguments(node))
             .stderr(log)

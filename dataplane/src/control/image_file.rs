@@ -40,7 +40,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, ImageError> {
     if crc32c::crc32c(archive) != u32::from_le_bytes(*crc) {
         return Err(ImageError::WrongChecksum);
     }
-    Ok(codec::decode(archive)?)
+    let image: MetadataImage = codec::decode(archive)?;
+    image.check_level()?;
+    Ok(image)
 }
 
 /// The whole file, as [`decode_image`] reads it.
@@ -64,6 +66,7 @@ pub(super) fn store_image(data: &Path, image: &MetadataImage) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control_api::level::Level;
 
     /// Data directories outlive the program that wrote them, so the file is never changed; a new version gets another one.
     #[test]
@@ -92,6 +95,19 @@ mod tests {
             let refused = decode_image(&bytes).unwrap_err().to_string();
             assert!(refused.contains(said), "{refused}");
         }
+    }
+
+    #[test]
+    fn an_image_at_a_later_level_is_refused() {
+        let image = MetadataImage {
+            feature_level: Level(9),
+            ..MetadataImage::default()
+        };
+        let refused = decode_image(&encode_image(&image)).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "it is at feature level 9, and this program supports levels 1 to 1"
+        );
     }
 
     #[test]

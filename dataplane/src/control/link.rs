@@ -13,6 +13,7 @@ use control_api::frame::META_GROUP;
 use control_api::handshake::{Party, Role};
 use control_api::ids::Position;
 use control_api::image::MetadataImage;
+use control_api::level::ClusterLevel;
 use control_api::message::{BrokerHeartbeat, BrokerRegistration, ControlError, Request, Response};
 use control_api::secret::Secret;
 use std::cell::RefCell;
@@ -56,6 +57,8 @@ pub struct Link<I: Io> {
     client: Rc<ControlClient>,
     /// For heartbeats alone, which no other call may delay.
     beats: ControlClient,
+    /// At which both speak.
+    level: ClusterLevel,
     registration: BrokerRegistration,
     data: PathBuf,
     machine: RefCell<Machine>,
@@ -83,16 +86,20 @@ impl<I: Io> Link<I> {
         );
         let party = Party::client(parts.secret, parts.registration.cluster_id.clone());
         let learnt = load_controllers(&parts.data);
+        let level = ClusterLevel::default();
+        level.raise(machine.image().feature_level);
         let client = || {
-            let client = ControlClient::new(parts.controllers.clone(), party.clone(), Role::Broker);
+            let addresses = parts.controllers.clone();
+            let client = ControlClient::new(addresses, party.clone(), Role::Broker);
             client.learn(learnt.clone());
-            client
+            client.at(level.clone())
         };
         let ended = watch::Sender::new(None);
         let mut end = ended.subscribe();
         let link = Rc::new(Link {
             client: Rc::new(client()),
             beats: client(),
+            level: level.clone(),
             registration: parts.registration,
             data: parts.data,
             machine: RefCell::new(machine),
@@ -241,7 +248,11 @@ impl<I: Io> Link<I> {
             Err(error) => error,
             Ok(mut stream) => loop {
                 match stream.next().await {
-                    Ok(update) => self.step(Event::Update(update)),
+                    Ok(update) => {
+                        self.step(Event::Update(update));
+                        let level = self.machine.borrow().image().feature_level;
+                        self.level.raise(level);
+                    }
                     Err(error) => break error,
                 }
             },

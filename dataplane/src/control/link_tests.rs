@@ -7,7 +7,7 @@ use crate::mesh::{ShardId, inbox};
 use control_api::frame::{self, FrameReader, KIND_REQUEST, KIND_RESPONSE, KIND_UPDATE};
 use control_api::handshake;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
-use control_api::level::Levels;
+use control_api::level::{Level, Levels};
 use control_api::message::{MetadataUpdate, OffsetCommit};
 use std::process::Command;
 use std::sync::atomic::AtomicUsize;
@@ -73,7 +73,8 @@ impl Controller {
                 }
             };
             let stream = connection.get_mut();
-            let written = frame::write(stream, KIND_RESPONSE, frame.group, &response).await;
+            let written =
+                frame::write(stream, Level::FIRST, KIND_RESPONSE, frame.group, &response).await;
             if written.is_err() {
                 return;
             }
@@ -106,7 +107,7 @@ async fn stream_metadata(mut connection: FrameReader<TcpStream>) {
         digest: image.digest(),
     };
     let mut update = MetadataUpdate::Snapshot(image);
-    while frame::write(connection.get_mut(), KIND_UPDATE, 0, &update)
+    while frame::write(connection.get_mut(), Level::FIRST, KIND_UPDATE, 0, &update)
         .await
         .is_ok()
     {

@@ -372,6 +372,8 @@ impl Machine {
                 );
                 self.give_up(now, &reason);
             }
+            // Its metadata would be in a form that this program does not know.
+            ControlError::UnsupportedLevel(reason) => self.give_up(now, reason),
             other => {
                 if std::mem::replace(&mut self.reachable, false) {
                     tracing::warn!(reason = %other, "cannot register with the control plane; trying again");

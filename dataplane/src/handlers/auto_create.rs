@@ -121,7 +121,8 @@ fn failure(error: &ControlError) -> Option<ErrorCode> {
         | ControlError::FencedCommit
         | ControlError::UnsupportedVersion
         | ControlError::UnknownGroup
-        | ControlError::LimitReached(_) => ErrorCode::UnknownTopicOrPartition,
+        | ControlError::LimitReached(_)
+        | ControlError::UnsupportedLevel(_) => ErrorCode::UnknownTopicOrPartition,
     })
 }
 

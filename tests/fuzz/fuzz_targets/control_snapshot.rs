@@ -48,7 +48,7 @@ where
     let mut machine = M::default();
     let before = commands.iter().take(usize::from(*before));
     apply(&mut machine, 1, before.map(|command| &**command));
-    let made = encode_snapshot(&meta(), &machine.to_bytes());
+    let made = encode_snapshot(Level::FIRST, &meta(), &machine.to_bytes());
     let mut body = made[HEADER_BYTES..].to_vec();
     assert_eq!(sealed(&body), made);
     let length = body.len();
@@ -60,7 +60,7 @@ where
 
 fn start_from_file<M: Machine + PartialEq + Debug>(body: &[u8], commands: &[&[u8]]) {
     if let Ok((meta, state)) = read_snapshot(&*sealed(body)) {
-        let again = read_snapshot(&*encode_snapshot(&meta, &state));
+        let again = read_snapshot(&*encode_snapshot(Level::FIRST, &meta, &state));
         assert_eq!(
             again.expect("what we write we can read"),
             (meta, state.clone())
@@ -130,20 +130,18 @@ fn meta_commands() -> Vec<Vec<u8>> {
     let topic = |id, name: &str, assignment: Vec<Vec<BrokerId>>| NewTopic {
         name: name.into(),
         id,
-        partitions: -1,
-        replication_factor: -1,
+        partitions: 1,
+        replication_factor: 1,
         assignment,
         configs: [("retention.ms".to_owned(), "1000".to_owned())].into(),
     };
-    let set = |resource, name: &str, value: &str| {
-        MetaCommand::AlterConfigs {
-            changes: vec![ConfigChange {
-                resource,
-                operations: vec![ConfigOperation::Set(name.into(), value.into())],
-                replace_all: false,
-            }],
-            list_defaults: Default::default(),
-        }
+    let set = |resource, name: &str, value: &str| MetaCommand::AlterConfigs {
+        changes: vec![ConfigChange {
+            resource,
+            operations: vec![ConfigOperation::Set(name.into(), value.into())],
+            replace_all: false,
+        }],
+        list_defaults: Default::default(),
     };
     let commands = [
         MetaCommand::Bootstrap {

@@ -14,6 +14,7 @@ use control_api::message::{
 use controlplane::command::{MetaCommand, RegisteredBroker};
 use controlplane::history::{History, Next};
 use controlplane::meta::MetaState;
+use controlplane::proposal;
 use controlplane::sessions::Sessions;
 use dataplane::control::machine::Beaten;
 use dataplane::event::Event;
@@ -153,7 +154,8 @@ impl ControlPlane {
     fn applied(&mut self, events: Vec<MetadataEvent>) {
         let digest = self.meta.digest();
         self.digests.insert(self.last, digest);
-        self.history.push(self.last, events.clone(), digest);
+        self.history
+            .push(self.last, Level::FIRST, events.clone(), digest);
         if !events.is_empty() {
             self.changes.push((self.last, events));
             self.changed.notify();
@@ -272,7 +274,15 @@ impl ControlPlane {
             return Err(ControlError::Unavailable);
         }
         let command = match request {
-            Request::CreateTopics { topics, .. } => MetaCommand::CreateTopics(topics),
+            Request::CreateTopics { topics, .. } => {
+                let (topics, refused) = proposal::topics(self.meta.image(), topics);
+                return Ok(match self.apply(&MetaCommand::CreateTopics(topics)) {
+                    Response::Topics(answers) => {
+                        Response::Topics(proposal::weave(answers, refused))
+                    }
+                    other => other,
+                });
+            }
             Request::DeleteTopics { topics } => MetaCommand::DeleteTopics(topics),
             Request::CreatePartitions { topics, .. } => MetaCommand::CreatePartitions(topics),
             Request::AlterConfigs { changes, .. } => MetaCommand::AlterConfigs {
