@@ -4,11 +4,14 @@ use crate::dispatch::{RequestError, respond};
 use crate::io::{Gather, Io};
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
-use wire::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
+use control_api::level::{FEATURE_NAME, Level, Levels};
+use wire::messages::api_versions::{
+    ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use wire::{APIS, ApiKey, Array, ErrorCode};
 
 pub(crate) async fn handle<I: Io>(
-    _shard: &Shard<I>,
+    shard: &Shard<I>,
     to: AnswerTo,
     request: &ApiVersionsRequest<'_>,
     answer: &mut Gather,
@@ -21,9 +24,15 @@ pub(crate) async fn handle<I: Io>(
     // Before version 3 a client does not name itself.
     let named = is_software_name(request.client_software_name)
         && is_software_name(request.client_software_version);
+    // What the controllers last said; the epoch is where in their log (KIP-584).
+    let (level, epoch) = (shard.image().feature_level, shard.image().index);
+    let (supported, finalized) = features(level);
     let response = if to.version < 3 || named {
         ApiVersionsResponse {
             api_keys: Array::from(&api_keys),
+            supported_features: Array::from(&supported),
+            finalized_features_epoch: i64::try_from(epoch).unwrap_or(i64::MAX),
+            finalized_features: Array::from(&finalized),
             ..Default::default()
         }
     } else {
@@ -54,6 +63,32 @@ pub(crate) fn unsupported(correlation_id: i32, answer: &mut Gather) -> Result<()
     respond(answer, to, |writer, version| {
         response.encode(writer, version)
     })
+}
+
+/// The one feature there is: what this program supports of it, and where the cluster is, once it is anywhere.
+fn features(
+    level: Level,
+) -> (
+    [SupportedFeatureKey<'static>; 1],
+    Vec<FinalizedFeatureKey<'static>>,
+) {
+    let number = |level: Level| i16::try_from(level.0).unwrap_or(i16::MAX);
+    let Levels { min, max } = Levels::supported();
+    let supported = SupportedFeatureKey {
+        name: FEATURE_NAME,
+        min_version: number(min),
+        max_version: number(max),
+    };
+    let finalized = FinalizedFeatureKey {
+        name: FEATURE_NAME,
+        max_version_level: number(level),
+        min_version_level: number(level),
+    };
+    let known = level != Level::default();
+    (
+        [supported],
+        known.then_some(finalized).into_iter().collect(),
+    )
 }
 
 fn api_version(api: &wire::Api) -> ApiVersion {

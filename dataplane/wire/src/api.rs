@@ -94,6 +94,7 @@ apis! {
     IncrementalAlterConfigs 44: 0 to  1, flexible  1, advertised;
     OffsetDelete            47: 0 to  0, flexible never, advertised;
     DescribeQuorum          55: 0 to  2, flexible  0, advertised;
+    UpdateFeatures          57: 0 to  2, flexible  0, advertised;
     DescribeCluster         60: 0 to  2, flexible  0, advertised;
     AddRaftVoter            80: 0 to  0, flexible  0, advertised;
     RemoveRaftVoter         81: 0 to  0, flexible  0, advertised;

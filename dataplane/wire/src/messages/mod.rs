@@ -70,4 +70,5 @@ requests! {
     produce: Produce, ProduceRequest<'a>, ProduceResponse;
     remove_raft_voter: RemoveRaftVoter, RemoveRaftVoterRequest<'a>, RemoveRaftVoterResponse;
     sync_group: SyncGroup, SyncGroupRequest<'a>, SyncGroupResponse;
+    update_features: UpdateFeatures, UpdateFeaturesRequest<'a>, UpdateFeaturesResponse;
 }

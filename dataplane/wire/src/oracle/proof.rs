@@ -187,4 +187,5 @@ prove! {
     produce: Produce, ProduceRequest, ProduceResponse;
     remove_raft_voter: RemoveRaftVoter, RemoveRaftVoterRequest, RemoveRaftVoterResponse;
     sync_group: SyncGroup, SyncGroupRequest, SyncGroupResponse;
+    update_features: UpdateFeatures, UpdateFeaturesRequest, UpdateFeaturesResponse;
 }
