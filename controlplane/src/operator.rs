@@ -254,6 +254,7 @@ fn status_table(answers: &Answers) -> Table {
         "term",
         "log",
         "applied",
+        "digest",
         "snapshot",
         "snapshot_age_s",
         "follower_lag",
@@ -261,7 +262,7 @@ fn status_table(answers: &Answers) -> Table {
     for (address, answer) in answers {
         let Ok(node) = answer else {
             let none = Value::Null;
-            let mut cells: [Value; 13] = std::array::from_fn(|_| none.clone());
+            let mut cells: [Value; 14] = std::array::from_fn(|_| none.clone());
             cells[0] = json!(address);
             cells[4] = json!("unreachable");
             table.row(cells);
@@ -270,6 +271,9 @@ fn status_table(answers: &Answers) -> Table {
         for group in &node.groups {
             let lag = group.follower_lag.iter();
             let lag = lag.map(|(id, entries)| (id.to_string(), json!(entries)));
+            // Nodes that have applied as much have equal ones.
+            let digest = group.digests.last();
+            let digest = digest.map(|(index, digest)| format!("{digest:08x}@{index}"));
             table.row([
                 json!(address),
                 json!(node.node),
@@ -281,6 +285,7 @@ fn status_table(answers: &Answers) -> Table {
                 json!(group.term),
                 json!(group.last_log_index),
                 json!(group.applied_index),
+                json!(digest),
                 json!(group.snapshot_index),
                 json!(group.snapshot_age_ms.map(|age_ms| age_ms / 1000)),
                 Value::Object(lag.collect()),

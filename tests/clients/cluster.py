@@ -66,11 +66,11 @@ class Cluster:
     def metrics_port(self, kind, number=1):
         return self.port + {"broker": 1000, "controller": 2000}[kind] + number - 1
 
-    def http(self, kind, number, path):
+    def http(self, kind, number, path, seconds=5):
         """The body of a 200 answer, or None."""
         address = f"http://127.0.0.1:{self.metrics_port(kind, number)}{path}"
         try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(address, timeout=seconds) as answer:
                 return answer.read().decode()
         except OSError:
             return None

@@ -7,7 +7,9 @@ import time
 import crc32c
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA = 0, 1, 2, 3
-API_VERSIONS, CREATE_TOPICS = 18, 19
+OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR = 8, 9, 10
+API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = 18, 19, 20, 22
+INCREMENTAL_ALTER_CONFIGS = 44
 
 NONE = 0
 OFFSET_OUT_OF_RANGE = 1
@@ -16,6 +18,7 @@ UNKNOWN_TOPIC_OR_PARTITION = 3
 NOT_LEADER_OR_FOLLOWER = 6
 MESSAGE_TOO_LARGE = 10
 UNSUPPORTED_VERSION = 35
+TOPIC_ALREADY_EXISTS = 36
 UNSUPPORTED_FOR_MESSAGE_FORMAT = 43
 INVALID_RECORD = 87
 
@@ -113,14 +116,51 @@ def list_offsets_request(topic, partition=0, timestamp=-1):
     return header(LIST_OFFSETS, 1) + i32(-1) + array(string(topic) + partitions)
 
 
-def create_topic_request(topic, partitions=1):
+def create_topic_request(topic, partitions=1, wait_ms=20_000):
     """CreateTopics version 2, of one topic."""
-    return header(CREATE_TOPICS, 2) + array(string(topic) + i32(partitions) + i16(1) + array() + array()) + i32(20_000) + i8(0)
+    return header(CREATE_TOPICS, 2) + array(string(topic) + i32(partitions) + i16(1) + array() + array()) + i32(wait_ms) + i8(0)
 
 
-def metadata_request():
-    """Metadata version 1, of no topics."""
-    return header(METADATA, 1) + array()
+def delete_topic_request(topic, wait_ms=20_000):
+    """DeleteTopics version 1, of one topic."""
+    return header(DELETE_TOPICS, 1) + array(string(topic)) + i32(wait_ms)
+
+
+def set_config_request(topic, name, value):
+    """IncrementalAlterConfigs version 0: sets one config of a topic."""
+    change = string(name) + i8(0) + string(value)
+    return header(INCREMENTAL_ALTER_CONFIGS, 0) + array(i8(2) + string(topic) + array(change)) + i8(0)
+
+
+def init_producer_id_request():
+    """InitProducerId version 0, without transactions."""
+    return header(INIT_PRODUCER_ID, 0) + string(None) + i32(60_000)
+
+
+def find_coordinator_request(group):
+    """FindCoordinator version 0."""
+    return header(FIND_COORDINATOR, 0) + string(group)
+
+
+def commit_request(group, topic, offset, partition=0):
+    """OffsetCommit version 2, by a reader that assigns itself its partitions."""
+    partitions = array(i32(partition) + i64(offset) + string(""))
+    return header(OFFSET_COMMIT, 2) + string(group) + i32(-1) + string("") + i64(-1) + array(string(topic) + partitions)
+
+
+def fetch_offset_request(group, topic, partition=0):
+    """OffsetFetch version 2."""
+    return header(OFFSET_FETCH, 2) + string(group) + array(string(topic) + array(i32(partition)))
+
+
+def metadata_request(*topics):
+    """Metadata version 1, of these topics."""
+    return header(METADATA, 1) + array(*map(string, topics))
+
+
+def all_metadata_request():
+    """Metadata version 1, of all topics."""
+    return header(METADATA, 1) + i32(-1)
 
 
 class Answer:
@@ -149,12 +189,12 @@ class Answer:
 class Connection:
     """A raw connection. `exchange` is for requests that are answered, `is_closed` for those that must not be."""
 
-    def __init__(self, cluster, receive_buffer=None):
+    def __init__(self, cluster, receive_buffer=None, broker=1, wait_seconds=TIMEOUT_SECONDS):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(TIMEOUT_SECONDS)
-        self.socket.connect(("127.0.0.1", cluster.port))
+        self.socket.settimeout(wait_seconds)
+        self.socket.connect(("127.0.0.1", cluster.port + broker - 1))
 
     def __enter__(self):
         return self
@@ -212,3 +252,69 @@ class Connection:
         answer = self.exchange(list_offsets_request(topic, partition))
         assert (answer.take("i"), answer.string(), answer.take("i"), answer.take("i")) == (1, topic, 1, partition)
         return answer.take("h")
+
+    def create_topic(self, topic, partitions=1, wait_ms=20_000):
+        """The error code of a request to create one topic."""
+        answer = self.exchange(create_topic_request(topic, partitions, wait_ms))
+        answer.take("i")
+        assert (answer.take("i"), answer.string()) == (1, topic)
+        return answer.take("h")
+
+    def delete_topic(self, topic, wait_ms=20_000):
+        answer = self.exchange(delete_topic_request(topic, wait_ms))
+        answer.take("i")
+        assert (answer.take("i"), answer.string()) == (1, topic)
+        return answer.take("h")
+
+    def set_config(self, topic, name, value):
+        answer = self.exchange(set_config_request(topic, name, value))
+        assert (answer.take("i"), answer.take("i")) == (0, 1)
+        return answer.take("h")
+
+    def init_producer_id(self):
+        """The error code and the new producer id."""
+        answer = self.exchange(init_producer_id_request())
+        answer.take("i")
+        return answer.take("h"), answer.take("q")
+
+    def coordinator(self, group):
+        """The error code, and the port at which the group's coordinator is."""
+        answer = self.exchange(find_coordinator_request(group))
+        error, _, _ = answer.take("h"), answer.take("i"), answer.string()
+        return error, answer.take("i")
+
+    def commit(self, group, topic, offset):
+        answer = self.exchange(commit_request(group, topic, offset))
+        assert (answer.take("i"), answer.string(), answer.take("i"), answer.take("i")) == (1, topic, 1, 0)
+        return answer.take("h")
+
+    def fetch_offset(self, group, topic):
+        """The error code and the committed offset, -1 where there is none."""
+        answer = self.exchange(fetch_offset_request(group, topic))
+        assert (answer.take("i"), answer.string(), answer.take("i"), answer.take("i")) == (1, topic, 1, 0)
+        offset, _, error = answer.take("q"), answer.string(), answer.take("h")
+        return error or answer.take("h"), offset
+
+    def leaders(self, topic):
+        """The leader of each partition by what this broker knows, -1 where there is none."""
+        return self.topics(metadata_request(topic))[topic]
+
+    def topics(self, request):
+        """By topic, the leader of each partition by what this broker knows."""
+        answer = self.exchange(request)
+        for _ in range(answer.take("i")):
+            answer.take("i"), answer.string(), answer.take("i"), answer.string()
+        answer.take("i")
+        topics = {}
+        for _ in range(answer.take("i")):
+            error, name, _ = answer.take("h"), answer.string(), answer.take("b")
+            assert error == NONE, f"metadata of {name} was refused with {error}"
+            leaders = {}
+            for _ in range(answer.take("i")):
+                _, partition, leader = answer.take("h"), answer.take("i"), answer.take("i")
+                for _ in range(2):
+                    for _ in range(answer.take("i")):
+                        answer.take("i")
+                leaders[partition] = leader
+            topics[name] = [leader for _, leader in sorted(leaders.items())]
+        return topics
