@@ -17,6 +17,7 @@ use control_api::frame::{
     META_GROUP, OFFSETS_GROUP, REQUEST_BYTES_MAX,
 };
 use control_api::handshake::{self, Client, HandshakeError, Role};
+use control_api::level::Level;
 use control_api::message::{ControlError, Request, Response};
 use std::collections::VecDeque;
 use std::io;
@@ -198,12 +199,16 @@ async fn requests(node: &Arc<Node>, mut link: Link) -> Result<(), FrameError> {
                     _ => None,
                 };
                 let response = requests::answer(node, request).await;
-                let mut bytes =
-                    frame::encode(link.level.get(), KIND_RESPONSE, frame.group, &response);
+                // A refusal may be what tells a program that it is too old, so that one reads it.
+                let level = match &response {
+                    Response::Error(_) => Level::FIRST,
+                    _ => link.level.get(),
+                };
+                let mut bytes = frame::encode(level, KIND_RESPONSE, frame.group, &response);
                 if bytes.len() > FRAME_BYTES_MAX {
                     let text = "the answer is too long: ask for less at a time".to_owned();
                     let refusal = Response::Error(ControlError::InvalidRequest(text));
-                    bytes = frame::encode(link.level.get(), KIND_RESPONSE, frame.group, &refusal);
+                    bytes = frame::encode(Level::FIRST, KIND_RESPONSE, frame.group, &refusal);
                 }
                 write(&mut link, &bytes).await?;
             }
