@@ -73,10 +73,8 @@ fn settle_topic(image: &MetadataImage, mut new: NewTopic) -> Result<NewTopic, Co
         return Ok(new);
     }
     check_topic_name(image, &new.name)?;
-    let overrides = new.configs.iter();
-    overrides
-        .map(|(name, value)| Table::Topic.check(name, value))
-        .collect::<Result<(), _>>()?;
+    let mut overrides = new.configs.iter();
+    overrides.try_for_each(|(name, value)| Table::Topic.check(name, value))?;
     if new.partitions == -1 {
         new.partitions = cluster_default(image, "num.partitions");
     }
