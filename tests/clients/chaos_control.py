@@ -197,7 +197,6 @@ class Chaos:
                 self.round(number)
             self.until_well()
             load.stop()
-            self.faults += load.failures()
             self.look_at_the_end(watch)
             self.faults += chaos_check.check(self.history.entries, self.seen)
         except AssertionError as fault:
@@ -205,6 +204,7 @@ class Chaos:
         finally:
             watch.stopped.set()
             load.stop()
+            self.faults += load.failures()
             self.history.close()
             (self.cluster.data / "seen.json").write_text(json.dumps(self.seen))
         return self.faults
@@ -224,21 +224,23 @@ class Chaos:
         self.controllers.unmount()
         self.cluster.remove()
 
-    # --- Rounds -------------------------------------------------------------------------------------------------------------
+    # --- Rounds. Each kind of failure answers what it did, or `None` where there was nothing to do ------------------------------
 
     def round(self, number):
         kinds = {
             self.kill_leader: 4, self.kill_some: 3, self.kill_all: 1, self.stop_leader: 4, self.stop_some: 2,
             self.wipe: 2, self.wipe_one_of_a_majority: 3, self.fill: 3, self.add: 3, self.remove: 3, self.transfer: 2,
         }
-        kind = self.draw.choices(list(kinds), kinds.values())[0]
+        what = None
+        while what is None:
+            kind = self.draw.choices(list(kinds), kinds.values())[0]
+            what = kind()
         pause = self.draw.random() * PAUSE_SECONDS_MAX
         well = self.draw.random() < WELL_PROBABILITY
-        what = kind() or "nothing to do"
         name = kind.__name__
         self.done[name] = self.done.get(name, 0) + 1
         time.sleep(pause)
-        if kind == self.fill and what and self.controllers.pid(SMALL) is None:
+        if kind == self.fill and self.controllers.pid(SMALL) is None:
             what += ", which ended it"
         self.repair()
         if well:

@@ -291,7 +291,9 @@ class Connection:
     def fetch_offset(self, group, topic):
         """The error code and the committed offset, -1 where there is none."""
         answer = self.exchange(fetch_offset_request(group, topic))
-        assert (answer.take("i"), answer.string(), answer.take("i"), answer.take("i")) == (1, topic, 1, 0)
+        if answer.take("i") == 0:
+            return answer.take("h"), -1
+        assert (answer.string(), answer.take("i"), answer.take("i")) == (topic, 1, 0)
         offset, _, error = answer.take("q"), answer.string(), answer.take("h")
         return error or answer.take("h"), offset
 
