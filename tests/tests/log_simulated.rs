@@ -78,6 +78,16 @@ async fn open_beside(
     log
 }
 
+/// Base offsets of the segment files that a log has, in order.
+fn bases(simulation: &Simulation, directory: &str) -> Vec<i64> {
+    let paths = simulation.paths(HOST);
+    let names = paths.iter().filter_map(|path| path.to_str());
+    names
+        .filter_map(|name| name.strip_prefix(directory)?.strip_suffix(".log"))
+        .map(|name| name.trim_start_matches('/').parse().unwrap())
+        .collect()
+}
+
 /// A batch of one record.
 fn one(value: &[u8]) -> Vec<u8> {
     let mut builder = BatchBuilder::new(1_700_000_000_000);

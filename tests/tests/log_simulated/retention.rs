@@ -13,16 +13,6 @@ fn keeps_all() -> LogConfig {
     }
 }
 
-/// Base offsets of the segment files that there are.
-fn bases(simulation: &Simulation) -> Vec<i64> {
-    let paths = simulation.paths(HOST);
-    let names = paths.iter().filter_map(|path| path.to_str());
-    names
-        .filter_map(|name| name.strip_suffix(".log")?.get(DIRECTORY.len() + 1..))
-        .map(|digits| digits.parse().unwrap())
-        .collect()
-}
-
 /// Nothing was set aside.
 fn assert_followed(simulation: &Simulation) {
     let paths = simulation.paths(HOST);
@@ -57,7 +47,7 @@ fn a_segment_that_is_being_sealed_is_not_deleted() {
             log.checkpoint().await.unwrap();
             log.log_start()
         });
-        let left = bases(&simulation);
+        let left = bases(&simulation, DIRECTORY);
         assert_eq!(left.first(), Some(&start.unwrap().0), "{left:?}");
         simulation.crash(HOST, CrashKind::ProcessKilled);
         let io = simulation.boot(HOST);
@@ -105,7 +95,7 @@ fn a_power_loss_while_segments_are_deleted_loses_none_of_the_others() {
         });
         assert_eq!(found.unwrap(), expected.unwrap());
         assert_followed(&simulation);
-        let first = bases(&simulation)[0];
+        let first = bases(&simulation, DIRECTORY)[0];
         assert_eq!(first, expected.unwrap().0.0, "what was deleted is gone");
     });
 }

@@ -231,6 +231,17 @@ fn run(seed: u64) -> u64 {
             let found = read_from(&log, log.log_start(), 100_000).await;
             let found: Values = found.into_iter().collect();
             world.check(LIVES, &log, &found, &answered.borrow());
+            for round in 0..4 {
+                append(&log, &one(&value(round, 3_000))).await;
+                log.flush().await.unwrap();
+                log.enforce_retention(io.wall_clock_ms()).await.unwrap();
+            }
+            // Once what was begun has ended, no file is left or back of what was deleted.
+            io.sleep_until(io.now().after_ms(1_000)).await;
+            let left = bases(&world.simulation, &format!("/data/topic-{number}"));
+            let (start, context) = (log.log_start().0, &world.context);
+            let is_there = |base: &i64| *base >= start;
+            assert!(left.iter().all(is_there), "{context}: {left:?} of {start}");
             log.close().await.unwrap();
         }
     })
