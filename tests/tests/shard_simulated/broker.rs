@@ -28,7 +28,7 @@ use super::link::{Link, Seen};
 pub(super) const BROKER: BrokerId = BrokerId(1);
 /// Where the broker listens.
 pub(super) const PORT: u16 = 9092;
-const DATA: &str = "/data";
+pub(super) const DATA: &str = "/data";
 /// Append buffers of each shard.
 pub(super) const TAIL_BUFFERS: usize = 32;
 const SPARE_BYTES: u64 = 64 * 1024;

@@ -4,17 +4,21 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
 use dataplane::io::Io;
+use dataplane::strays::topic_directory;
 use millrace_tests::sim::{CrashKind, FaultPlan, SimIo};
 use millrace_tests::sweep::for_each_seed;
 use wire::{BatchBuilder, ErrorCode};
 
 use super::World;
+use super::broker::{DATA, PORT, Process};
 use super::client::{Client, TIMEOUT_MS};
 use super::control::SESSION_MS;
 
+const BROKER: &str = "broker";
 const WRITERS: u64 = 3;
 const PARTITIONS_EACH: i32 = 2;
 const LIVES: u64 = 3;
@@ -276,6 +280,22 @@ async fn check(client: &mut Client, name: &str, topic: &Topic, partition: i32) -
     start
 }
 
+/// Checks all partitions; returns where their logs start.
+fn check_all(world: &World, clients: &SimIo, shared: &Shared) -> BTreeMap<(String, i32), i64> {
+    let kept = shared.kept.borrow();
+    let mut client = Client::new(clients.clone());
+    let mut starts = BTreeMap::new();
+    for (name, topic) in kept.iter() {
+        for partition in 0..PARTITIONS_EACH {
+            let checked = check(&mut client, name, topic, partition);
+            let start = world.run(clients, checked);
+            assert_deleted(world, name, partition, start);
+            starts.insert((name.clone(), partition), start);
+        }
+    }
+    starts
+}
+
 /// What a run came to.
 #[derive(Default)]
 struct Seen {
@@ -286,9 +306,41 @@ struct Seen {
     used_spares: bool,
 }
 
+/// The gauge of a life, which shards set every second. No disk fails here for good, so no partition does.
+fn assert_none_is_poisoned(process: &Process) {
+    for running in process.shards.borrow().iter() {
+        let poisoned = &running.shard.metrics.families.poisoned_partitions;
+        let label = running.shard.id.0.to_string();
+        assert_eq!(poisoned.with_label_values(&[&label]).get(), 0, "poisoned");
+    }
+}
+
+/// No file of a partition is there any more that lies below its log start, as its shards know it.
+fn assert_deleted(world: &World, name: &str, partition: i32, start: i64) {
+    let control = world.control.borrow();
+    let mut topics = control.image().topics.iter();
+    let (id, _) = topics.find(|(_, topic)| topic.name == name).unwrap();
+    let directory = topic_directory(Path::new(DATA), name, *id).join(partition.to_string());
+    for path in world.simulation.paths(BROKER) {
+        let segment = path.parent() == Some(&directory) && path.extension() == Some("log".as_ref());
+        let base = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse().ok());
+        let below = segment && base.is_some_and(|base: i64| base < start);
+        assert!(!below, "{} is back, below {start}", path.display());
+    }
+}
+
+/// Clients write as fast as it goes, for a while.
+fn be_busy(world: &World, clients: &SimIo, shared: &Shared, busy_ms: u64) {
+    shared.busy.set(true);
+    world.pass(clients, 100 + clients.random_u64() % busy_ms);
+    shared.busy.set(false);
+}
+
 /// One life of the broker up to its end, mostly while shards delete what is due.
 fn live(world: &World, clients: &SimIo, shared: &Shared) {
-    let broker = world.boot();
+    let (broker, process) = world.boot_process(BROKER, PORT);
     let kinds = [CrashKind::ProcessKilled, CrashKind::PowerLost];
     let kind = kinds[(clients.random_u64() % 2) as usize];
     let short_ms = SESSION_MS / 2 + clients.random_u64() % (2 * SESSION_MS);
@@ -301,14 +353,13 @@ fn live(world: &World, clients: &SimIo, shared: &Shared) {
     };
     world.pass(clients, due_ms - 100);
     if busy_ms > 0 {
-        shared.busy.set(true);
         if clients.random_u64().is_multiple_of(2) {
             let operations = 1 + clients.random_u64() % 1500;
-            world.simulation.crash_after("broker", operations, kind);
+            world.simulation.crash_after(BROKER, operations, kind);
         }
-        world.pass(clients, 100 + clients.random_u64() % busy_ms);
-        shared.busy.set(false);
+        be_busy(world, clients, shared, busy_ms);
     }
+    assert_none_is_poisoned(&process);
     broker.crash(kind);
 }
 
@@ -340,23 +391,30 @@ fn run(seed: u64) -> (Seen, u64) {
     for _ in 0..LIVES {
         live(&world, &clients, &shared);
     }
-    let _broker = world.boot();
+    // The last life goes on until all that is due is gone, and then another one finds the same.
+    let (broker, process) = world.boot_process(BROKER, PORT);
+    world.pass(&clients, RETENTION_EVERY_MS - 100);
+    be_busy(&world, &clients, &shared, 1_000);
     shared.stop.set(true);
-    let mut seen = Seen::default();
     world.run(&clients, async {
         while shared.writers_done.get() < WRITERS {
             clients.sleep_until(clients.now().after_ms(10)).await;
         }
-        let mut client = Client::new(clients.clone());
-        for (name, topic) in &shared.kept.take() {
-            seen.topics += 1;
-            for partition in 0..PARTITIONS_EACH {
-                let start = check(&mut client, name, topic, partition).await;
-                seen.started_later += usize::from(start > 0);
-            }
-        }
     });
+    world.simulation.set_faults(FaultPlan::default());
+    world.pass(&clients, 2 * RETENTION_EVERY_MS);
+    assert_none_is_poisoned(&process);
+    let starts = check_all(&world, &clients, &shared);
+    broker.crash(CrashKind::PowerLost);
+    let _broker = world.boot();
+    assert_eq!(check_all(&world, &clients, &shared), starts);
     world.check_strays();
+    let seen_later = starts.iter().filter(|(_, start)| **start > 0);
+    let mut seen = Seen {
+        topics: starts.len() / PARTITIONS_EACH as usize,
+        started_later: seen_later.count(),
+        used_spares: false,
+    };
     let used = |path: &std::path::PathBuf| {
         let number = path
             .file_stem()
@@ -364,7 +422,7 @@ fn run(seed: u64) -> (Seen, u64) {
         path.starts_with("/data/spare")
             && number.is_some_and(|number: usize| number >= world.spares)
     };
-    seen.used_spares = world.simulation.paths("broker").iter().any(used);
+    seen.used_spares = world.simulation.paths(BROKER).iter().any(used);
     (seen, world.simulation.trace_hash())
 }
 
