@@ -6,7 +6,7 @@ use crate::io::{Charge, Io, Slice};
 use crate::mesh::ShardId;
 use crate::partition_request::{PartitionReply, PartitionRequest};
 use control_api::ids::TopicId;
-use control_api::image::MetadataImage;
+use control_api::image::{MetadataEvent, MetadataImage};
 use control_api::message::{ControlError, Request, Response};
 use std::sync::Arc;
 
@@ -50,6 +50,32 @@ pub enum Changed {
     Everything,
     /// These topics were created, changed or deleted, some more than once.
     Topics(Vec<TopicId>),
+}
+
+impl Changed {
+    pub(crate) fn note(&mut self, event: &MetadataEvent) {
+        let topic = match event {
+            MetadataEvent::TopicCreated(topic) => topic.id,
+            MetadataEvent::TopicDeleted(topic)
+            | MetadataEvent::PartitionChanged { topic, .. }
+            | MetadataEvent::PartitionsAdded { topic, .. }
+            | MetadataEvent::TopicConfigsChanged { topic, .. } => *topic,
+            // They are the defaults of topics.
+            MetadataEvent::BrokerConfigsChanged { .. } => {
+                *self = Changed::Everything;
+                return;
+            }
+            MetadataEvent::ClusterIdSet(_)
+            | MetadataEvent::BrokerChanged(_)
+            | MetadataEvent::BrokerRemoved(_)
+            | MetadataEvent::CoordinatorChanged { .. }
+            | MetadataEvent::NextProducerId(_)
+            | MetadataEvent::FeatureLevelSet(_) => return,
+        };
+        if let Changed::Topics(topics) = self {
+            topics.push(topic);
+        }
+    }
 }
 
 /// The answer to a call.

@@ -13,10 +13,11 @@
 //! run for that long extends nothing until a heartbeat which it sent afterwards was answered, and the shards have the metadata that
 //! the leader had at that answer. Heartbeats that nobody answers end nothing: without a majority nobody can take a partition over.
 
+use super::image_copy::{ImageCopy, Taken};
 use crate::io::Instant;
-use crate::message::{Changed, Metadata};
-use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, Position, TopicId};
-use control_api::image::{MetadataEvent, MetadataImage};
+use crate::message::Metadata;
+use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, Position};
+use control_api::image::MetadataImage;
 use control_api::message::{BROKER_HEARTBEAT, BrokerHeartbeat, ControlError, MetadataUpdate};
 use std::sync::Arc;
 
@@ -31,8 +32,6 @@ const WATCH_PAUSE_MS: u64 = 100;
 const BEHIND_MS_MAX: u64 = 3_000;
 /// The image on disk may be this much older than the one in memory; what is missing comes again from the control plane.
 const STORE_PAUSE_MS: u64 = 500;
-/// An image that differed again so soon after it was replaced differs for a reason that another snapshot does not mend.
-const DOUBT_PAUSE_MS: u64 = 10_000;
 /// Another process that lives this long under our id is there to stay; a predecessor's session ends much sooner.
 const REFUSED_MS_MAX: u64 = 10_000;
 /// How long a broker that wants to stop waits for its leaderships to be moved.
@@ -138,20 +137,7 @@ pub struct View {
 pub struct Machine {
     broker: BrokerId,
     incarnation: Incarnation,
-    image: Arc<MetadataImage>,
-    /// What changed since the last publication.
-    changed: Changed,
-    /// Of the image.
-    digest: u64,
-    /// The image is not what the controllers have: a snapshot is wanted.
-    is_doubted: bool,
-    /// Until then, no other snapshot is asked for.
-    doubt_after: Instant,
-    divergences: u64,
-    /// A controller has gone on from the image or replaced it, so it is one of this quorum's log.
-    is_followed: bool,
-    /// Topics whose deletion was seen committed since the last publication.
-    deleted: Vec<TopicId>,
+    copy: ImageCopy,
     standing: Standing,
     confirmation: Confirmation,
     lease_ms: u64,
@@ -194,14 +180,7 @@ impl Machine {
             broker,
             incarnation,
             stored: stored.index,
-            digest: stored.digest(),
-            image: Arc::new(stored),
-            changed: Changed::Everything,
-            is_doubted: false,
-            doubt_after: now,
-            divergences: 0,
-            is_followed: false,
-            deleted: Vec::new(),
+            copy: ImageCopy::new(stored, now),
             standing: Standing::Joining,
             confirmation: Confirmation::Wanted { since: now },
             lease_ms: LEASE_MS_UNTOLD,
@@ -225,7 +204,7 @@ impl Machine {
     }
 
     pub fn image(&self) -> &Arc<MetadataImage> {
-        &self.image
+        self.copy.image()
     }
 
     pub fn view(&self) -> View {
@@ -238,19 +217,21 @@ impl Machine {
             reachable: self.reachable && self.registered_at.is_some(),
             metadata_index: self.published,
             metadata_lag: self.leader_index.saturating_sub(self.published),
-            divergences: self.divergences,
+            divergences: self.copy.divergences(),
         }
     }
 
     /// What the shards are to know now.
     pub fn publication(&mut self) -> Metadata {
+        let (changed, deleted) = self.copy.take_changes();
+        let index = self.image().index;
         Metadata {
-            image: self.image.clone(),
-            changed: std::mem::replace(&mut self.changed, Changed::Topics(Vec::new())),
-            deleted: std::mem::take(&mut self.deleted),
+            image: self.image().clone(),
+            changed,
+            deleted,
             complete: self
                 .registered_at
-                .is_some_and(|registered| self.is_followed && self.image.index >= registered.0),
+                .is_some_and(|registered| self.copy.is_followed() && index >= registered.0),
             registered: self.is_registered(),
         }
     }
@@ -327,14 +308,10 @@ impl Machine {
             self.watch_at = Some(now);
         }
         if is_due(&mut self.watch_at) {
-            let from = match self.is_doubted {
-                true => Position::default(),
-                false => self.image.position(),
-            };
-            self.effects.push(Effect::Watch(from));
+            self.effects.push(Effect::Watch(self.copy.watched_from()));
         }
-        if self.image.index != self.stored && is_due(&mut self.store_at) {
-            self.effects.push(Effect::Store(self.image.clone()));
+        if self.image().index != self.stored && is_due(&mut self.store_at) {
+            self.effects.push(Effect::Store(self.image().clone()));
         }
         if is_due(&mut self.shutdown_at) {
             self.stop();
@@ -419,7 +396,7 @@ impl Machine {
         }
         self.lease_ms = u64::from(beaten.lease_ms);
         self.leader_index = beaten.metadata_index;
-        if self.image.index < beaten.metadata_index {
+        if self.image().index < beaten.metadata_index {
             self.behind
                 .get_or_insert((beaten.metadata_index, now.after_ms(BEHIND_MS_MAX)));
         }
@@ -448,41 +425,28 @@ impl Machine {
     }
 
     fn take(&mut self, now: Instant, update: MetadataUpdate) {
-        let before = self.image.position();
-        let is_new = match update {
-            MetadataUpdate::Snapshot(snapshot) if snapshot.index < before.index => {
+        let told = if let MetadataUpdate::KeepAlive { at, digest } = &update {
+            Some((*at, *digest))
+        } else {
+            None
+        };
+        let taken = self.copy.take(update);
+        if told.is_some_and(|(at, digest)| self.copy.comes_to_differ(now, at, digest)) {
+            self.watch_at = Some(now);
+        }
+        match taken {
+            Taken::New => {}
+            Taken::Known => return,
+            Taken::Older => {
                 tracing::debug!("the controller knows less than this broker");
                 self.watch_at = Some(now.after_ms(WATCH_PAUSE_MS));
-                false
+                return;
             }
-            MetadataUpdate::Snapshot(snapshot) => self.replace(snapshot),
-            MetadataUpdate::Replacement(snapshot) => {
-                self.diverged("it is of another log than the controllers'");
-                self.replace(snapshot)
-            }
-            // What is here already may come again after a change of controllers.
-            MetadataUpdate::Delta { at, .. } if at.index <= before.index => false,
-            MetadataUpdate::Delta { at, events } => {
-                self.deleted.extend(events.iter().filter_map(deleted_topic));
-                self.apply(at, &events);
-                true
-            }
-            MetadataUpdate::KeepAlive { at, digest } => {
-                let is_new = at.index > before.index;
-                if is_new {
-                    self.apply(at, &[]);
-                }
-                self.compare(now, at, digest);
-                is_new
-            }
-        };
-        if !is_new {
-            return;
         }
-        self.is_followed = true;
-        self.behind = self.behind.take_if(|(index, _)| self.image.index < *index);
+        let here = self.image().index;
+        self.behind = self.behind.take_if(|(index, _)| here < *index);
         self.effects.push(Effect::Publish);
-        let own = self.image.brokers.get(&self.broker);
+        let own = self.image().brokers.get(&self.broker);
         let ours = self.standing_epoch();
         if own.is_some_and(|own| {
             own.incarnation != self.incarnation && ours.is_some_and(|ours| own.epoch > ours)
@@ -491,44 +455,9 @@ impl Machine {
         }
     }
 
-    fn apply(&mut self, at: Position, events: &[MetadataEvent]) {
-        events.iter().for_each(|event| self.changed.note(event));
-        let growth = Arc::make_mut(&mut self.image).apply(at, events);
-        self.digest = self.digest.wrapping_add(growth);
-    }
-
-    fn replace(&mut self, snapshot: MetadataImage) -> bool {
-        self.digest = snapshot.digest();
-        self.image = Arc::new(snapshot);
-        self.changed = Changed::Everything;
-        self.is_doubted = false;
-        true
-    }
-
-    /// Whether what led to this place led to the same image here.
-    fn compare(&mut self, now: Instant, at: Position, digest: u64) {
-        let differs = at == self.image.position() && digest != self.digest;
-        if differs && now >= self.doubt_after {
-            self.diverged("its digest differs from the controllers'");
-            self.is_doubted = true;
-            self.doubt_after = now.after_ms(DOUBT_PAUSE_MS);
-            self.watch_at = Some(now);
-        }
-    }
-
-    fn diverged(&mut self, how: &str) {
-        let Position { term, index } = self.image.position();
-        tracing::error!(
-            term,
-            index,
-            "this broker's metadata is not the cluster's, {how}: taking a snapshot"
-        );
-        self.divergences += 1;
-    }
-
     /// Whether the image shows this very process in service.
     fn is_registered(&self) -> bool {
-        let own = self.image.brokers.get(&self.broker);
+        let own = self.image().brokers.get(&self.broker);
         own.is_some_and(|own| own.incarnation == self.incarnation && !own.fenced)
     }
 
@@ -612,39 +541,6 @@ impl Machine {
             goodbye,
         })
     }
-}
-
-impl Changed {
-    fn note(&mut self, event: &MetadataEvent) {
-        let topic = match event {
-            MetadataEvent::TopicCreated(topic) => topic.id,
-            MetadataEvent::TopicDeleted(topic)
-            | MetadataEvent::PartitionChanged { topic, .. }
-            | MetadataEvent::PartitionsAdded { topic, .. }
-            | MetadataEvent::TopicConfigsChanged { topic, .. } => *topic,
-            // They are the defaults of topics.
-            MetadataEvent::BrokerConfigsChanged { .. } => {
-                *self = Changed::Everything;
-                return;
-            }
-            MetadataEvent::ClusterIdSet(_)
-            | MetadataEvent::BrokerChanged(_)
-            | MetadataEvent::BrokerRemoved(_)
-            | MetadataEvent::CoordinatorChanged { .. }
-            | MetadataEvent::NextProducerId(_)
-            | MetadataEvent::FeatureLevelSet(_) => return,
-        };
-        if let Changed::Topics(topics) = self {
-            topics.push(topic);
-        }
-    }
-}
-
-fn deleted_topic(event: &MetadataEvent) -> Option<TopicId> {
-    let MetadataEvent::TopicDeleted(id) = event else {
-        return None;
-    };
-    Some(*id)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The control link's decisions, one by one.
 
+use super::super::image_copy::DOUBT_PAUSE_MS;
 use super::*;
-use control_api::ids::{LeaderEpoch, PartitionEpoch};
-use control_api::image::{BrokerRecord, PartitionRecord, TopicRecord};
+use crate::message::Changed;
+use control_api::ids::{LeaderEpoch, PartitionEpoch, TopicId};
+use control_api::image::{BrokerRecord, MetadataEvent, PartitionRecord, TopicRecord};
 use std::collections::BTreeMap;
 
 const BROKER: BrokerId = BrokerId(1);

@@ -2,6 +2,7 @@
 //! shards' requests to the controllers. To a shard it is one more inbox.
 
 mod controllers_file;
+mod image_copy;
 mod image_file;
 mod link;
 pub mod machine;
