@@ -36,9 +36,6 @@ enum Check {
     OneOf(&'static [&'static str]),
 }
 
-const INT: i64 = i32::MAX as i64;
-const LONG: i64 = i64::MAX;
-
 impl ConfigKey {
     /// The value as it counts: blanks around it, a plus sign before a number and the case of a boolean are no part of it, as in
     /// Kafka. `Err` is the text for the client.
@@ -100,6 +97,12 @@ impl ConfigKey {
         self
     }
 
+    /// For one of several words: any number of them, with commas between.
+    pub(crate) const fn of_several(mut self) -> Self {
+        self.kind = ConfigType::List;
+        self
+    }
+
     pub(crate) const fn without_effect(mut self) -> Self {
         self.acts = false;
         self
@@ -147,13 +150,8 @@ pub(crate) const fn int(
     min: i64,
     broker: Option<&'static str>,
 ) -> ConfigKey {
-    key(
-        name,
-        ConfigType::Int,
-        default,
-        Check::Number(min, INT),
-        broker,
-    )
+    let bounds = Check::Number(min, i32::MAX as i64);
+    key(name, ConfigType::Int, default, bounds, broker)
 }
 
 pub(crate) const fn long(
@@ -162,41 +160,17 @@ pub(crate) const fn long(
     min: i64,
     broker: Option<&'static str>,
 ) -> ConfigKey {
-    key(
-        name,
-        ConfigType::Long,
-        default,
-        Check::Number(min, LONG),
-        broker,
-    )
+    let bounds = Check::Number(min, i64::MAX);
+    key(name, ConfigType::Long, default, bounds, broker)
 }
 
+/// One of `values`.
 pub(crate) const fn string(
     name: &'static str,
     default: &'static str,
     values: &'static [&'static str],
     broker: Option<&'static str>,
 ) -> ConfigKey {
-    key(
-        name,
-        ConfigType::String,
-        default,
-        Check::OneOf(values),
-        broker,
-    )
-}
-
-pub(crate) const fn list(
-    name: &'static str,
-    default: &'static str,
-    values: &'static [&'static str],
-    broker: Option<&'static str>,
-) -> ConfigKey {
-    key(
-        name,
-        ConfigType::List,
-        default,
-        Check::OneOf(values),
-        broker,
-    )
+    let words = Check::OneOf(values);
+    key(name, ConfigType::String, default, words, broker)
 }

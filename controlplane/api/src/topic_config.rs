@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::config_key::{ConfigKey, boolean, int, list, long, string};
+use crate::config_key::{ConfigKey, boolean, int, long, string};
 
 /// The largest record batch that a log takes, so that no topic can promise more.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -17,7 +17,8 @@ const FOREVER: &str = "9223372036854775807";
 
 /// Ordered by name, as tools print them.
 pub const TOPIC_KEYS: &[ConfigKey] = &[
-    list("cleanup.policy", "delete", &["delete"], Some("log.cleanup.policy"))
+    string("cleanup.policy", "delete", &["delete"], Some("log.cleanup.policy"))
+        .of_several()
         .documented("What happens to old segments. Only deletion is known; compaction is not."),
     string("compression.type", "producer", &["producer"], Some("compression.type"))
         .documented("Batches keep the compression that the producer chose."),
@@ -73,7 +74,8 @@ pub const BROKER_KEYS: &[ConfigKey] = &[
         .documented("Default of the topic key of the same name."),
     int("default.replication.factor", "1", 1, None)
         .documented("The replication factor of topics that are created without one."),
-    list("log.cleanup.policy", "delete", &["delete"], None)
+    string("log.cleanup.policy", "delete", &["delete"], None)
+        .of_several()
         .documented("Default of the topic key cleanup.policy."),
     long("log.flush.interval.messages", FOREVER, 1, None)
         .documented("Default of the topic key flush.messages."),
