@@ -124,16 +124,26 @@ impl Drop for Operation {
 }
 
 /// Runs a request to its end and returns it with its result.
-pub(crate) async fn perform(
+pub(crate) fn perform(
     reactor: &Rc<Reactor>,
-    mut request: Request,
-) -> (io::Result<usize>, Request) {
-    for start in 0..STARTS_MAX {
-        if start >= STARTS_AT_ONCE {
+    request: Request,
+) -> impl Future<Output = (io::Result<usize>, Request)> {
+    let start = move |request| Operation::start(reactor, request);
+    until_it_counts(reactor, request, start)
+}
+
+/// Starts something again and again until its result is one that counts; `start` gives back what it was given.
+async fn until_it_counts<T, S: Future<Output = (i32, T)>>(
+    reactor: &Rc<Reactor>,
+    mut request: T,
+    start: impl Fn(T) -> S,
+) -> (io::Result<usize>, T) {
+    for number in 0..STARTS_MAX {
+        if number >= STARTS_AT_ONCE {
             let ring = Ring(Rc::clone(reactor));
             ring.sleep_until(now_nanos() + PAUSE_NANOS).await;
         }
-        let (result, returned) = Operation::start(reactor, request).await;
+        let (result, returned) = start(request).await;
         request = returned;
         match result {
             0.. => return (Ok(result as usize), request),
@@ -147,4 +157,49 @@ pub(crate) async fn perform(
 /// Errors that say only "try again".
 pub(crate) fn is_passing(errno: i32) -> bool {
     errno == libc::EINTR || errno == libc::EAGAIN
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
+    use super::*;
+    use crate::RingConfig;
+
+    /// What comes of something that has these results one after the other, the last one again and again; how often it was started,
+    /// and for how many nanoseconds.
+    fn come_to(results: &[i32]) -> (Result<usize, Option<i32>>, usize, u64) {
+        let ring = Ring::new(RingConfig::default()).expect("a ring");
+        let (started, begun) = (Cell::new(0), now_nanos());
+        let start = |()| {
+            let number = started.replace(started.get() + 1);
+            ready((results[number.min(results.len() - 1)], ()))
+        };
+        let (result, ()) = ring.block_on(until_it_counts(&ring.0, (), start));
+        let result = result.map_err(|error| error.raw_os_error());
+        (result, started.get(), now_nanos() - begun)
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_for_the_moment_is_started_again() {
+        let (again, interrupted) = (-libc::EAGAIN, -libc::EINTR);
+        let (result, started, _) = come_to(&[again, interrupted, again, 5]);
+        assert_eq!((result, started), (Ok(5), 4));
+        // Beyond the first few with time between, since what is lacking comes back with time.
+        let late = [&[again; STARTS_AT_ONCE + 10][..], &[7]].concat();
+        let (result, started, nanos) = come_to(&late);
+        assert_eq!((result, started), (Ok(7), late.len()));
+        assert!(nanos >= 10 * PAUSE_NANOS, "{nanos}");
+        let (result, started, _) = come_to(&[again]);
+        assert_eq!((result, started), (Err(Some(libc::EAGAIN)), STARTS_MAX));
+    }
+
+    #[test]
+    fn any_other_error_is_the_result_at_once() {
+        for errno in [libc::ENOMEM, libc::ENOSPC, libc::EIO, libc::ECANCELED] {
+            let (result, started, _) = come_to(&[-errno]);
+            assert_eq!((result, started), (Err(Some(errno)), 1));
+        }
+    }
 }
