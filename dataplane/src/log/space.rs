@@ -133,8 +133,6 @@ impl<I: Io> Log<I> {
     /// Makes the segment's file: one that is prepared already, else an empty one.
     async fn begin_file(&self, segment: &Segment<I>) -> io::Result<()> {
         let io = &self.0.io;
-        // An attempt that was cut short may have opened a file that has lost its name since.
-        segment.file.replace(None);
         // Whatever files of this name held belongs to another life.
         ignore_missing(io.remove_file(&segment.index_path()).await)?;
         let spares = &self.0.shared.spares;
