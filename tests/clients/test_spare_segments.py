@@ -54,6 +54,17 @@ def test_a_partition_takes_a_prepared_file_and_another_is_made(cluster, topic):
     check_each_once_and_in_order(load, read_all(cluster, topic))
 
 
+def test_prepared_files_that_somebody_removed_are_done_without(cluster, topic):
+    wait_until(lambda: all_prepared(cluster), "prepared segments")
+    for file in spare_files(cluster):
+        file.unlink()
+    create_topic(cluster.bootstrap, topic, partitions=PARTITIONS)
+    load = Load(cluster, topic, idempotent=True)
+    load.wait_for_more()
+    load.stop()
+    check_each_once_and_in_order(load, read_all(cluster, topic))
+
+
 def test_kills_while_files_are_taken_and_freed_lose_nothing(cluster, topic):
     # Small segments of which few are kept would leave nothing to compare with, so a second topic rolls and frees them.
     create_topic(cluster.bootstrap, topic, partitions=PARTITIONS)
