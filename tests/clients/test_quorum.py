@@ -13,6 +13,7 @@ from cluster import wait_until
 from test_process import as_flags, broker_command, spare_port
 
 DESCRIBE_QUORUM, ADD_RAFT_VOTER, REMOVE_RAFT_VOTER = 55, 80, 81
+UNKNOWN_TOPIC_OR_PARTITION = 3
 INVALID_REQUEST, INCONSISTENT_CLUSTER_ID, DUPLICATE_VOTER, VOTER_NOT_FOUND = 42, 104, 126, 127
 
 
@@ -79,15 +80,34 @@ def remove(cluster, number, directory):
     return ask(cluster, REMOVE_RAFT_VOTER, compact(None) + wire.i32(number) + directory)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2])
-def test_the_quorum_is_described_in_every_version(cluster, version):
-    partition = bytes([2]) + wire.i32(0) + bytes([0])
-    topics = bytes([2]) + compact("__cluster_metadata") + partition + bytes([0])
+def describe(cluster, version, topic, partitions):
+    partitions = bytes([len(partitions) + 1]) + b"".join(wire.i32(index) + bytes([0]) for index in partitions)
+    topics = bytes([2]) + compact(topic) + partitions + bytes([0])
     request = wire.header(DESCRIBE_QUORUM, version) + bytes([0]) + topics + bytes([0])
     with wire.Connection(cluster) as connection:
         answer = connection.exchange(request)
     assert answer.take("b") == 0, "no tagged fields in the header"
     assert answer.take("h") == 0
+    return answer
+
+
+@pytest.mark.parametrize(
+    "topic, partitions", [("other", [0, 5]), ("__cluster_metadata", [5]), ("__cluster_metadata", [0, 0])]
+)
+def test_only_the_metadata_has_a_quorum(cluster, topic, partitions):
+    answer = describe(cluster, 0, topic, partitions)
+    assert answer.take("b") == 2 and answer.take("b") == len(topic) + 1
+    answer.position += len(topic)
+    assert answer.take("b") == len(partitions) + 1
+    for index in partitions:
+        assert answer.take("i") == index and answer.take("h") == UNKNOWN_TOPIC_OR_PARTITION
+        _leader, _epoch, _high_watermark = answer.take("i"), answer.take("i"), answer.take("q")
+        assert [answer.take("b") for _ in range(3)] == [1, 1, 0], "no voters, no observers, no tagged fields"
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_the_quorum_is_described_in_every_version(cluster, version):
+    answer = describe(cluster, version, "__cluster_metadata", [0])
     assert b"__cluster_metadata" in answer.content
     assert (b"CONTROLLER" in answer.content) == (version == 2)
 
