@@ -54,6 +54,14 @@ impl<I: Io> PendingRequest<I> {
         }
     }
 
+    /// What it and its answer keep of memory until that is sent.
+    fn bytes(&self) -> usize {
+        match &self.pending {
+            Pending::Answered(gather) => gather.bytes(),
+            Pending::Produce(produce) => produce.bytes(),
+        }
+    }
+
     /// Appends the answer to `message`, once ready.
     fn finish(&mut self, message: &mut Gather, may_acknowledge: bool) -> Result<(), EncodeError> {
         match &mut self.pending {
@@ -84,9 +92,7 @@ pub struct Outbox<I: Io> {
 
 impl<I: Io> Outbox<I> {
     pub(crate) fn push(&self, request: PendingRequest<I>) {
-        if let Pending::Answered(gather) = &request.pending {
-            self.bytes.set(self.bytes.get() + gather.bytes());
-        }
+        self.bytes.set(self.bytes.get() + request.bytes());
         self.queue.borrow_mut().push_back(request);
         self.changed.notify();
     }
@@ -431,11 +437,9 @@ impl Default for AnsweredRequests {
 
 impl AnsweredRequests {
     fn add<I: Io>(&mut self, request: &PendingRequest<I>) {
+        self.bytes += request.bytes();
         let hopped = match &request.pending {
-            Pending::Answered(gather) => {
-                self.bytes += gather.bytes();
-                false
-            }
+            Pending::Answered(_) => false,
             Pending::Produce(produce) => produce.hops(),
         };
         self.requests[self.count] = Some(AnsweredRequest {

@@ -7,6 +7,7 @@ use crate::handlers::produce::{Blocked, PendingProduce};
 use crate::io::{Charge, Gather, Instant, Io};
 use crate::limits::*;
 use crate::metrics::Stage;
+use crate::pace;
 use crate::request_memory::element_bytes;
 use crate::respond::{self, AnswerTo};
 use crate::shard::Shard;
@@ -107,6 +108,7 @@ async fn begin_produce<I: Io>(
         match append_batches(shard, frame, now, &mut produce)? {
             Appending::OtherApi => return Ok(None),
             Appending::Begun { acks } => break acks,
+            Appending::Blocked(Blocked::Turn) => pace::give_way().await,
             Appending::Blocked(blocked) => {
                 // It may take long, and others have use for the receive buffers.
                 frame.settle(&shard.frame_memory);
@@ -119,9 +121,15 @@ async fn begin_produce<I: Io>(
         now = shard.io.now();
     };
     let begun = observe_begun(shard, ApiKey::Produce, started);
-    if let Some(produce) = produce
+    if let Some(mut produce) = produce
         && produce.is_answered(acks)?
     {
+        let bytes = produce.bytes();
+        if bytes > REQUEST_BYTES_NOT_COUNTED {
+            frame.settle(&shard.frame_memory);
+            frames.release_buffers()?;
+            produce.keep(shard.request_memory.charge(&shard.io, bytes).await);
+        }
         outbox.push(PendingRequest {
             api: ApiKey::Produce,
             received: started.received,
@@ -212,7 +220,7 @@ async fn handle<I: Io>(
             answer!($message::$request, |_| 0)
         };
         ($message:ident :: $request:ident, $unnamed:expr) => {{
-            let request = $message::$request::decode(&mut reader, version)?;
+            let request = $message::$request::decode_in_turns(&mut reader, version).await?;
             let unnamed: usize = unnamed_elements(&request, $unnamed);
             let elements = REQUEST_ELEMENTS_MAX - reader.elements_left() + unnamed;
             let bytes = elements.saturating_mul(element_bytes(api));
@@ -270,11 +278,20 @@ fn unnamed_elements<R>(request: &R, count: impl FnOnce(&R) -> usize) -> usize {
     count(request)
 }
 
-/// Appends a response to `answer`; the form that every handler uses.
+/// Appends a response to `answer`; the form that handlers of short ones use.
 pub fn respond(
     answer: &mut Gather,
     to: AnswerTo,
     encode: impl FnOnce(&mut wire::Writer<'_>, i16) -> Result<(), EncodeError>,
 ) -> Result<(), RequestError> {
     Ok(respond::append(answer, to, [], encode)?)
+}
+
+/// As [`respond`], for answers that may be long.
+pub async fn respond_in_turns(
+    answer: &mut Gather,
+    to: AnswerTo,
+    encode: impl AsyncFnOnce(&mut wire::Writer<'_>, i16) -> Result<(), EncodeError>,
+) -> Result<(), RequestError> {
+    Ok(respond::append_in_turns(answer, to, [], encode).await?)
 }

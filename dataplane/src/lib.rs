@@ -6,6 +6,7 @@
 //! `broker.rs` puts it together; `shard.rs` is one thread of it. Dependencies point down only, and everything below a shard is
 //! written against the [`io::Io`] trait, so that the simulator can run it.
 
+pub mod abandon;
 pub mod answer_memory;
 pub mod broker;
 pub mod calls;

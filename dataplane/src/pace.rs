@@ -24,6 +24,14 @@ impl Pace {
             give_way().await;
         }
     }
+
+    /// Drops items that each took so many steps to make: to give memory back takes its time too.
+    pub async fn let_go<T>(&mut self, items: Vec<T>, steps_each: usize) {
+        for item in items {
+            drop(item);
+            self.steps(steps_each).await;
+        }
+    }
 }
 
 /// Lets every other task that is ready run first.

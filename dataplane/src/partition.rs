@@ -195,6 +195,11 @@ impl<I: Io> Partition<I> {
         self.log.register_fetch_waiter(beyond, event)
     }
 
+    /// Fetches that wait for what comes next.
+    pub fn parked_fetches(&self) -> usize {
+        self.log.parked_fetches()
+    }
+
     /// Answers one partition of ListOffsets.
     pub async fn list_offset(&self, query: OffsetQuery) -> Result<ListedOffset, ReadError> {
         let end = |offset: Offset| ListedOffset {

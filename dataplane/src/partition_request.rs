@@ -2,6 +2,7 @@
 //!
 //! The same functions serve a partition of one's own shard, so there is one way to do each thing.
 
+use crate::abandon::Asked;
 use crate::errors;
 use crate::handlers::batch_checks::Verdict;
 use crate::handlers::produce::{self, ProduceOutcome};
@@ -12,6 +13,7 @@ use crate::partition::{EpochEnd, ListedOffset, OffsetQuery, Partition};
 use crate::read::{self, PartitionRead, ReadLimit, ReadOutcome};
 use crate::ready;
 use crate::routes::Place;
+use crate::select;
 use crate::shard::Shard;
 use control_api::ids::TopicId;
 use std::rc::Rc;
@@ -40,10 +42,11 @@ pub enum PartitionRequest {
         reads: Vec<PartitionRead>,
         limit: ReadLimit,
     },
-    /// Answers once any of the partitions has something new, or after `wait_ms_max`.
+    /// Answers once any of the partitions has something new, after `wait_ms_max`, or when nobody waits any more.
     WaitForData {
         positions: Vec<(PartitionKey, Offset)>,
         wait_ms_max: u64,
+        asked: Asked,
     },
     ListOffset {
         key: PartitionKey,
@@ -105,8 +108,10 @@ pub fn serve<I: Io>(
             PartitionRequest::WaitForData {
                 positions,
                 wait_ms_max,
+                asked,
             } => {
-                read::wait_for_data(&shard, &positions, wait_ms_max).await;
+                let arrival = read::wait_for_data(&shard, &positions, wait_ms_max);
+                select::first(arrival, asked.abandoned()).await;
                 PartitionReply::DataArrived
             }
             PartitionRequest::ListOffset { key, query } => {

@@ -47,7 +47,11 @@ impl RequestMemory {
 
     fn try_charge(&self, bytes: usize) -> Option<Charge> {
         let most = (self.budget.left() + self.budget.charged()) / 2;
-        self.budget.try_charge(bytes.min(most))
+        let charge = self.budget.try_charge(bytes.min(most));
+        if charge.is_none() {
+            self.budget.note_shortage();
+        }
+        charge
     }
 }
 
@@ -72,6 +76,8 @@ mod tests {
         let second = memory.try_charge(usize::MAX);
         assert_eq!(memory.bytes(), 1 << 20);
         assert!(memory.try_charge(1).is_none());
+        // Whose clients take nothing of their answers may be let go for it.
+        assert!(first.as_ref().is_some_and(|kept| kept.shortages() == 1));
         drop((first, second));
         assert_eq!(memory.bytes(), 0);
     }

@@ -1,7 +1,7 @@
 //! Encodes one answer into the bytes and shared slices that a connection sends.
 
 use crate::io::{Gather, GatherPart, Slice};
-use wire::{ApiKey, EncodeError, Splice, Writer};
+use wire::{ApiKey, EncodeError, FrameStart, Splice, Writer};
 
 /// What an answer is an answer to.
 #[derive(Clone, Copy, Debug)]
@@ -22,29 +22,51 @@ pub fn append(
 ) -> Result<(), EncodeError> {
     let start = gather.inline.len();
     let mut writer = Writer::new(&mut gather.inline);
-    let result = write(&mut writer, to, encode);
+    let frame = begin(&mut writer, to);
+    let result = encode(&mut writer, to.version).and_then(|()| writer.end_frame(frame));
     let splices = writer.into_splices();
-    if let Err(error) = result {
-        gather.inline.truncate(start);
-        return Err(error);
-    }
-    place(gather, start, &splices, records);
-    Ok(())
+    finish(gather, start, &splices, records, result)
 }
 
-fn write(
-    writer: &mut Writer<'_>,
+/// As [`append`], for a response that may be long, while whose encoding other tasks have their turns.
+pub async fn append_in_turns(
+    gather: &mut Gather,
     to: AnswerTo,
-    encode: impl FnOnce(&mut Writer<'_>, i16) -> Result<(), EncodeError>,
+    records: impl IntoIterator<Item = Slice>,
+    encode: impl AsyncFnOnce(&mut Writer<'_>, i16) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
+    let start = gather.inline.len();
+    let mut writer = Writer::new(&mut gather.inline);
+    let frame = begin(&mut writer, to);
+    let result = encode(&mut writer, to.version).await;
+    let result = result.and_then(|()| writer.end_frame(frame));
+    let splices = writer.into_splices();
+    finish(gather, start, &splices, records, result)
+}
+
+fn begin(writer: &mut Writer<'_>, to: AnswerTo) -> FrameStart {
     let frame = writer.start_frame();
     writer.write_i32(to.correlation_id);
     if to.api.response_header_version(to.version) == 1 {
         // No tagged fields.
         writer.write_unsigned_varint(0);
     }
-    encode(writer, to.version)?;
-    writer.end_frame(frame)
+    frame
+}
+
+fn finish(
+    gather: &mut Gather,
+    start: usize,
+    splices: &[Splice],
+    records: impl IntoIterator<Item = Slice>,
+    encoded: Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
+    if encoded.is_err() {
+        gather.inline.truncate(start);
+        return encoded;
+    }
+    place(gather, start, splices, records);
+    Ok(())
 }
 
 /// Notes the order of encoded bytes and record slices.

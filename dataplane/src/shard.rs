@@ -368,6 +368,13 @@ impl<I: Io> Shard<I> {
             .set(self.connections.count() as i64);
     }
 
+    /// Fetches that wait for what comes next in partitions of this shard, each as often as it names one.
+    pub fn parked_fetches(&self) -> usize {
+        let partitions = self.open_partitions();
+        let parked = partitions.iter();
+        parked.map(|partition| partition.parked_fetches()).sum()
+    }
+
     /// The partitions whose logs are open here.
     pub(crate) fn open_partitions(&self) -> Vec<Rc<crate::partition::Partition<I>>> {
         let held = self.held.borrow();

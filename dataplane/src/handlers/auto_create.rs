@@ -3,6 +3,7 @@
 use super::configs_of_broker;
 use super::new_topics;
 use crate::io::Io;
+use crate::pace::Pace;
 use crate::select;
 use crate::shard::Shard;
 use control_api::message::{ControlError, NewTopic, Request, Response};
@@ -31,17 +32,20 @@ pub(super) fn is_enabled<I: Io>(shard: &Shard<I>) -> bool {
 pub(super) async fn create<'a, I: Io>(
     shard: &Shard<I>,
     names: &[&'a str],
+    pace: &mut Pace,
 ) -> HashMap<&'a str, ErrorCode> {
-    let (legal, illegal): (Vec<&str>, Vec<&str>) = names
-        .iter()
-        .partition(|name| new_topics::is_topic_name(name));
-    let (asked, later) = legal.split_at(legal.len().min(CREATED_TOPICS_MAX));
-    let later = later
-        .iter()
-        .map(|name| (*name, ErrorCode::LeaderNotAvailable));
-    let illegal = illegal.into_iter();
-    let illegal = illegal.map(|name| (name, ErrorCode::InvalidTopicException));
-    let mut errors: HashMap<&str, ErrorCode> = later.chain(illegal).collect();
+    let mut asked = Vec::new();
+    let mut errors: HashMap<&str, ErrorCode> = HashMap::with_capacity(names.len());
+    for name in names.iter().copied() {
+        pace.step().await;
+        if !new_topics::is_topic_name(name) {
+            errors.insert(name, ErrorCode::InvalidTopicException);
+        } else if asked.len() == CREATED_TOPICS_MAX {
+            errors.insert(name, ErrorCode::LeaderNotAvailable);
+        } else {
+            asked.push(name);
+        }
+    }
     if asked.is_empty() {
         return errors;
     }
@@ -65,8 +69,8 @@ pub(super) async fn create<'a, I: Io>(
                 .filter_map(|(name, result)| Some((*name, failure(&result.err()?)?)))
                 .collect()
         }
-        Ok(_) => every(asked, &ControlError::UnsupportedVersion),
-        Err(error) => every(asked, &error),
+        Ok(_) => every(&asked, &ControlError::UnsupportedVersion),
+        Err(error) => every(&asked, &error),
     };
     let created: Vec<&str> = asked
         .iter()

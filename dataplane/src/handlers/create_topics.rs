@@ -4,7 +4,7 @@
 use super::admin::{self, Refusal, outcome};
 use super::config_entries::{self, ConfigEntry};
 use super::new_topics;
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
 use crate::respond::AnswerTo;
@@ -42,7 +42,7 @@ pub(crate) async fn handle<I: Io>(
         admin::catch_up(shard, request.timeout_ms, seen).await;
         admin::wait_until_ready(shard, created().map(|topic| topic.id)).await;
     }
-    encode(shard, to, &names, &name_existing(&names, results), answer)
+    encode(shard, to, &names, &name_existing(&names, results), answer).await
 }
 
 /// The distinct names of the request, and what is to become of each.
@@ -153,7 +153,7 @@ fn name_existing(
     named.collect()
 }
 
-fn encode<I: Io>(
+async fn encode<I: Io>(
     shard: &Shard<I>,
     to: AnswerTo,
     names: &[&str],
@@ -181,9 +181,10 @@ fn encode<I: Io>(
         topics: Array::from(&topics),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 fn topic_answer<'a>(

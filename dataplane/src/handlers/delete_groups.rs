@@ -1,7 +1,7 @@
 //! DeleteGroups: removes groups and all that they have committed.
 
 use super::groups::{self, Deletion};
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
 use crate::respond::AnswerTo;
@@ -36,9 +36,10 @@ pub(crate) async fn handle<I: Io>(
         results: Array::from(&results),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 /// One result per name. No group has members yet, so none is refused with NON_EMPTY_GROUP.

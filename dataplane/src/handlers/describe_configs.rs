@@ -3,7 +3,7 @@
 use super::admin::{Refusal, outcome};
 use super::config_entries::{self, ConfigEntry};
 use super::config_resources;
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
 use crate::pace::Pace;
@@ -44,30 +44,26 @@ pub(crate) async fn handle<I: Io>(
             false => describe(&image, shard.broker, &idle_ms, &resource),
         });
     }
-    let synonyms: Vec<Vec<Vec<DescribeConfigsSynonym<'_>>>> = described
-        .iter()
-        .map(|entries| entries.iter().flatten())
-        .map(|entries| {
-            entries
-                .map(|entry| match request.include_synonyms {
-                    true => synonyms_of(entry),
-                    false => Vec::new(),
-                })
-                .collect()
-        })
-        .collect();
-    let entries: Vec<Vec<DescribeConfigsResourceResult<'_>>> = described
-        .iter()
-        .zip(&synonyms)
-        .map(|(entries, synonyms)| {
-            let entries = entries.iter().flatten().zip(synonyms);
-            entries
-                .map(|(entry, synonyms)| {
-                    entry_answer(entry, synonyms, request.include_documentation)
-                })
-                .collect()
-        })
-        .collect();
+    let mut synonyms: Vec<Vec<Vec<DescribeConfigsSynonym<'_>>>> =
+        Vec::with_capacity(described.len());
+    for entries in &described {
+        pace.steps(STEPS_PER_RESOURCE).await;
+        let entries = entries.iter().flatten();
+        let synonyms_of_entry = entries.map(|entry| match request.include_synonyms {
+            true => synonyms_of(entry),
+            false => Vec::new(),
+        });
+        synonyms.push(synonyms_of_entry.collect());
+    }
+    let mut entries: Vec<Vec<DescribeConfigsResourceResult<'_>>> =
+        Vec::with_capacity(described.len());
+    for (described, synonyms) in described.iter().zip(&synonyms) {
+        pace.steps(STEPS_PER_RESOURCE).await;
+        let answers = described.iter().flatten().zip(synonyms);
+        let answers = answers
+            .map(|(entry, synonyms)| entry_answer(entry, synonyms, request.include_documentation));
+        entries.push(answers.collect());
+    }
     let results: Vec<DescribeConfigsResult<'_>> = request
         .resources
         .iter()
@@ -87,9 +83,15 @@ pub(crate) async fn handle<I: Io>(
         results: Array::from(&results),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await?;
+    drop(results);
+    pace.let_go(entries, STEPS_PER_RESOURCE).await;
+    pace.let_go(synonyms, STEPS_PER_RESOURCE).await;
+    pace.let_go(described, STEPS_PER_RESOURCE).await;
+    Ok(())
 }
 
 fn describe<'a>(

@@ -4,7 +4,7 @@
 use super::authorized_operations;
 use super::groups::{DEAD, EMPTY};
 use super::groups::{ask_each, check_coordinator, portions};
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
 use crate::respond::AnswerTo;
@@ -63,9 +63,10 @@ pub(crate) async fn handle<I: Io>(
         groups: Array::from(&groups),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 /// Kafka's text, for names that a text can hold.

@@ -6,6 +6,7 @@
 //!                                   +--- wait for data --+
 //! ```
 
+use crate::abandon;
 use crate::dispatch::RequestError;
 use crate::fetch_sessions::{
     FetchTarget, FetchTargets, FetchTopicName, SessionRequest, SessionUse,
@@ -277,16 +278,19 @@ async fn wait_for_data<I: Io>(
     let mut calls: Vec<_> = elsewhere
         .into_iter()
         .filter_map(|(place, positions)| {
+            let (asking, asked) = abandon::question();
             let request = PartitionRequest::WaitForData {
                 positions,
                 wait_ms_max: wait_ms,
+                asked,
             };
-            shard.ask_shard(place, request)
+            let call = shard.ask_shard(place, request)?;
+            Some((call, asking))
         })
         .collect();
     let mut local = pin!(read::wait_for_data(shard, &here, wait_ms));
     poll_fn(|context| {
-        let arrived = calls.iter_mut().any(|call| {
+        let arrived = calls.iter_mut().any(|(call, _)| {
             matches!(
                 std::pin::Pin::new(call).poll(context),
                 Poll::Ready(Reply::Partition(_) | Reply::Control(_))
@@ -329,30 +333,30 @@ async fn encode<I: Io>(
         }
     }
     let mut rest = &partitions[..];
-    let responses: Vec<FetchableTopicResponse<'_>> = topics
-        .into_iter()
-        .map(|(topic, count)| {
-            let (own, others) = rest.split_at(count);
-            rest = others;
-            let (topic, topic_id) = match topic {
-                FetchTopicName::Name(name) => (&**name, Uuid::ZERO),
-                FetchTopicName::Id(id) => ("", *id),
-            };
-            FetchableTopicResponse {
-                topic,
-                topic_id,
-                partitions: Array::from(own),
-            }
-        })
-        .collect();
+    let mut responses: Vec<FetchableTopicResponse<'_>> = Vec::with_capacity(topics.len());
+    for (topic, count) in topics {
+        pace.step().await;
+        let (own, others) = rest.split_at(count);
+        rest = others;
+        let (topic, topic_id) = match topic {
+            FetchTopicName::Name(name) => (&**name, Uuid::ZERO),
+            FetchTopicName::Id(id) => ("", *id),
+        };
+        responses.push(FetchableTopicResponse {
+            topic,
+            topic_id,
+            partitions: Array::from(own),
+        });
+    }
     let response = FetchResponse {
         session_id: session.id(),
         responses: Array::from(&responses[..]),
         ..Default::default()
     };
-    Ok(respond::append(answer, to, records, |writer, version| {
-        response.encode(writer, version)
-    })?)
+    let appended = respond::append_in_turns(answer, to, records, async |writer, version| {
+        response.encode_in_turns(writer, version).await
+    });
+    Ok(appended.await?)
 }
 
 fn is_answered<I: Io>(

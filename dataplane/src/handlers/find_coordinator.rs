@@ -1,7 +1,7 @@
 //! FindCoordinator: which broker coordinates a group.
 
 use crate::coordinators;
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::pace::Pace;
 use crate::respond::AnswerTo;
@@ -43,9 +43,10 @@ pub(crate) async fn handle<I: Io>(
             coordinators: Array::from(&coordinators),
             ..Default::default()
         };
-        return respond(answer, to, |writer, version| {
-            response.encode(writer, version)
-        });
+        return respond_in_turns(answer, to, async |writer, version| {
+            response.encode_in_turns(writer, version).await
+        })
+        .await;
     }
     let found = find(&image, to.version, request.key_type, request.key);
     let response = FindCoordinatorResponse {

@@ -5,7 +5,7 @@
 
 use super::groups::{CLASSIC, EMPTY};
 use super::groups::{check_coordinator, error_code};
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
@@ -44,9 +44,10 @@ pub(crate) async fn handle<I: Io>(
         groups: Array::from(&listed),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 /// An empty filter asks for all; capitals make no difference.

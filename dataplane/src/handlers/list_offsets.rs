@@ -1,6 +1,6 @@
 //! ListOffsets: the first and last offsets of partitions, and offsets by timestamp.
 
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::pace::Pace;
 use crate::partition::{ListedOffset, OffsetQuery};
@@ -55,9 +55,10 @@ pub(crate) async fn handle<I: Io>(
         topics: Array::from(&topics),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 /// Without transactions the last stable offset is the high watermark, so the isolation level makes no difference.

@@ -2,7 +2,7 @@
 
 use super::describe_cluster::advertised_controller;
 use super::{authorized_operations, auto_create, new_topics};
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::pace::Pace;
 use crate::ready;
@@ -79,7 +79,7 @@ pub(crate) async fn handle<I: Io>(
     let wanted = wanted(request, to.version, &mut pace).await;
     let errors = match &wanted {
         Wanted::Named(names) if request.allow_auto_topic_creation => {
-            create_missing(shard, names).await
+            create_missing(shard, names, &mut pace).await
         }
         Wanted::All | Wanted::Named(_) | Wanted::Identified(_) | Wanted::Invalid(_) => {
             HashMap::new()
@@ -100,18 +100,18 @@ pub(crate) async fn handle<I: Io>(
         partitions.push(topic.partitions.iter().map(partition_response).collect());
     }
     let operations = authorized_operations::of_topic(request.include_topic_authorized_operations);
-    let topics: Vec<MetadataResponseTopic<'_>> = topics
-        .iter()
-        .zip(&partitions)
-        .map(|(topic, partitions)| MetadataResponseTopic {
+    let mut answers: Vec<MetadataResponseTopic<'_>> = Vec::with_capacity(topics.len());
+    for (topic, partitions) in topics.iter().zip(&partitions) {
+        pace.step().await;
+        answers.push(MetadataResponseTopic {
             error_code: topic.error as i16,
             name: topic.name,
             topic_id: Uuid(topic.id.0),
             is_internal: false,
             partitions: Array::from(partitions),
             topic_authorized_operations: operations,
-        })
-        .collect();
+        });
+    }
     let brokers: Vec<MetadataResponseBroker<'_>> =
         image.live_brokers().map(broker_response).collect();
     let asked = request.include_cluster_authorized_operations;
@@ -119,13 +119,18 @@ pub(crate) async fn handle<I: Io>(
         brokers: Array::from(&brokers),
         cluster_id: Some(&image.cluster_id),
         controller_id: advertised_controller(&image),
-        topics: Array::from(&topics),
+        topics: Array::from(&answers),
         cluster_authorized_operations: authorized_operations::of_cluster(asked),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await?;
+    drop(answers);
+    pace.let_go(partitions, 1).await;
+    pace.let_go(topics, 1).await;
+    Ok(())
 }
 
 async fn wanted<'a>(request: &MetadataRequest<'a>, version: i16, pace: &mut Pace) -> Wanted<'a> {
@@ -135,8 +140,12 @@ async fn wanted<'a>(request: &MetadataRequest<'a>, version: i16, pace: &mut Pace
     if version == 0 && topics.is_empty() {
         return Wanted::All;
     }
-    let by_id = topics.iter().any(|topic| topic.topic_id != Uuid::ZERO);
-    let nameless = topics.iter().any(|topic| topic.name.is_none());
+    let (mut by_id, mut nameless) = (false, false);
+    for topic in topics {
+        pace.step().await;
+        by_id |= topic.topic_id != Uuid::ZERO;
+        nameless |= topic.name.is_none();
+    }
     if version < 12 && (by_id || nameless) {
         let names = topics.iter().map(|topic| topic.name.unwrap_or_default());
         return Wanted::Invalid(names.collect());
@@ -150,8 +159,10 @@ async fn wanted<'a>(request: &MetadataRequest<'a>, version: i16, pace: &mut Pace
 }
 
 async fn each_once<T: Copy + Eq + Hash>(items: impl Iterator<Item = T>, pace: &mut Pace) -> Vec<T> {
-    let mut seen = HashSet::new();
-    let mut once = Vec::new();
+    // Made as large as they may become: to grow a large one takes long.
+    let (_, most) = items.size_hint();
+    let mut seen = HashSet::with_capacity(most.unwrap_or(0));
+    let mut once = Vec::with_capacity(most.unwrap_or(0));
     for item in items {
         pace.step().await;
         if seen.insert(item) {
@@ -165,16 +176,20 @@ async fn each_once<T: Copy + Eq + Hash>(items: impl Iterator<Item = T>, pace: &m
 async fn create_missing<'a, I: Io>(
     shard: &Shard<I>,
     names: &[&'a str],
+    pace: &mut Pace,
 ) -> HashMap<&'a str, ErrorCode> {
     let image = shard.image();
-    let missing = names.iter().copied();
-    let missing: Vec<&str> = missing
-        .filter(|name| !image.topic_ids.contains_key(*name))
-        .collect();
+    let mut missing: Vec<&str> = Vec::new();
+    for name in names.iter().copied() {
+        pace.step().await;
+        if !image.topic_ids.contains_key(name) {
+            missing.push(name);
+        }
+    }
     if missing.is_empty() || !auto_create::is_enabled(shard) {
         return HashMap::new();
     }
-    auto_create::create(shard, &missing).await
+    auto_create::create(shard, &missing, pace).await
 }
 
 /// `errors` say why a topic could not be created.

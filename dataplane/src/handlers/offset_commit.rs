@@ -4,7 +4,7 @@
 //! member is refused.
 
 use super::groups::{check_coordinator, error_code};
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::pace::Pace;
 use crate::respond::AnswerTo;
@@ -82,9 +82,10 @@ pub(crate) async fn handle<I: Io>(
         topics: Array::from(&topics),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 /// The epoch under which this broker may store the group's offsets, or what the client is told instead.

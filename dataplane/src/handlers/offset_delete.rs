@@ -1,7 +1,7 @@
 //! OffsetDelete: removes what a group has committed for some partitions (KIP-496).
 
 use super::groups;
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
@@ -48,9 +48,10 @@ pub(crate) async fn handle<I: Io>(
             ..Default::default()
         },
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 /// One topic's answer, unless the group is refused, and those of its partitions that exist.

@@ -1,9 +1,10 @@
 //! OffsetFetch: the offsets that groups have committed. Version 8 and later ask for several groups at once.
 
 use super::groups::{check_coordinator, error_code};
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::limits::ADMIN_ITEMS_MAX;
+use crate::pace::Pace;
 use crate::respond::AnswerTo;
 use crate::shard::Shard;
 use control_api::ids::TopicId;
@@ -50,63 +51,94 @@ pub(crate) async fn handle<I: Io>(
     answer: &mut Gather,
 ) -> Result<(), RequestError> {
     let image = shard.image();
+    let mut pace = Pace::default();
     let too_many = request.groups.len() > ADMIN_ITEMS_MAX;
-    let mut groups = Vec::new();
-    for wanted in wanted(request, to.version) {
+    let mut groups = Vec::with_capacity(request.groups.len().max(1));
+    for wanted in wanted(request, to.version, &mut pace).await {
         let group = wanted.group;
+        pace.step().await;
         let committed = match too_many {
             true => Err(ErrorCode::InvalidRequest),
-            false => fetch(shard, &image, &wanted).await,
+            false => fetch(shard, &image, &wanted, &mut pace).await,
         };
         groups.push(match committed {
             Ok(committed) => GroupAnswer {
                 group,
                 error: ErrorCode::None,
-                topics: topic_answers(&image, wanted.topics, committed),
+                topics: topic_answers(&image, wanted.topics, committed, &mut pace).await,
             },
-            Err(error) => refused(wanted, error, to.version),
+            Err(error) => refused(wanted, error, to.version, &mut pace).await,
         });
     }
     if to.version >= BATCHED_VERSION {
-        encode_groups(to, &groups, answer)
+        encode_groups(to, &groups, answer, &mut pace).await
     } else {
-        encode_group(to, &groups[0], answer)
+        encode_group(to, &groups[0], answer, &mut pace).await
     }
 }
 
 /// The groups asked for: exactly one before [`BATCHED_VERSION`].
-fn wanted<'a>(request: &OffsetFetchRequest<'a>, version: i16) -> Vec<Wanted<'a>> {
+async fn wanted<'a>(
+    request: &OffsetFetchRequest<'a>,
+    version: i16,
+    pace: &mut Pace,
+) -> Vec<Wanted<'a>> {
     if version < BATCHED_VERSION {
-        let topics = request.topics.as_ref().map(|topics| {
-            let topics = topics.iter();
-            topics
-                .map(|topic| (topic.name, topic.partition_indexes.iter().collect()))
-                .collect()
-        });
+        let topics = match &request.topics {
+            Some(topics) => {
+                let topics = topics.iter();
+                let topics = topics.map(|topic| (topic.name, topic.partition_indexes));
+                Some(numbers(topics, pace).await)
+            }
+            None => None,
+        };
         let group = request.group_id;
         return vec![Wanted { group, topics }];
     }
-    let groups = request.groups.iter().map(|group| Wanted {
-        group: group.group_id,
-        topics: group.topics.map(|topics| {
-            let topics = topics.iter();
-            topics
-                .map(|topic| (topic.name, topic.partition_indexes.iter().collect()))
-                .collect()
-        }),
-    });
-    groups.collect()
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in &request.groups {
+        pace.step().await;
+        let topics = match group.topics {
+            Some(topics) => {
+                let topics = topics.iter();
+                let topics = topics.map(|topic| (topic.name, topic.partition_indexes));
+                Some(numbers(topics, pace).await)
+            }
+            None => None,
+        };
+        let group = group.group_id;
+        groups.push(Wanted { group, topics });
+    }
+    groups
+}
+
+async fn numbers<'a>(
+    topics: impl Iterator<Item = (&'a str, Array<'a, i32>)>,
+    pace: &mut Pace,
+) -> Vec<(&'a str, Vec<i32>)> {
+    let mut named = Vec::with_capacity(topics.size_hint().0);
+    for (name, partitions) in topics {
+        pace.step().await;
+        let mut numbers = Vec::with_capacity(partitions.len());
+        for number in partitions {
+            pace.step().await;
+            numbers.push(number);
+        }
+        named.push((name, numbers));
+    }
+    named
 }
 
 async fn fetch<I: Io>(
     shard: &Shard<I>,
     image: &MetadataImage,
     wanted: &Wanted<'_>,
+    pace: &mut Pace,
 ) -> Result<Vec<CommittedOffset>, ErrorCode> {
     check_coordinator(image, shard.broker, wanted.group)?;
     let request = Request::FetchOffsets {
         group: wanted.group.to_owned(),
-        which: selection(image, wanted),
+        which: selection(image, wanted, pace).await,
     };
     match shard.ask_control(request).await {
         Ok(Response::Offsets(committed)) => Ok(committed),
@@ -116,57 +148,67 @@ async fn fetch<I: Io>(
     }
 }
 
-fn selection(image: &MetadataImage, wanted: &Wanted<'_>) -> OffsetSelection {
+async fn selection(image: &MetadataImage, wanted: &Wanted<'_>, pace: &mut Pace) -> OffsetSelection {
     let Some(topics) = &wanted.topics else {
         return OffsetSelection::All;
     };
     let mut partitions = Vec::new();
     for (name, numbers) in topics {
+        pace.step().await;
         let Some(id) = image.topic_ids.get(*name) else {
             continue;
         };
-        let numbers = numbers
-            .iter()
-            .filter_map(|number| u32::try_from(*number).ok());
-        partitions.extend(numbers.map(|number| (*id, number)));
+        for number in numbers {
+            pace.step().await;
+            partitions.extend(u32::try_from(*number).ok().map(|number| (*id, number)));
+        }
     }
     OffsetSelection::Partitions(partitions)
 }
 
 /// The partitions asked for in their order, or all that have an offset.
-fn topic_answers<'a>(
+async fn topic_answers<'a>(
     image: &'a MetadataImage,
     wanted: Option<Vec<(&'a str, Vec<i32>)>>,
     committed: Vec<CommittedOffset>,
+    pace: &mut Pace,
 ) -> Vec<(&'a str, Vec<PartitionAnswer>)> {
     let Some(wanted) = wanted else {
-        return all_answers(image, committed);
+        return all_answers(image, committed, pace).await;
     };
-    let by_partition: HashMap<(TopicId, i64), CommittedOffset> = committed
-        .into_iter()
-        .map(|committed| ((committed.topic, i64::from(committed.partition)), committed))
-        .collect();
-    let topics = wanted.into_iter().map(|(name, numbers)| {
+    let mut by_partition: HashMap<(TopicId, i64), CommittedOffset> = HashMap::new();
+    for committed in committed {
+        pace.step().await;
+        let partition = i64::from(committed.partition);
+        by_partition.insert((committed.topic, partition), committed);
+    }
+    let mut topics = Vec::with_capacity(wanted.len());
+    for (name, numbers) in wanted {
+        pace.step().await;
         let id = image.topic_ids.get(name);
-        let partitions = numbers.into_iter().map(|number| {
+        let mut partitions = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            pace.step().await;
             let committed = id.and_then(|id| by_partition.get(&(*id, i64::from(number))));
-            match committed {
+            partitions.push(match committed {
                 Some(committed) => partition_answer(number, committed.clone()),
                 None => nothing(number, ErrorCode::None),
-            }
-        });
-        (name, partitions.collect())
-    });
-    topics.collect()
+            });
+        }
+        topics.push((name, partitions));
+    }
+    topics
 }
 
 /// Offsets of a topic that this broker does not know, because it is new or just deleted, are left out.
-fn all_answers(
-    image: &MetadataImage,
+async fn all_answers<'a>(
+    image: &'a MetadataImage,
     committed: Vec<CommittedOffset>,
-) -> Vec<(&str, Vec<PartitionAnswer>)> {
+    pace: &mut Pace,
+) -> Vec<(&'a str, Vec<PartitionAnswer>)> {
     let mut topics: BTreeMap<&str, Vec<PartitionAnswer>> = BTreeMap::new();
     for committed in committed {
+        pace.step().await;
         let topic = image.topics.get(&committed.topic);
         let number = i32::try_from(committed.partition);
         if let (Some(topic), Ok(number)) = (topic, number) {
@@ -199,43 +241,51 @@ fn nothing(number: i32, error: ErrorCode) -> PartitionAnswer {
 }
 
 /// An error of the whole group, which the first version has to tell of every partition.
-fn refused(wanted: Wanted<'_>, error: ErrorCode, version: i16) -> GroupAnswer<'_> {
-    let topics = match version < GROUP_ERROR_VERSION {
+async fn refused<'a>(
+    wanted: Wanted<'a>,
+    error: ErrorCode,
+    version: i16,
+    pace: &mut Pace,
+) -> GroupAnswer<'a> {
+    let told = match version < GROUP_ERROR_VERSION {
         true => wanted.topics.unwrap_or_default(),
         false => Vec::new(),
     };
-    let topics = topics.into_iter().map(|(name, numbers)| {
+    let mut topics = Vec::with_capacity(told.len());
+    for (name, numbers) in told {
+        pace.steps(1 + numbers.len()).await;
         let numbers = numbers.into_iter();
-        let partitions = numbers.map(|number| nothing(number, error));
-        (name, partitions.collect())
-    });
+        topics.push((name, numbers.map(|number| nothing(number, error)).collect()));
+    }
     GroupAnswer {
         group: wanted.group,
         error,
-        topics: topics.collect(),
+        topics,
     }
 }
 
-fn encode_group(
+async fn encode_group(
     to: AnswerTo,
     group: &GroupAnswer<'_>,
     answer: &mut Gather,
+    pace: &mut Pace,
 ) -> Result<(), RequestError> {
-    let partitions: Vec<Vec<OffsetFetchResponsePartition<'_>>> = group
-        .topics
-        .iter()
-        .map(|(_, partitions)| {
-            let partitions = partitions.iter();
-            let partitions = partitions.map(|partition| OffsetFetchResponsePartition {
+    let mut partitions: Vec<Vec<OffsetFetchResponsePartition<'_>>> =
+        Vec::with_capacity(group.topics.len());
+    for (_, answers) in &group.topics {
+        let mut own = Vec::with_capacity(answers.len());
+        for partition in answers {
+            pace.step().await;
+            own.push(OffsetFetchResponsePartition {
                 partition_index: partition.number,
                 committed_offset: partition.offset,
                 committed_leader_epoch: partition.leader_epoch,
                 metadata: Some(&partition.metadata),
                 error_code: partition.error as i16,
             });
-            partitions.collect()
-        })
-        .collect();
+        }
+        partitions.push(own);
+    }
     let topics: Vec<OffsetFetchResponseTopic<'_>> = group
         .topics
         .iter()
@@ -250,37 +300,42 @@ fn encode_group(
         error_code: group.error as i16,
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
-fn encode_groups(
+async fn encode_groups(
     to: AnswerTo,
     groups: &[GroupAnswer<'_>],
     answer: &mut Gather,
+    pace: &mut Pace,
 ) -> Result<(), RequestError> {
-    let partitions: Vec<Vec<Vec<OffsetFetchResponsePartitions<'_>>>> = groups
-        .iter()
-        .map(|group| {
-            let topics = group.topics.iter();
-            topics
-                .map(|(_, partitions)| partitions.iter().map(partition_response).collect())
-                .collect()
-        })
-        .collect();
-    let topics: Vec<Vec<OffsetFetchResponseTopics<'_>>> = groups
-        .iter()
-        .zip(&partitions)
-        .map(|(group, partitions)| {
-            let topics = group.topics.iter().zip(partitions);
-            let topics = topics.map(|((name, _), partitions)| OffsetFetchResponseTopics {
-                name,
-                partitions: Array::from(partitions),
-            });
-            topics.collect()
-        })
-        .collect();
+    let mut partitions: Vec<Vec<Vec<OffsetFetchResponsePartitions<'_>>>> =
+        Vec::with_capacity(groups.len());
+    for group in groups {
+        let mut of_group = Vec::with_capacity(group.topics.len());
+        for (_, answers) in &group.topics {
+            let mut own = Vec::with_capacity(answers.len());
+            for partition in answers {
+                pace.step().await;
+                own.push(partition_response(partition));
+            }
+            of_group.push(own);
+        }
+        partitions.push(of_group);
+    }
+    let mut topics: Vec<Vec<OffsetFetchResponseTopics<'_>>> = Vec::with_capacity(groups.len());
+    for (group, partitions) in groups.iter().zip(&partitions) {
+        pace.steps(1 + partitions.len()).await;
+        let own = group.topics.iter().zip(partitions);
+        let own = own.map(|((name, _), partitions)| OffsetFetchResponseTopics {
+            name,
+            partitions: Array::from(partitions),
+        });
+        topics.push(own.collect());
+    }
     let groups: Vec<OffsetFetchResponseGroup<'_>> = groups
         .iter()
         .zip(&topics)
@@ -294,9 +349,10 @@ fn encode_groups(
         groups: Array::from(&groups),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 fn partition_response(partition: &PartitionAnswer) -> OffsetFetchResponsePartitions<'_> {
@@ -313,8 +369,18 @@ fn partition_response(partition: &PartitionAnswer) -> OffsetFetchResponsePartiti
 mod tests {
     use super::*;
     use control_api::image::TopicRecord;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
     const TOPIC: TopicId = TopicId([1; 16]);
+
+    /// What is short gives way to nobody.
+    fn at_once<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => output,
+            Poll::Pending => panic!("nothing is waited for here"),
+        }
+    }
 
     fn image() -> MetadataImage {
         let mut image = MetadataImage::default();
@@ -344,7 +410,12 @@ mod tests {
     fn a_partition_without_a_commit_is_answered_with_minus_one_and_no_error() {
         let image = image();
         let wanted = vec![("t", vec![1, 0, -1]), ("unknown", vec![0])];
-        let answers = topic_answers(&image, Some(wanted), vec![committed(TOPIC, 0, 7)]);
+        let answers = at_once(topic_answers(
+            &image,
+            Some(wanted),
+            vec![committed(TOPIC, 0, 7)],
+            &mut Pace::default(),
+        ));
         let offsets: Vec<(&str, Vec<i64>)> = answers
             .iter()
             .map(|(name, partitions)| (*name, partitions.iter().map(|p| p.offset).collect()))
@@ -358,7 +429,8 @@ mod tests {
     fn all_offsets_are_those_of_known_topics() {
         let image = image();
         let gone = committed(TopicId([9; 16]), 0, 1);
-        let answers = topic_answers(&image, None, vec![committed(TOPIC, 3, 7), gone]);
+        let all = vec![committed(TOPIC, 3, 7), gone];
+        let answers = at_once(topic_answers(&image, None, all, &mut Pace::default()));
         assert_eq!(answers.len(), 1);
         assert_eq!((answers[0].0, answers[0].1[0].number), ("t", 3));
     }
@@ -370,7 +442,8 @@ mod tests {
             topics: Some(vec![("t", vec![0, -1]), ("unknown", vec![0])]),
         };
         let expected = OffsetSelection::Partitions(vec![(TOPIC, 0)]);
-        assert_eq!(selection(&image(), &wanted), expected);
+        let mut pace = Pace::default();
+        assert_eq!(at_once(selection(&image(), &wanted, &mut pace)), expected);
     }
 
     #[test]
@@ -380,7 +453,11 @@ mod tests {
             topics: Some(vec![("t", vec![0])]),
         };
         let error = ErrorCode::NotCoordinator;
-        assert_eq!(refused(wanted(), error, 1).topics[0].1[0].error, error);
-        assert!(refused(wanted(), error, 2).topics.is_empty());
+        let told = |version| {
+            let mut pace = Pace::default();
+            at_once(refused(wanted(), error, version, &mut pace)).topics
+        };
+        assert_eq!(told(1)[0].1[0].error, error);
+        assert!(told(2).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! OffsetForLeaderEpoch: where a leader epoch ends in this broker's log, so that a reader finds out whether what it has read
 //! was cut off since (KIP-320).
 
-use crate::dispatch::{RequestError, respond};
+use crate::dispatch::{RequestError, respond_in_turns};
 use crate::io::{Gather, Io};
 use crate::pace::Pace;
 use crate::partition::EpochEnd;
@@ -46,9 +46,10 @@ pub(crate) async fn handle<I: Io>(
         topics: Array::from(&topics),
         ..Default::default()
     };
-    respond(answer, to, |writer, version| {
-        response.encode(writer, version)
+    respond_in_turns(answer, to, async |writer, version| {
+        response.encode_in_turns(writer, version).await
     })
+    .await
 }
 
 async fn epoch_end<I: Io>(

@@ -12,12 +12,15 @@ use crate::calls::Call;
 use crate::dispatch::RequestError;
 use crate::errors;
 use crate::frame::Frame;
-use crate::io::{Gather, Instant, Io};
+use crate::io::{Charge, Gather, Instant, Io};
+use crate::limits::{PRODUCE_BATCH_BYTES_MIN, PRODUCE_BYTES_PER_TURN_MAX};
 use crate::log::{AppendError, Appended, Level, WaitError};
 use crate::mesh::ShardId;
 use crate::message::{Reply, SharedRecords};
+use crate::pace;
 use crate::partition::Partition;
 use crate::partition_request::{PartitionKey, PartitionReply, PartitionRequest};
+use crate::request_memory::element_bytes;
 use crate::respond::{self, AnswerTo};
 use crate::routes::{Place, TopicRoute};
 use crate::shard::Shard;
@@ -25,7 +28,9 @@ use control_api::ids::TopicId;
 use smallvec::SmallVec;
 use std::rc::Rc;
 use wire::messages::produce::*;
-use wire::{Array, Batch, BatchHeader, EncodeError, ErrorCode, RecordTimes, Records, Uuid};
+use wire::{
+    ApiKey, Array, Batch, BatchHeader, EncodeError, ErrorCode, RecordTimes, Records, Uuid,
+};
 
 /// A produce request whose batches are appended, or about to be, and not yet all as safe as asked.
 pub struct PendingProduce<I: Io> {
@@ -36,10 +41,14 @@ pub struct PendingProduce<I: Io> {
     partitions: SmallVec<[PendingPartition<I>; 1]>,
     /// What is known of the records of the next partition's batch, so that they are looked at once.
     times: Option<Result<RecordTimes, ErrorCode>>,
+    /// For its own memory, if it is of some size.
+    charge: Option<Charge>,
 }
 
 /// Why a request cannot be begun to its end now. The socket is not read meanwhile.
 pub(crate) enum Blocked<I: Io> {
+    /// It has had its turn.
+    Turn,
     /// No tail buffer is free for a batch of that many bytes.
     Tail(Rc<Partition<I>>, usize),
     /// The other shard or this one has too many calls open.
@@ -54,6 +63,7 @@ impl<I: Io> Blocked<I> {
     /// Waits until trying again may help.
     pub(crate) async fn passed(self, shard: &Shard<I>, pending: &mut PendingProduce<I>) {
         match self {
+            Blocked::Turn => pace::give_way().await,
             Blocked::Tail(partition, bytes) => partition.room(bytes).await,
             Blocked::Calls(other) => shard.wait_to_append_on(other).await,
             Blocked::FrameMemory(bytes) => {
@@ -155,13 +165,18 @@ pub(crate) fn begin<I: Io>(
 ) -> Result<(), Blocked<I>> {
     let version = pending.to.version;
     let refusal = refusal_of_request(request, shard.lease.holds(now));
-    for (number, topic) in request.topic_data.iter().enumerate() {
+    let mut turn = Turn::default();
+    // The last topic that was begun may have been left in the middle.
+    let finished = pending.topics.len().saturating_sub(1);
+    for (number, topic) in request.topic_data.iter().enumerate().skip(finished) {
+        turn.take(topic.name.len())?;
         let route = find_topic(shard, version, &topic);
         if number == pending.topics.len() {
             pending.topics.push(PendingTopic::new(&topic, &route));
         }
         let begun = pending.topics[number].partitions;
         for partition in topic.partition_data.iter().skip(begun) {
+            turn.take(partition.records.as_ref().map_or(0, Records::len))?;
             let state = match (refusal, &route) {
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
                 (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
@@ -184,6 +199,22 @@ pub(crate) fn begin<I: Io>(
         }
     }
     Ok(())
+}
+
+/// What a request has taken of its shard's time, in bytes that it had looked at.
+#[derive(Default)]
+struct Turn {
+    bytes: usize,
+}
+
+impl Turn {
+    fn take<I: Io>(&mut self, bytes: usize) -> Result<(), Blocked<I>> {
+        if self.bytes >= PRODUCE_BYTES_PER_TURN_MAX {
+            return Err(Blocked::Turn);
+        }
+        self.bytes += PRODUCE_BATCH_BYTES_MIN + bytes;
+        Ok(())
+    }
 }
 
 /// What is wrong with a request as a whole.
@@ -378,7 +409,23 @@ impl<I: Io> PendingProduce<I> {
             topics: SmallVec::new(),
             partitions: SmallVec::new(),
             times: None,
+            charge: None,
         }
+    }
+
+    /// What it and its answer may come to.
+    pub(crate) fn bytes(&self) -> usize {
+        let named = |topic: &PendingTopic<I>| match &topic.name {
+            TopicName::Known(_) => 0,
+            TopicName::Unknown(unknown) => 2 * unknown.0.len(),
+        };
+        let names: usize = self.topics.iter().map(named).sum();
+        names + (self.topics.len() + self.partitions.len()) * element_bytes(ApiKey::Produce)
+    }
+
+    /// Keeps the charge for [`PendingProduce::bytes`] until the answer is sent.
+    pub(crate) fn keep(&mut self, charge: Option<Charge>) {
+        self.charge = charge;
     }
 
     /// Whether a request that was begun to its end is answered; `acks=0` wants no answer.
@@ -416,7 +463,7 @@ impl<I: Io> PendingProduce<I> {
 
     /// Appends the answer to `message`, once ready. A process that may no longer acknowledge says that it does not lead.
     pub(crate) fn finish(
-        &self,
+        &mut self,
         message: &mut Gather,
         may_acknowledge: bool,
     ) -> Result<(), EncodeError> {
@@ -450,6 +497,7 @@ impl<I: Io> PendingProduce<I> {
             responses: Array::from(&topics[..]),
             ..Default::default()
         };
+        message.charges.extend(self.charge.take());
         respond::append(message, self.to, [], |writer, version| {
             response.encode(writer, version)
         })

@@ -294,6 +294,11 @@ impl<I: Io> Log<I> {
         self.0.progress.register_fetch(beyond, event)
     }
 
+    /// Fetches that wait for what comes next.
+    pub fn parked_fetches(&self) -> usize {
+        self.0.progress.parked_fetches()
+    }
+
     pub fn log_start(&self) -> Offset {
         self.0.progress.log_start()
     }

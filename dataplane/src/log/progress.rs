@@ -191,6 +191,11 @@ impl Progress {
         self.wake_fetches();
     }
 
+    /// Fetches that wait for what comes next.
+    pub(super) fn parked_fetches(&self) -> usize {
+        self.fetches.borrow().len()
+    }
+
     pub(super) fn wake_fetches(&self) {
         self.fetches
             .borrow()

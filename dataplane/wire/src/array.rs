@@ -4,7 +4,11 @@
 use std::fmt;
 
 use crate::field::{Field, Form, read_count, write_count};
+use crate::turns::give_way;
 use crate::{DecodeError, EncodeError, Reader, Writer};
+
+/// Elements that are read before other tasks have their turn.
+const ELEMENTS_PER_TURN: usize = 1024;
 
 /// An array of a message.
 #[derive(Clone)]
@@ -24,6 +28,16 @@ enum Source<'a, T> {
 }
 
 impl<'a, T> Array<'a, T> {
+    fn encoded(reader: Reader<'a>, count: usize, form: Form) -> Self {
+        Array {
+            source: Source::Encoded {
+                reader,
+                count,
+                form,
+            },
+        }
+    }
+
     pub fn len(&self) -> usize {
         match &self.source {
             Source::Slice(elements) => elements.len(),
@@ -149,42 +163,71 @@ impl<'a, T: Field<'a> + Clone + fmt::Debug> fmt::Debug for Array<'a, T> {
     }
 }
 
+/// How many elements follow. No element is smaller than a byte, so what is left of the frame bounds them.
+fn read_array_count<'a, T: Field<'a>>(
+    reader: &mut Reader<'a>,
+    form: Form,
+) -> Result<Option<usize>, DecodeError> {
+    let Some(count) = read_count(reader, form)? else {
+        return Ok(None);
+    };
+    let bytes_min = count.saturating_mul(T::FIXED_BYTES.unwrap_or(1));
+    if bytes_min > reader.remaining() {
+        return Err(DecodeError::TooManyElements {
+            count,
+            left: reader.remaining(),
+        });
+    }
+    reader.take_elements(count)?;
+    Ok(Some(count))
+}
+
 impl<'a, T: Field<'a>> Field<'a> for Option<Array<'a, T>> {
     fn read(reader: &mut Reader<'a>, form: Form) -> Result<Self, DecodeError> {
-        let Some(count) = read_count(reader, form)? else {
+        let Some(count) = read_array_count::<T>(reader, form)? else {
             return Ok(None);
         };
-        // No element is smaller than a byte, so this bounds the loop below by the frame.
-        let bytes_min = count.saturating_mul(T::FIXED_BYTES.unwrap_or(1));
-        if bytes_min > reader.remaining() {
-            return Err(DecodeError::TooManyElements {
-                count,
-                left: reader.remaining(),
-            });
-        }
-        reader.take_elements(count)?;
         let first = reader.clone();
         match T::FIXED_BYTES {
-            Some(_) => reader.skip(bytes_min)?,
+            Some(bytes) => reader.skip(count * bytes)?,
             None => {
                 for _ in 0..count {
                     T::read(reader, form)?;
                 }
             }
         }
-        Ok(Some(Array {
-            source: Source::Encoded {
-                reader: first,
-                count,
-                form,
-            },
-        }))
+        Ok(Some(Array::encoded(first, count, form)))
+    }
+
+    async fn read_in_turns(reader: &mut Reader<'a>, form: Form) -> Result<Self, DecodeError> {
+        let Some(count) = read_array_count::<T>(reader, form)? else {
+            return Ok(None);
+        };
+        let first = reader.clone();
+        match T::FIXED_BYTES {
+            Some(bytes) => reader.skip(count * bytes)?,
+            None => {
+                for number in 1..=count {
+                    T::read_in_turns(reader, form).await?;
+                    if number.is_multiple_of(ELEMENTS_PER_TURN) {
+                        give_way().await;
+                    }
+                }
+            }
+        }
+        Ok(Some(Array::encoded(first, count, form)))
     }
 
     fn write(&self, writer: &mut Writer<'_>, form: Form) -> Result<(), EncodeError> {
         write_count(writer, form, self.as_ref().map(Array::len))?;
         let Some(array) = self else { return Ok(()) };
         array.write_elements(writer, form)
+    }
+
+    async fn write_in_turns(&self, writer: &mut Writer<'_>, form: Form) -> Result<(), EncodeError> {
+        write_count(writer, form, self.as_ref().map(Array::len))?;
+        let Some(array) = self else { return Ok(()) };
+        array.write_elements_in_turns(writer, form).await
     }
 }
 
@@ -194,10 +237,20 @@ impl<'a, T: Field<'a>> Field<'a> for Array<'a, T> {
         Option::<Self>::read(reader, form)?.ok_or(DecodeError::UnexpectedNull("array"))
     }
 
+    async fn read_in_turns(reader: &mut Reader<'a>, form: Form) -> Result<Self, DecodeError> {
+        let read = Option::<Self>::read_in_turns(reader, form).await?;
+        read.ok_or(DecodeError::UnexpectedNull("array"))
+    }
+
     #[inline]
     fn write(&self, writer: &mut Writer<'_>, form: Form) -> Result<(), EncodeError> {
         write_count(writer, form, Some(self.len()))?;
         self.write_elements(writer, form)
+    }
+
+    async fn write_in_turns(&self, writer: &mut Writer<'_>, form: Form) -> Result<(), EncodeError> {
+        write_count(writer, form, Some(self.len()))?;
+        self.write_elements_in_turns(writer, form).await
     }
 }
 
@@ -221,6 +274,21 @@ impl<'a, T: Field<'a>> Array<'a, T> {
                 Ok(())
             }
         }
+    }
+
+    async fn write_elements_in_turns(
+        &self,
+        writer: &mut Writer<'_>,
+        form: Form,
+    ) -> Result<(), EncodeError> {
+        let Source::Slice(elements) = &self.source else {
+            return self.write_elements(writer, form);
+        };
+        for element in *elements {
+            element.write_in_turns(writer, form).await?;
+            writer.give_way().await;
+        }
+        Ok(())
     }
 }
 

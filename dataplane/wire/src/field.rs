@@ -13,12 +13,28 @@ pub struct Form {
 }
 
 /// A value that messages are made of.
+#[allow(
+    async_fn_in_trait,
+    reason = "only this crate implements it, for tasks of one thread"
+)]
 pub trait Field<'a>: Sized {
     /// The size of every value, where that is the same in all versions.
     const FIXED_BYTES: Option<usize> = None;
 
     fn read(reader: &mut Reader<'a>, form: Form) -> Result<Self, DecodeError>;
     fn write(&self, writer: &mut Writer<'_>, form: Form) -> Result<(), EncodeError>;
+
+    /// As `read`, but gives way to other tasks again and again where much is read.
+    #[inline]
+    async fn read_in_turns(reader: &mut Reader<'a>, form: Form) -> Result<Self, DecodeError> {
+        Self::read(reader, form)
+    }
+
+    /// As `write`, but gives way to other tasks again and again where much is written.
+    #[inline]
+    async fn write_in_turns(&self, writer: &mut Writer<'_>, form: Form) -> Result<(), EncodeError> {
+        self.write(writer, form)
+    }
 }
 
 /// Which length a value has in the older form.

@@ -26,6 +26,7 @@ mod record;
 mod record_walk;
 mod records;
 mod schema;
+mod turns;
 mod uuid;
 mod writer;
 

@@ -59,10 +59,22 @@ macro_rules! message {
                 $crate::field::Field::read(reader, form)
             }
 
+            /// As `decode`, for messages that may be long: other tasks have their turn after every few hundred elements.
+            pub async fn decode_in_turns(reader: &mut $crate::Reader<'a>, version: i16) -> Result<Self, $crate::DecodeError> {
+                let form = $crate::ApiKey::$key.form(version).ok_or($crate::DecodeError::UnsupportedVersion(version))?;
+                <Self as $crate::field::Field>::read_in_turns(reader, form).await
+            }
+
             /// Appends the message. After an error the buffer holds a part of it, which the caller cuts off.
             pub fn encode(&self, writer: &mut $crate::Writer<'_>, version: i16) -> Result<(), $crate::EncodeError> {
                 let form = $crate::ApiKey::$key.form(version).ok_or($crate::EncodeError::UnsupportedVersion(version))?;
                 $crate::field::Field::write(self, writer, form)
+            }
+
+            /// As `encode`, for messages that may be long: other tasks have their turn after every few thousand bytes.
+            pub async fn encode_in_turns(&self, writer: &mut $crate::Writer<'_>, version: i16) -> Result<(), $crate::EncodeError> {
+                let form = $crate::ApiKey::$key.form(version).ok_or($crate::EncodeError::UnsupportedVersion(version))?;
+                $crate::field::Field::write_in_turns(self, writer, form).await
             }
         }
     };
@@ -125,12 +137,39 @@ macro_rules! structs {
                 Ok(value)
             }
 
+            async fn read_in_turns(reader: &mut $crate::Reader<'a>, form: $crate::field::Form) -> Result<Self, $crate::DecodeError> {
+                $(
+                    let $field = if $crate::schema::carried!(form $(, $versions)?) {
+                        let value = <$type as $crate::field::Field>::read_in_turns(reader, form).await?;
+                        $($(if value.is_none() && !$crate::schema::carried!(form, $nullable) {
+                            return Err($crate::DecodeError::UnexpectedNull(stringify!($field)));
+                        })?)?
+                        value
+                    } else {
+                        $crate::schema::default!($($default)?)
+                    };
+                )*
+                #[allow(unused_mut)]
+                let mut value = Self {
+                    $($field,)*
+                    $($($tagged: $crate::schema::default!($($tagged_default)?),)*)?
+                };
+                if form.flexible {
+                    $crate::schema::read_tags(reader, |_tag, _content| {
+                        $($(if _tag == $tag && $crate::schema::carried!(form, $tagged_versions) {
+                            value.$tagged = $crate::field::Field::read(_content, form)?;
+                            return Ok(true);
+                        })*)?
+                        Ok(false)
+                    })?;
+                }
+                Ok(value)
+            }
+
             fn write(&self, writer: &mut $crate::Writer<'_>, form: $crate::field::Form) -> Result<(), $crate::EncodeError> {
                 $(
                     if $crate::schema::carried!(form $(, $versions)?) {
-                        $($(if self.$field.is_none() && !$crate::schema::carried!(form, $nullable) {
-                            return Err($crate::EncodeError::UnexpectedNull(stringify!($field)));
-                        })?)?
+                        $crate::schema::refuse_null!(form, self.$field, stringify!($field) $($(, $nullable)?)?);
                         $crate::field::Field::write(&self.$field, writer, form)?;
                     } else {
                         $crate::schema::refuse_unless_default!(
@@ -138,6 +177,26 @@ macro_rules! structs {
                         );
                     }
                 )*
+                self.write_tags(writer, form)
+            }
+
+            async fn write_in_turns(&self, writer: &mut $crate::Writer<'_>, form: $crate::field::Form) -> Result<(), $crate::EncodeError> {
+                $(
+                    if $crate::schema::carried!(form $(, $versions)?) {
+                        $crate::schema::refuse_null!(form, self.$field, stringify!($field) $($(, $nullable)?)?);
+                        $crate::field::Field::write_in_turns(&self.$field, writer, form).await?;
+                    } else {
+                        $crate::schema::refuse_unless_default!(
+                            [$($($ignorable)?)?] self.$field, stringify!($field), $type, $($default)?
+                        );
+                    }
+                )*
+                self.write_tags(writer, form)
+            }
+        }
+
+        impl $(<$life>)? $name $(<$life>)? {
+            fn write_tags(&self, writer: &mut $crate::Writer<'_>, form: $crate::field::Form) -> Result<(), $crate::EncodeError> {
                 $($(
                     if !$crate::schema::carried!(form, $tagged_versions) {
                         $crate::schema::refuse_unless_default!(
@@ -207,6 +266,16 @@ macro_rules! default {
     };
 }
 
+/// Null is written only where the version has it.
+macro_rules! refuse_null {
+    ($form:ident, $value:expr, $name:expr) => {};
+    ($form:ident, $value:expr, $name:expr, $nullable:pat) => {
+        if $value.is_none() && !$crate::schema::carried!($form, $nullable) {
+            return Err($crate::EncodeError::UnexpectedNull($name));
+        }
+    };
+}
+
 /// A field that the version does not carry may be dropped if it is ignorable or holds its default.
 macro_rules! refuse_unless_default {
     ([ignorable] $($rest:tt)*) => {};
@@ -218,7 +287,7 @@ macro_rules! refuse_unless_default {
     };
 }
 
-pub(crate) use {carried, default, message, messages, refuse_unless_default, structs};
+pub(crate) use {carried, default, message, messages, refuse_null, refuse_unless_default, structs};
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,11 @@
 
 use thiserror::Error;
 
+use crate::turns;
+
+/// What is written of a long message before other tasks have their turn.
+const BYTES_PER_TURN: usize = 32 * 1024;
+
 /// Why a message cannot be written. The fault is always our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum EncodeError {
@@ -36,6 +41,8 @@ pub struct Writer<'b> {
     bytes: &'b mut Vec<u8>,
     splices: Vec<Splice>,
     spliced_bytes: usize,
+    /// Where the task has had its turn.
+    turn_ends: usize,
 }
 
 /// The place of a length prefix that [`Writer::end_frame`] fills in.
@@ -55,6 +62,7 @@ impl<'b> Writer<'b> {
     pub fn with_splices(bytes: &'b mut Vec<u8>, mut splices: Vec<Splice>) -> Self {
         splices.clear();
         Self {
+            turn_ends: bytes.len() + BYTES_PER_TURN,
             bytes,
             splices,
             spliced_bytes: 0,
@@ -88,6 +96,16 @@ impl<'b> Writer<'b> {
         let prefix = i32::try_from(len).map_err(|_| EncodeError::TooLong(len))?;
         self.bytes[start.position..start.position + 4].copy_from_slice(&prefix.to_be_bytes());
         Ok(())
+    }
+
+    /// Lets other tasks run if this one has written much since they last did.
+    #[inline]
+    pub(crate) async fn give_way(&mut self) {
+        if self.bytes.len() < self.turn_ends {
+            return;
+        }
+        self.turn_ends = self.bytes.len() + BYTES_PER_TURN;
+        turns::give_way().await;
     }
 
     #[inline]
@@ -149,6 +167,8 @@ impl<'b> Writer<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     #[test]
     fn a_frame_counts_its_spliced_bytes_and_no_earlier_ones() {
@@ -175,6 +195,28 @@ mod tests {
             ]
         );
         assert_eq!(bytes[2..6], 70_004_i32.to_be_bytes());
+    }
+
+    #[test]
+    fn a_long_message_is_written_in_turns() {
+        let topics = vec![crate::messages::metadata::MetadataResponseTopic::default(); 50_000];
+        let response = crate::messages::MetadataResponse {
+            topics: (&topics).into(),
+            ..Default::default()
+        };
+        let (mut at_once, mut in_turns) = (Vec::new(), Vec::new());
+        response.encode(&mut Writer::new(&mut at_once), 12).unwrap();
+        let mut turns = 1;
+        {
+            let mut writer = Writer::new(&mut in_turns);
+            let mut encoding = pin!(response.encode_in_turns(&mut writer, 12));
+            let context = &mut Context::from_waker(Waker::noop());
+            while encoding.as_mut().poll(context).is_pending() {
+                turns += 1;
+            }
+        }
+        assert_eq!(in_turns, at_once);
+        assert!(turns > at_once.len() / BYTES_PER_TURN / 2, "{turns} turns");
     }
 
     #[test]

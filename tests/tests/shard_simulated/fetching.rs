@@ -425,6 +425,36 @@ async fn delete_topic(mut client: Client) {
     client.exchange(AnyRequest::DeleteTopics(request), 5).await;
 }
 
+/// A consumer of busy and of quiet partitions left a waiter with each answer on the shard of the quiet ones, until its time was over.
+#[test]
+fn an_answered_fetch_waits_on_no_shard_any_more() {
+    let broker = Broker::with_records(13, 2, 1);
+    let parked = || -> Vec<usize> {
+        let shards = broker.shards.borrow();
+        let parked = shards.iter().map(|running| running.shard.parked_fetches());
+        parked.collect()
+    };
+    let ask = Ask {
+        wait_ms: 30_000,
+        offset: 1,
+        ..Ask::default()
+    };
+    broker.run(async |io| {
+        // Connections take turns over the shards.
+        let mut consumers = [Client::new(io.clone()), Client::new(io.clone())];
+        for consumer in &mut consumers {
+            fetch_and_stall(&io, consumer, ask).await;
+        }
+        assert!(parked().iter().all(|parked| *parked > 0), "{:?}", parked());
+        Client::new(io.clone()).produce(TOPIC, 0, b"v").await;
+        for consumer in &mut consumers {
+            consumer.answer(0).await.unwrap();
+        }
+        pause(&io, 100).await;
+        assert_eq!(parked(), [0, 0]);
+    });
+}
+
 #[test]
 fn a_fetch_parked_on_a_topic_that_is_deleted_is_answered_at_once() {
     for (version, error) in [

@@ -1,5 +1,8 @@
 //! The proof itself: one test for each API, over its request and its response in every version.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as theirs;
 use kafka_protocol::protocol::{Decodable, Encodable, Message};
@@ -68,6 +71,10 @@ macro_rules! prove {
                 let value = ours::$name::sample(random, form);
                 let bytes = prove!(@encode value, version).unwrap_or_else(|error| panic!("{context}: {error}"));
 
+                let mut in_turns = Vec::new();
+                finish(value.encode_in_turns(&mut Writer::new(&mut in_turns), version)).unwrap();
+                assert_eq!(in_turns, bytes, "{context} in turns");
+
                 // The oracle reads what we write, sees the same names and values, and writes the same bytes.
                 let mut unread = Bytes::from(bytes.clone());
                 let oracle = theirs::$name::decode(&mut unread, version).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -82,6 +89,9 @@ macro_rules! prove {
                 let back = ours::$name::decode(&mut reader, version).unwrap_or_else(|error| panic!("{context}: {error}"));
                 assert_eq!(reader.remaining(), 0, "{context}");
                 assert_eq!(back, value, "{context}");
+                let mut reader = Reader::new(&bytes);
+                let in_turns = finish(ours::$name::decode_in_turns(&mut reader, version));
+                assert_eq!((in_turns, reader.remaining()), (Ok(value.clone()), 0), "{context} in turns");
                 assert_eq!(prove!(@encode back, version).unwrap(), bytes, "{context}");
                 for cut in cuts(random, bytes.len()) {
                     let parts = [&bytes[..cut.0], &bytes[cut.0..cut.1], &bytes[cut.1..]];
@@ -105,6 +115,8 @@ macro_rules! prove {
                     let whole = ours::$name::decode(&mut Reader::new(&damaged), version);
                     let pieces = ours::$name::decode(&mut Reader::fragments(&parts, &scratch), version);
                     assert_eq!(whole, pieces, "{context}: {damaged:?} cut at {first} and {second}");
+                    let in_turns = finish(ours::$name::decode_in_turns(&mut Reader::new(&damaged), version));
+                    assert_eq!(whole, in_turns, "{context}: {damaged:?} in turns");
                 }
 
                 // Another version carries it, drops what it may drop, and refuses the rest, as the oracle does.
@@ -116,6 +128,9 @@ macro_rules! prove {
                         (Err(error), Ok(())) if only_the_oracle_allows(error) => {}
                         (carried, expected) => panic!("{context} in {other}: {carried:?} where the oracle says {expected:?}"),
                     }
+                    let mut in_turns = Vec::new();
+                    let encoded = finish(back.encode_in_turns(&mut Writer::new(&mut in_turns), other));
+                    assert_eq!(encoded.map(|()| in_turns), prove!(@encode back, other), "{context} in {other}, in turns");
                 }
             }
         }
@@ -130,6 +145,14 @@ macro_rules! prove {
         let mut bytes = Vec::new();
         $value.encode(&mut Writer::new(&mut bytes), $version).map(|()| bytes)
     }};
+}
+
+/// Samples are short, so nothing gives way.
+fn finish<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a short message is written in one turn"),
+    }
 }
 
 /// Every single cut of a short message and some pairs of cuts of any.
