@@ -86,6 +86,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
         opening,
     };
     let threads = shards.start(shard_receivers)?;
+    give_back_freed_memory()?;
     tracing::info!(id = config.id, listen = %config.listen, shards = config.shards, "broker started");
     let link = LinkParts {
         controllers: config.controllers.clone(),
@@ -135,6 +136,19 @@ fn end_on_signal(termination: Termination) -> anyhow::Result<watch::Receiver<boo
         });
     waiting.context("cannot start a thread")?;
     Ok(receiver)
+}
+
+/// A burst of long requests would otherwise leave its memory with the process for good.
+fn give_back_freed_memory() -> anyhow::Result<()> {
+    let thread = thread::Builder::new().name("memory".to_owned());
+    let giving_back = thread.spawn(|| {
+        loop {
+            thread::sleep(FREED_MEMORY_KEPT);
+            ring::allocations::give_back_freed();
+        }
+    });
+    giving_back.context("cannot start a thread")?;
+    Ok(())
 }
 
 fn draw_incarnation() -> anyhow::Result<Incarnation> {

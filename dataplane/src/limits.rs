@@ -2,6 +2,8 @@
 //!
 //! Full means backpressure (the socket is not read) or a Kafka error, never growth.
 
+use std::time::Duration;
+
 /// The largest request frame, as Kafka's `socket.request.max.bytes`.
 pub const FRAME_BYTES_MAX: usize = 100 * 1024 * 1024;
 
@@ -42,6 +44,9 @@ pub const LARGE_FRAME_LOOK_MS: u64 = 1_000;
 
 /// Bytes of smaller frames that had to leave the receive buffers of a shard because they have to wait.
 pub const MOVED_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Of these, what batches on their way to other shards leave to frames that have to wait.
+pub const MOVED_FRAME_BYTES_KEPT: usize = MOVED_FRAME_BYTES_MAX / 4;
 
 /// Free frame buffers that a shard keeps for the next large request, and the size of each.
 pub const LARGE_FRAME_BUFFERS_KEPT: usize = 4;
@@ -132,6 +137,9 @@ pub const REQUEST_ELEMENTS_MAX: usize = 250_000;
 pub const REQUEST_MEMORY_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const REQUEST_BYTES_NOT_COUNTED: usize = 16 * 1024;
 
+/// How long the allocator keeps what was freed, at most.
+pub const FREED_MEMORY_KEPT: Duration = Duration::from_secs(5);
+
 /// Elements of a Produce request, whose batches are appended in one go.
 pub const PRODUCE_ELEMENTS_MAX: usize = 20_000;
 
@@ -184,8 +192,8 @@ const _: () = assert!(
 );
 const _: () = assert!(FRAME_BYTES_COPIED_MAX < RECEIVE_BUFFER_BYTES);
 const _: () = assert!(
-    FRAME_BYTES_HELD_MAX <= MOVED_FRAME_BYTES_MAX,
-    "any frame that is not large can move"
+    FRAME_BYTES_HELD_MAX <= MOVED_FRAME_BYTES_MAX - MOVED_FRAME_BYTES_KEPT,
+    "any batch that is not large can hop"
 );
 const _: () = assert!(TAIL_BUFFER_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(

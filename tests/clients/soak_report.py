@@ -7,12 +7,12 @@ import sys
 import soak
 from cluster import Cluster
 
-QUIET_SECONDS = 10
+QUIET_SECONDS = 15
 SHARDS_MAX = 2
 MIB = 1 << 20
 
-# What is promised: honest clients wait at most so many times as long, in one of a hundred rounds; and once hostile clients have done all
-# that they do, memory grows no more.
+# What is promised: honest clients wait at most so many times as long, in one of a hundred rounds; and what the broker keeps of memory once
+# hostile clients have gone does not grow. While they are there it goes up and down with what they happen to do at once, within the bound.
 P99_RATIO_MAX = 3
 GROWTH_BYTES_MAX = 16 * MIB
 
@@ -62,16 +62,16 @@ def report_waits(seen):
 
 
 def report_memory(seen):
-    resident = seen.resident()
-    half = len(resident) // 2
-    first, second = max(resident[:half], default=0), max(resident[half:], default=0)
     bound = soak.memory_bound(seen.before, SHARDS_MAX, seen.clients)
-    print(f"memory: {seen.before / MIB:.0f} MiB before, bound {bound / MIB:.0f};", end=" ")
-    print(f"at most {first / MIB:.0f} in the first half and {second / MIB:.0f} in the second")
+    most, kept = max(seen.resident(), default=0), seen.kept()
+    print(f"memory: {seen.before / MIB:.0f} MiB before, bound {bound / MIB:.0f}, at most {most / MIB:.0f};", end=" ")
+    half = len(kept) // 2
+    first, second = max(kept[:half], default=0), max(kept[half:], default=0)
+    print(f"kept once hostile clients had gone: at most {first / MIB:.0f} in the first half and {second / MIB:.0f} in the second")
     faults = []
-    if max(first, second) > bound:
+    if most > bound:
         faults.append("more memory than its bound")
-    if second > first + GROWTH_BYTES_MAX:
+    if half and second > first + GROWTH_BYTES_MAX:
         faults.append("memory grows")
     return faults
 
