@@ -5,7 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use super::limits::{SHARD_WRITES_IN_FLIGHT, SHARD_WRITES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
+use super::limits::{
+    BYTES_IN_FLIGHT_BESIDE_SMALL, PIPELINED_WRITE_BYTES_MIN, SHARD_WRITES_IN_FLIGHT,
+    SHARD_WRITES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX,
+};
 use crate::io::Instant;
 
 /// Logs that write more than this in such a time want the disk for themselves.
@@ -18,6 +21,10 @@ pub(super) trait Writer {
     fn write(self: Rc<Self>);
 }
 
+/// Which log of a shard it is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LogNumber(usize);
+
 #[derive(Default)]
 pub(super) struct WriteLoad {
     /// Since the last look.
@@ -25,13 +32,26 @@ pub(super) struct WriteLoad {
     looked: Cell<Instant>,
     busy: Cell<bool>,
     in_flight: Cell<usize>,
+    /// Of the next log.
+    number: Cell<usize>,
+    /// The log that was the last to write little, and when.
+    small: Cell<Option<(LogNumber, Instant)>>,
     /// Logs that wait for their turn, each once at most.
     waiting: RefCell<VecDeque<Weak<dyn Writer>>>,
 }
 
 impl WriteLoad {
+    /// For a log that is made.
+    pub(super) fn number(&self) -> LogNumber {
+        self.number.set(self.number.get() + 1);
+        LogNumber(self.number.get())
+    }
+
     /// A log hands bytes to the disk.
-    pub(super) fn begin_write(&self, bytes: usize) {
+    pub(super) fn begin_write(&self, log: LogNumber, bytes: usize, now: Instant) {
+        if bytes < PIPELINED_WRITE_BYTES_MIN {
+            self.small.set(Some((log, now)));
+        }
         self.bytes.set(self.bytes.get() + bytes as u64);
         self.in_flight.set(self.in_flight.get() + 1);
     }
@@ -62,14 +82,27 @@ impl WriteLoad {
         }
     }
 
-    /// Beside how many writes of its own a log begins another. Alone it needs several to keep the disk busy; beside others it needs one,
-    /// and larger ones cost less.
-    pub(super) fn writes_in_flight_max(&self) -> usize {
-        if self.in_flight.get() < SHARD_WRITES_IN_FLIGHT {
-            WRITES_IN_FLIGHT_MAX
-        } else {
+    /// Beside how many writes of its own, of so many bytes, a log begins another. Alone it needs several to keep the disk busy; beside others
+    /// it needs one, and larger ones cost less.
+    pub(super) fn writes_in_flight_max(
+        &self,
+        log: LogNumber,
+        bytes_in_flight: usize,
+        now: Instant,
+    ) -> usize {
+        let many = self.in_flight.get() >= SHARD_WRITES_IN_FLIGHT;
+        let much = bytes_in_flight >= BYTES_IN_FLIGHT_BESIDE_SMALL;
+        if many || (much && self.another_wrote_little(log, now)) {
             1
+        } else {
+            WRITES_IN_FLIGHT_MAX
         }
+    }
+
+    fn another_wrote_little(&self, log: LogNumber, now: Instant) -> bool {
+        self.small.get().is_some_and(|(small, at)| {
+            small != log && now.nanos_since(at) < INTERVAL_MS * 1_000_000
+        })
     }
 
     /// Whether logs have kept the disk busy of late. Who waits for them asks again after [`WriteLoad::INTERVAL_MS`].
@@ -89,6 +122,7 @@ impl WriteLoad {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::BLOCK_BYTES;
 
     struct Log {
         load: Rc<WriteLoad>,
@@ -99,7 +133,8 @@ mod tests {
     impl Writer for Log {
         fn write(self: Rc<Self>) {
             self.written.borrow_mut().push(self.number);
-            self.load.begin_write(1);
+            self.load
+                .begin_write(LogNumber(self.number), 1, Instant::default());
         }
     }
 
@@ -108,7 +143,7 @@ mod tests {
         let load = Rc::new(WriteLoad::default());
         for _ in 0..SHARD_WRITES_IN_FLIGHT_MAX {
             assert!(load.has_turn());
-            load.begin_write(1);
+            load.begin_write(load.number(), 1, Instant::default());
         }
         assert!(!load.has_turn());
         let written = Rc::default();
@@ -142,16 +177,35 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_writes_much_leaves_room_in_the_device_to_one_that_writes_little() {
+        let load = WriteLoad::default();
+        let at = |ms: u64| Instant::default().after_ms(10_000 + ms);
+        let (large, other, small) = (load.number(), load.number(), load.number());
+        let much = BYTES_IN_FLIGHT_BESIDE_SMALL;
+        let most = |log, bytes, ms| load.writes_in_flight_max(log, bytes, at(ms));
+        load.begin_write(large, much, at(0));
+        load.begin_write(other, much, at(0));
+        assert_eq!(most(large, 2 * much, 0), WRITES_IN_FLIGHT_MAX);
+        load.begin_write(small, BLOCK_BYTES, at(10));
+        load.begin_write(other, much, at(20));
+        assert_eq!(most(large, much, 100), 1);
+        assert_eq!(most(large, much - 1, 100), WRITES_IN_FLIGHT_MAX);
+        assert_eq!(most(small, much, 100), WRITES_IN_FLIGHT_MAX);
+        assert_eq!(most(large, much, 111), WRITES_IN_FLIGHT_MAX);
+    }
+
+    #[test]
     fn a_disk_is_busy_while_much_is_written_and_an_interval_longer() {
         let load = WriteLoad::default();
         let at = |ms: u64| Instant::default().after_ms(10_000 + ms);
         assert!(!load.is_busy(at(0)));
-        load.begin_write(2 * BUSY_BYTES as usize);
+        let log = load.number();
+        load.begin_write(log, 2 * BUSY_BYTES as usize, at(0));
         assert!(!load.is_busy(at(50)), "not looked at yet");
         assert!(load.is_busy(at(110)));
         assert!(load.is_busy(at(150)));
         assert!(!load.is_busy(at(250)));
-        load.begin_write(2 * BUSY_BYTES as usize);
+        load.begin_write(log, 2 * BUSY_BYTES as usize, at(250));
         assert!(!load.is_busy(at(1250)), "spread over a second it is little");
     }
 }

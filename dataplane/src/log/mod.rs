@@ -58,6 +58,7 @@ use self::cache::{Eviction, TailOwner};
 use self::epochs::Epochs;
 use self::gate::Gate;
 use self::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MAX, UNWRITTEN_BUFFERS_MAX};
+use self::load::LogNumber;
 use self::producers::{Producers, Sequenced};
 use self::progress::{Progress, Supply};
 use self::read::Places;
@@ -112,6 +113,8 @@ struct Inner<I: Io> {
     closed: Cell<bool>,
     deleted: Cell<bool>,
     writer_scheduled: Cell<bool>,
+    number: LogNumber,
+    bytes_in_flight: Cell<usize>,
     waits_for_turn: Cell<bool>,
     preparing: Cell<bool>,
     flush_timer_runs: Cell<bool>,
@@ -141,6 +144,7 @@ impl<I: Io> Log<I> {
         let recovered = recovery::recover(&io, directory, newest_epoch).await?;
         let epoch = recovered.epochs.latest().unwrap_or(LeaderEpoch(0));
         let log = Log(Rc::new(Inner {
+            number: shared.load.number(),
             shared,
             directory: directory.to_path_buf(),
             config: Cell::new(config),
@@ -159,6 +163,7 @@ impl<I: Io> Log<I> {
             closed: Cell::new(false),
             deleted: Cell::new(false),
             writer_scheduled: Cell::new(false),
+            bytes_in_flight: Cell::new(0),
             waits_for_turn: Cell::new(false),
             preparing: Cell::new(false),
             flush_timer_runs: Cell::new(false),

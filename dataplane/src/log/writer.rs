@@ -34,7 +34,11 @@ impl<I: Io> Log<I> {
                 return self.wait_for_turn();
             }
             let limits = WriteLimits {
-                in_flight_max: self.0.shared.load.writes_in_flight_max(),
+                in_flight_max: self.0.shared.load.writes_in_flight_max(
+                    self.0.number,
+                    self.0.bytes_in_flight.get(),
+                    self.0.io.now(),
+                ),
                 buffers_max: WRITE_BUFFERS_MAX,
             };
             let mut tail = self.0.tail.borrow_mut();
@@ -72,13 +76,16 @@ impl<I: Io> Log<I> {
             .clone()
             .expect("the file was open when the write was chosen");
         self.prepare_ahead(&segment, blocks.end);
-        self.0
-            .shared
-            .load
-            .begin_write((blocks.end - blocks.start) as usize);
+        let bytes = (blocks.end - blocks.start) as usize;
+        let in_flight = &self.0.bytes_in_flight;
+        in_flight.set(in_flight.get() + bytes);
+        let load = &self.0.shared.load;
+        load.begin_write(self.0.number, bytes, self.0.io.now());
         let log = self.clone();
         self.0.io.spawn(async move {
             let result = log.0.io.write(&file, at, leases, durability).await;
+            let in_flight = &log.0.bytes_in_flight;
+            in_flight.set(in_flight.get() - bytes);
             log.end_write(pieces, &segment, durability, result);
         });
     }
