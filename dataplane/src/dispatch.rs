@@ -55,7 +55,7 @@ pub async fn begin<I: Io>(
     let mut bytes = Vec::with_capacity(frame.bytes());
     frame.copy_to(&mut bytes);
     frames.recycle(frame);
-    frames.release_buffers()?;
+    frames.release_buffers();
     let (api, mut answer) = Box::pin(handle(shard.clone(), bytes)).await?;
     drop(copied);
     let kept = shard.request_memory.charge(&shard.io, answer.inline.len());
@@ -112,7 +112,7 @@ async fn begin_produce<I: Io>(
             Appending::Blocked(blocked) => {
                 // It may take long, and others have use for the receive buffers.
                 frame.settle(&shard.frame_memory);
-                frames.release_buffers()?;
+                frames.release_buffers();
                 if let Some(produce) = &mut produce {
                     blocked.passed(shard, produce).await;
                 }
@@ -127,7 +127,7 @@ async fn begin_produce<I: Io>(
         let bytes = produce.bytes();
         if bytes > REQUEST_BYTES_NOT_COUNTED {
             frame.settle(&shard.frame_memory);
-            frames.release_buffers()?;
+            frames.release_buffers();
             produce.keep(shard.request_memory.charge(&shard.io, bytes).await);
         }
         outbox.push(PendingRequest {

@@ -5,7 +5,7 @@
 //! Frame 1, 2, 4: one piece where it lies.   Frame 3: two pieces.
 //! ```
 //! While a connection waits for the rest of a frame, what it has is copied out if it is small (a slow client must not pin a
-//! receive buffer), held if the shard's budget allows, copied otherwise. A large frame gets a buffer of its own and the socket is
+//! receive buffer), held if the shard's budget allows, copied otherwise, and left to the socket while there is no memory for that. A large frame gets a buffer of its own and the socket is
 //! received straight into it. Behind a large frame another one is expected: its length is received alone, because what a burst
 //! leaves in receive buffers would have to be copied out of them.
 
@@ -29,7 +29,7 @@ pub enum FrameError {
     BadLength(#[from] wire::FrameError),
     #[error("the connection ended inside a frame")]
     Truncated,
-    #[error("a large frame took long, and others waited for its memory")]
+    #[error("a frame took long, and others waited for its memory")]
     Stalled,
     #[error("no memory for a frame of {0} bytes")]
     NoMemory(usize),
@@ -116,6 +116,9 @@ impl Frame {
         if moved_bytes == 0 {
             return Some(SharedRecords::new(slices, None, pinned));
         }
+        if !memory.may_hop(moved_bytes) {
+            return None;
+        }
         let mut moved = memory.moved(moved_bytes)?;
         let buffer = moved.buffer.as_mut()?;
         for (slice, piece) in slices.iter_mut().zip(pieces) {
@@ -158,8 +161,8 @@ pub struct FrameReader<I: Io> {
     prefix: Option<Buffer>,
     /// When the last of them came.
     received: Instant,
-    /// For more than a little in `head`, or in that of the frame that was cut from it.
-    moved: Option<Charge>,
+    /// For a frame of which more than a little is in `head`, or was when it was cut, and when others need not wait for it any more.
+    moved: Option<(Charge, Instant)>,
     spare_pieces: Vec<Slice>,
     spare_head: Vec<u8>,
 }
@@ -231,19 +234,28 @@ impl<I: Io> FrameReader<I> {
         self.spare_pieces.clear();
     }
 
-    /// Copies what has arrived beyond the current frame out of the receive buffers, because that frame's handler may wait long. What is
-    /// more than a little is counted, and the connection ends if there is no room for it.
-    pub fn release_buffers(&mut self) -> Result<(), FrameError> {
-        let bytes = self.available;
-        if bytes > FRAME_BYTES_COPIED_MAX {
-            let charge = match &mut self.moved {
-                Some(charge) => charge.resize(bytes).then_some(()),
-                none => self
-                    .memory
-                    .charge_moved(bytes)
-                    .map(|charge| *none = Some(charge)),
+    /// Leaves what has arrived beyond the current frame to the socket, because that frame's handler may wait long.
+    pub fn release_buffers(&mut self) {
+        let bytes: usize = self.pieces.iter().map(|piece| piece.len()).sum();
+        self.available -= bytes;
+        self.io.give_back(&self.socket, self.pieces.drain(..));
+    }
+
+    /// Copies what has arrived of an unfinished frame out of the receive buffers. What is more than a little is counted, all of the frame
+    /// at once, so that no two frames wait for memory that the other has. Who has to wait for that receives again what has arrived.
+    async fn copy_out(&mut self) -> Result<(), FrameError> {
+        if self.available > FRAME_BYTES_COPIED_MAX && self.moved.is_none() {
+            let bytes = self.announced_bytes()?.unwrap_or(self.available);
+            let charge = match self.memory.charge_moved(bytes) {
+                Some(charge) => charge,
+                None => {
+                    self.release_buffers();
+                    let room = || self.memory.charge_moved(bytes);
+                    self.memory.line_of_moved.until(&self.io, room).await
+                }
             };
-            charge.ok_or(FrameError::NoMemory(bytes))?;
+            let hurry_after = self.io.now().after_ms(LARGE_FRAME_HURRIED_MS);
+            self.moved = Some((charge, hurry_after));
         }
         for piece in self.pieces.drain(..) {
             self.head.extend_from_slice(&piece);
@@ -300,10 +312,10 @@ impl<I: Io> FrameReader<I> {
 
     /// Receives once more; false at the end of the stream.
     async fn receive(&mut self) -> Result<bool, FrameError> {
-        let held_bytes = self.settle()?;
+        let held_bytes = self.settle().await?;
         self.memory
             .set_held_bytes(self.memory.held_bytes() + held_bytes);
-        let received = self.io.receive(&self.socket).await;
+        let received = self.receive_rest().await;
         self.memory
             .set_held_bytes(self.memory.held_bytes() - held_bytes);
         let slice = received?;
@@ -316,13 +328,31 @@ impl<I: Io> FrameReader<I> {
         Ok(true)
     }
 
+    /// An unfinished frame may take its time, unless it had to move and others wait for that memory.
+    async fn receive_rest(&self) -> Result<Slice, FrameError> {
+        let receiving = self.io.receive(&self.socket);
+        let Some((_, hurry_after)) = self.moved else {
+            return Ok(receiving.await?);
+        };
+        let mut receiving = pin!(receiving);
+        loop {
+            let look_at = self.io.now().after_ms(LARGE_FRAME_LOOK_MS);
+            if let Some(received) = select::until(&self.io, look_at, receiving.as_mut()).await {
+                return Ok(received?);
+            }
+            if !self.memory.line_of_moved.is_empty() && self.io.now() > hurry_after {
+                return Err(FrameError::Stalled);
+            }
+        }
+    }
+
     /// Decides where an unfinished frame waits; returns the receive-buffer bytes that it goes on to hold.
-    fn settle(&mut self) -> Result<usize, FrameError> {
+    async fn settle(&mut self) -> Result<usize, FrameError> {
         let pinned = self.pieces.len() * RECEIVE_BUFFER_BYTES;
         let small = self.available <= FRAME_BYTES_COPIED_MAX;
         let scattered = self.pieces.len() >= FRAME_PIECES_MAX;
         if small || scattered || self.memory.held_bytes() + pinned > HELD_BYTES_MAX {
-            self.release_buffers()?;
+            self.copy_out().await?;
             return Ok(0);
         }
         Ok(pinned)
@@ -390,17 +420,10 @@ impl<I: Io> FrameReader<I> {
             .memory
             .large(bytes)
             .ok_or(FrameError::NoMemory(bytes))?;
-        // What has arrived moves out of the receive buffers before anything is waited for. Until it is counted with the first step, for
-        // which many may wait, it is one of the frames that had to move.
+        // What has arrived in receive buffers is received again, step by step as memory is counted for it.
+        self.release_buffers();
         let start = self.cut(self.available.min(bytes));
         let mut uncharged = start.bytes();
-        let mut moved = match uncharged > FRAME_BYTES_COPIED_MAX {
-            true => {
-                let charge = self.memory.charge_moved(uncharged);
-                Some(charge.ok_or(FrameError::NoMemory(uncharged))?)
-            }
-            false => None,
-        };
         if let Some(buffer) = &mut own.buffer {
             start
                 .parts()
@@ -426,7 +449,6 @@ impl<I: Io> FrameReader<I> {
             let charged = self.charge_step(&mut own, uncharged + step, hurry_after);
             charged.await?;
             uncharged = 0;
-            drop(moved.take());
             let (received, buffer) = self.receive_step(buffer, step, hurry_after).await?;
             own.buffer = Some(buffer);
             if received? < step {

@@ -112,7 +112,8 @@ impl FrameMemory {
             let free = all.iter_mut().position(LargeBuffer::clear);
             let next = match free {
                 Some(free) => all.remove(free),
-                None => self.moved(SMALL_BATCHES_BYTES)?,
+                None if self.may_hop(SMALL_BATCHES_BYTES) => self.moved(SMALL_BATCHES_BYTES)?,
+                None => return None,
             };
             if all.len() >= SMALL_BATCHES_BUFFERS_KEPT {
                 all.remove(0);
@@ -126,9 +127,9 @@ impl FrameMemory {
         Some((buffer.slice(start..buffer.len()), own.lent.clone()))
     }
 
-    /// Whether so many bytes may move now.
-    pub(crate) fn may_move(&self, bytes: usize) -> bool {
-        self.moved.left() >= bytes.next_multiple_of(BLOCK_BYTES)
+    /// Whether so many bytes may hop now. A part is left to frames that wait here.
+    pub(crate) fn may_hop(&self, bytes: usize) -> bool {
+        self.moved.left() >= bytes.next_multiple_of(BLOCK_BYTES) + MOVED_FRAME_BYTES_KEPT
     }
 
     /// A charge for so many bytes that move into a connection's own memory.

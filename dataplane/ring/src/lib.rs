@@ -60,6 +60,8 @@ pub struct RingConfig {
     pub receive_buffer_bytes: usize,
     /// A power of two.
     pub receive_buffers: usize,
+    /// What sockets may have copied out of the receive buffers because nobody read it while those were scarce.
+    pub unread_bytes_max: usize,
     pub pool_buffer_bytes: usize,
     pub pool_buffers: usize,
     /// Pin the pool for the kernel, which makes unbuffered writes cheaper. Needs room under the memlock limit.
@@ -75,6 +77,7 @@ impl Default for RingConfig {
             completions: 4096,
             receive_buffer_bytes: 32 << 10,
             receive_buffers: 64,
+            unread_bytes_max: 32 << 20,
             pool_buffer_bytes: 256 << 10,
             pool_buffers: 64,
             register_memory: true,

@@ -63,6 +63,9 @@ pub(crate) struct Reactor {
     starved: RefCell<VecDeque<Rc<SocketState>>>,
     /// Sockets with something queued for their readers.
     unread: RefCell<Vec<Rc<SocketState>>>,
+    /// What was copied out of the receive buffers for them, and how much that may be.
+    pub(crate) unread_bytes: Cell<usize>,
+    pub(crate) unread_bytes_max: usize,
     #[expect(
         clippy::vec_box,
         reason = "a message must not move while the kernel reads it, so it lives in its box"
@@ -147,6 +150,8 @@ impl Reactor {
             receive_buffers: RefCell::new(receive_buffers),
             starved: RefCell::default(),
             unread: RefCell::default(),
+            unread_bytes: Cell::new(0),
+            unread_bytes_max: config.unread_bytes_max,
             spare_messages: RefCell::default(),
             truncates: probe.is_supported(opcode::Ftruncate::CODE),
             unbuffered_files: config.unbuffered_files,

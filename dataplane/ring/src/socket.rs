@@ -10,7 +10,8 @@
 //!           |__________________________________________________|
 //! ```
 //! A reader that does not keep up is stopped after a few slices, so that one connection cannot hold all receive buffers; data then
-//! waits in the kernel and in the peer. When many do not keep up, what they left unread is copied out of the receive buffers. One task receives and one task sends on a socket at a time.
+//! waits in the kernel and in the peer. When many do not keep up, what they left unread is copied out of the receive buffers, as long as
+//! that does not come to too much: then a socket fails with ENOBUFS instead. One task receives and one task sends on a socket at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -63,6 +64,7 @@ impl Ring {
             descriptor: Rc::new(descriptor),
             queue: RefCell::default(),
             queued_bytes: Cell::new(0),
+            copied_bytes: Cell::new(0),
             end: Cell::new(None),
             receiving: Cell::new(Receiving::Idle),
             waiter: RefCell::default(),
@@ -87,6 +89,14 @@ impl Ring {
         .await
     }
 
+    /// Puts slices back in front of what is received next, because their reader is not ready for them: when receive buffers are scarce
+    /// they are copied out of them.
+    pub fn give_back(&self, socket: &Socket, slices: impl DoubleEndedIterator<Item = Slice>) {
+        for slice in slices.rev() {
+            socket.0.state.put_in_front(&self.0, slice);
+        }
+    }
+
     /// Appends exactly `bytes` bytes of the stream to `buffer`, fewer only at its end, without an intermediate copy once what is queued
     /// is used up. A dropped future loses bytes of the stream: close the socket then.
     pub async fn receive_into(
@@ -100,10 +110,10 @@ impl Ring {
             "the caller has room for what it asks"
         );
         let state = &socket.0.state;
-        let mut received = state.copy_queued(&mut buffer, bytes);
+        let mut received = state.copy_queued(&self.0, &mut buffer, bytes);
         if received < bytes {
             poll_fn(|context| state.poll_idle(&socket.0.reactor, context.waker())).await;
-            received += state.copy_queued(&mut buffer, bytes - received);
+            received += state.copy_queued(&self.0, &mut buffer, bytes - received);
         }
         while received < bytes {
             match state.end.get() {
@@ -202,6 +212,8 @@ impl Drop for SocketHandle {
         if let Receiving::Armed(key) = self.state.receiving.replace(Receiving::Closed) {
             self.reactor.cancel(key);
         }
+        self.state
+            .release_copied(&self.reactor, self.state.copied_bytes.get());
         drop((self.state.waiter.take(), self.state.queue.take()));
     }
 }
@@ -211,6 +223,8 @@ pub(crate) struct SocketState {
     descriptor: Rc<OwnedFd>,
     queue: RefCell<VecDeque<Slice>>,
     queued_bytes: Cell<usize>,
+    /// Of these, in front, those that count as copied out of the receive buffers.
+    copied_bytes: Cell<usize>,
     /// `END_OF_STREAM` or an error number, once the stream is over.
     end: Cell<Option<i32>>,
     receiving: Cell<Receiving>,
@@ -250,6 +264,8 @@ impl SocketState {
             self.receiving.set(Receiving::Idle);
         }
         match (result, bytes) {
+            // What comes behind a gap is of no use.
+            (1.., Some(_)) if self.end.get().is_some() => {}
             (1.., Some(bytes)) => self.enqueue(reactor, bytes),
             (END_OF_STREAM.., _) => self.end.set(Some(END_OF_STREAM)),
             (errno, _) if errno == -libc::ENOBUFS => self.starve(reactor),
@@ -270,21 +286,46 @@ impl SocketState {
             reactor.cancel(key);
             self.receiving.set(Receiving::Stopping);
         }
-        let again = unread && !(scarce && self.copy_out());
+        let again = unread && !(scarce && self.copy_out(reactor));
         self.listed_unread.set(again);
         again
     }
 
-    /// Moves what is queued into memory of its own; false if there is none to be had.
-    fn copy_out(&self) -> bool {
+    /// Moves what is queued into memory of its own; false if there is none to be had. If that would be too much, over all sockets, this one
+    /// fails.
+    fn copy_out(&self, reactor: &Reactor) -> bool {
         let bytes = self.queued_bytes.get();
+        let more = bytes - self.copied_bytes.get();
+        if reactor.unread_bytes.get() + more > reactor.unread_bytes_max {
+            self.fail(reactor);
+            return true;
+        }
         let Some(mut copy) = Buffer::allocate(bytes) else {
             return false;
         };
-        self.copy_queued(&mut copy, bytes);
+        self.copy_queued(reactor, &mut copy, bytes);
         self.queue.borrow_mut().push_back(copy.slice(0..bytes));
         self.queued_bytes.set(bytes);
+        self.copied_bytes.set(bytes);
+        reactor.unread_bytes.set(reactor.unread_bytes.get() + bytes);
         true
+    }
+
+    fn fail(&self, reactor: &Reactor) {
+        self.release_copied(reactor, self.copied_bytes.get());
+        self.queue.borrow_mut().clear();
+        self.queued_bytes.set(0);
+        self.end.set(Some(libc::ENOBUFS));
+        wake(&self.waiter);
+    }
+
+    /// So many bytes have left the front of the queue.
+    fn release_copied(&self, reactor: &Reactor, bytes: usize) {
+        let released = bytes.min(self.copied_bytes.get());
+        self.copied_bytes.set(self.copied_bytes.get() - released);
+        reactor
+            .unread_bytes
+            .set(reactor.unread_bytes.get() - released);
     }
 
     /// There may be a buffer for this socket now.
@@ -301,6 +342,7 @@ impl SocketState {
     fn poll_receive(self: &Rc<Self>, reactor: &Reactor, waker: &Waker) -> Poll<io::Result<Slice>> {
         if let Some(slice) = self.queue.borrow_mut().pop_front() {
             self.queued_bytes.set(self.queued_bytes.get() - slice.len());
+            self.release_copied(reactor, slice.len());
             return Poll::Ready(Ok(slice));
         }
         match self.end.get() {
@@ -336,7 +378,7 @@ impl SocketState {
     }
 
     /// Copies up to `bytes` queued bytes and keeps what is left over.
-    fn copy_queued(&self, buffer: &mut Buffer, bytes: usize) -> usize {
+    fn copy_queued(&self, reactor: &Reactor, buffer: &mut Buffer, bytes: usize) -> usize {
         let mut queue = self.queue.borrow_mut();
         let mut copied = 0;
         while copied < bytes
@@ -350,6 +392,7 @@ impl SocketState {
             }
         }
         self.queued_bytes.set(self.queued_bytes.get() - copied);
+        self.release_copied(reactor, copied);
         copied
     }
 
@@ -362,6 +405,21 @@ impl SocketState {
     fn enqueue(self: &Rc<Self>, reactor: &Reactor, bytes: Slice) {
         self.queued_bytes.set(self.queued_bytes.get() + bytes.len());
         self.queue.borrow_mut().push_back(bytes);
+        self.list_unread(reactor);
+    }
+
+    fn put_in_front(self: &Rc<Self>, reactor: &Reactor, bytes: Slice) {
+        // Counted as if it were copied already, so that those that are counted stay in front.
+        reactor
+            .unread_bytes
+            .set(reactor.unread_bytes.get() + bytes.len());
+        self.copied_bytes.set(self.copied_bytes.get() + bytes.len());
+        self.queued_bytes.set(self.queued_bytes.get() + bytes.len());
+        self.queue.borrow_mut().push_front(bytes);
+        self.list_unread(reactor);
+    }
+
+    fn list_unread(self: &Rc<Self>, reactor: &Reactor) {
         if !self.listed_unread.replace(true) {
             reactor.look_if_unread(Rc::clone(self));
         }

@@ -234,6 +234,51 @@ fn a_connection_that_is_not_read_does_not_keep_others_from_receiving() {
     });
 }
 
+/// Each of thousands of connections may leave something unread.
+#[test]
+fn what_sockets_have_unread_is_bounded_over_all_of_them() {
+    const CONNECTIONS: usize = 40;
+    const UNREAD_BYTES_MAX: usize = 64 << 10;
+    let ring = Ring::new(RingConfig {
+        receive_buffer_bytes: 4096,
+        receive_buffers: 8,
+        unread_bytes_max: UNREAD_BYTES_MAX,
+        pool_buffer_bytes: 8192,
+        pool_buffers: 2,
+        ..RingConfig::default()
+    })
+    .unwrap();
+    let connections: Vec<(Socket, TcpStream)> = (0..CONNECTIONS).map(|_| connect(&ring)).collect();
+    ring.block_on(async {
+        for (socket, _) in &connections {
+            poll_once(ring.receive(socket));
+        }
+        // Nobody reads, so all but a few of the receive buffers are needed for the next ones.
+        for (_, client) in &connections {
+            (&*client).write_all(&pattern(4096, 1)).unwrap();
+            sleep_ms(&ring, 5).await;
+        }
+        let (mut taken, mut failed) = (0, 0);
+        for (socket, _) in &connections {
+            match ring.receive(socket).await {
+                Ok(slice) => taken += slice.len(),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+                    failed += 1;
+                }
+            }
+        }
+        let most = UNREAD_BYTES_MAX + 8 * 4096;
+        assert!(taken <= most && taken > most / 4, "{taken} bytes");
+        assert!(failed > 0 && failed < CONNECTIONS, "{failed} failed");
+    });
+    // What was read is free for others again.
+    let (socket, mut client) = connect(&ring);
+    client.write_all(&pattern(4096, 2)).unwrap();
+    let received = ring.block_on(receive_exactly(&ring, &socket, 4096));
+    assert!(received == pattern(4096, 2));
+}
+
 #[test]
 fn bodies_go_straight_into_a_buffer_between_headers_that_do_not() {
     let ring = small_ring();

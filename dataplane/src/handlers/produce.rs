@@ -28,9 +28,7 @@ use control_api::ids::TopicId;
 use smallvec::SmallVec;
 use std::rc::Rc;
 use wire::messages::produce::*;
-use wire::{
-    ApiKey, Array, Batch, BatchHeader, EncodeError, ErrorCode, RecordTimes, Records, Uuid,
-};
+use wire::{ApiKey, Array, Batch, BatchHeader, EncodeError, ErrorCode, RecordTimes, Records, Uuid};
 
 /// A produce request whose batches are appended, or about to be, and not yet all as safe as asked.
 pub struct PendingProduce<I: Io> {
@@ -68,7 +66,7 @@ impl<I: Io> Blocked<I> {
             Blocked::Calls(other) => shard.wait_to_append_on(other).await,
             Blocked::FrameMemory(bytes) => {
                 let memory = &shard.frame_memory;
-                let room = || memory.may_move(bytes).then_some(());
+                let room = || memory.may_hop(bytes).then_some(());
                 memory.line_of_moved.until(&shard.io, room).await;
             }
             Blocked::Inspection(batch) => {

@@ -134,6 +134,8 @@ pub trait Io: Clone + 'static {
     ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>>;
     /// The next bytes that arrived, in a receive buffer of the ring; empty at the end of the stream.
     fn receive(&self, socket: &Self::Socket) -> impl Future<Output = io::Result<Slice>>;
+    /// Puts back, in front of what comes next, what was received and nobody needs now: it may be moved out of the receive buffers.
+    fn give_back(&self, socket: &Self::Socket, slices: impl DoubleEndedIterator<Item = Slice>);
     /// Fills `buffer` with exactly `bytes` more bytes of the stream (fewer only at its end); returns how many came.
     fn receive_into(
         &self,

@@ -103,6 +103,10 @@ impl Io for RingIo {
         self.ring.receive(socket).await
     }
 
+    fn give_back(&self, socket: &Socket, slices: impl DoubleEndedIterator<Item = Slice>) {
+        self.ring.give_back(socket, slices);
+    }
+
     async fn receive_into(
         &self,
         socket: &Socket,

@@ -310,6 +310,13 @@ impl Io for SimIo {
         .await
     }
 
+    fn give_back(&self, socket: &SimSocket, slices: impl DoubleEndedIterator<Item = Slice>) {
+        let mut world = self.0.shared.world.borrow_mut();
+        for slice in slices.rev() {
+            world.network.give_back(socket.0.end(), &slice);
+        }
+    }
+
     async fn receive_into(
         &self,
         socket: &SimSocket,

@@ -208,6 +208,17 @@ impl Network {
         self.woken.extend(stream.sender.take());
     }
 
+    /// Puts back in front what was taken.
+    pub(super) fn give_back(&mut self, end: End, bytes: &[u8]) {
+        if let Ok(connection) = self.open_connection(end) {
+            let arrived = &mut connection.incoming[end.side].arrived;
+            bytes
+                .iter()
+                .rev()
+                .for_each(|byte| arrived.push_front(*byte));
+        }
+    }
+
     /// A delivery is due. Returns how many bytes it brought, and whether another one is to follow.
     pub(super) fn deliver(&mut self, end: End, random: &mut Random) -> (usize, bool) {
         let Some(connection) = self.connections.get_mut(&end.connection) else {

@@ -130,6 +130,12 @@ fn large_batches_on_their_way_to_another_shard_take_bounded_memory() {
     flood(1_000_000, 75, LARGE_FRAME_BYTES_MAX);
 }
 
+/// Once there is no room for more of them their producers are left unread. They were closed.
+#[test]
+fn small_batches_on_their_way_to_another_shard_take_bounded_memory() {
+    flood(4000, 7500, MOVED_FRAME_BYTES_MAX);
+}
+
 #[test]
 fn batches_in_receive_buffers_on_their_way_to_another_shard_take_bounded_memory() {
     flood(100_000, 260, MOVED_FRAME_BYTES_MAX + PINNED_BYTES_MAX);
