@@ -47,7 +47,7 @@ impl Default for Times {
     fn default() -> Self {
         Times {
             heartbeat: Duration::from_millis(50),
-            election: Duration::from_millis(150),
+            election: Duration::from_millis(200),
             session: Duration::from_millis(1_000),
         }
     }

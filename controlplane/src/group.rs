@@ -350,8 +350,10 @@ fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
     openraft::Config {
         cluster_name: name.to_owned(),
         heartbeat_interval: ms(config.times.heartbeat),
-        election_timeout_min: ms(config.times.election),
-        election_timeout_max: ms(config.times.election * 2),
+        // For the longer of the two every follower believes in a leader that it heard, and asks for votes after another time between
+        // them: after one and three quarters to twice the setting in all. The shorter is also how long an answer to that may take.
+        election_timeout_min: ms(config.times.election * 3 / 4),
+        election_timeout_max: ms(config.times.election),
         enable_pre_vote: Some(true),
         max_payload_entries: ENTRIES_PER_BATCH_MAX as u64,
         // The node asks for snapshots itself, by bytes of log: a count says little about their cost.

@@ -141,7 +141,7 @@ struct ServeArgs {
     #[arg(long, env = "MILLRACE_CONTROLLER_SESSION_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     session_ms: u64,
     /// A controller that has heard of no leader for this up to twice as many milliseconds asks for votes.
-    #[arg(long, env = "MILLRACE_CONTROLLER_ELECTION_MS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    #[arg(long, env = "MILLRACE_CONTROLLER_ELECTION_MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     election_ms: u64,
     /// How often a leader tells the other controllers that it lives, in milliseconds.
     #[arg(long, env = "MILLRACE_CONTROLLER_RAFT_HEARTBEAT_MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=20_000))]

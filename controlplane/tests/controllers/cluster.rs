@@ -260,7 +260,7 @@ async fn a_leader_that_hangs_delays_a_call_by_an_election_and_has_no_broker_fenc
 
 #[tokio::test]
 async fn a_silent_broker_is_fenced_and_everybody_hears_of_it() {
-    let cluster = Cluster::start(3, &["--session-ms", "500"]).await;
+    let cluster = Cluster::start(3, &["--session-ms", "600"]).await;
     let client = cluster.client();
     let mut streams = Vec::new();
     for _ in 0..3 {
