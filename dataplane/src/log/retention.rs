@@ -50,13 +50,17 @@ impl<I: Io> Log<I> {
 
     /// Removes the files of what is below the log start. The disk may forget their names in any order, so that a power loss could leave
     /// a gap: a checkpoint tells recovery the log start first. Where none can be stored, on a full disk or of a poisoned log, the files
-    /// go one by one from the oldest on, each for good before the next.
+    /// go one by one from the oldest on, each for good before the next; but not the last one of all, which alone says then what offset
+    /// comes next.
     async fn free_doomed(&self) -> Result<(), LogError> {
         loop {
             let Some(segment) = self.0.doomed.borrow().front().cloned() else {
                 return Ok(());
             };
             if !self.start_is_stored(&segment) && self.store_checkpoint(false).await.is_err() {
+                if self.0.doomed.borrow().len() == 1 && self.is_empty_on_disk() {
+                    return Ok(());
+                }
                 tracing::debug!(segment = %segment.base, "freed without a checkpoint");
             }
             let _pass = self.0.replacing.enter().await;
@@ -71,6 +75,11 @@ impl<I: Io> Log<I> {
             let mut doomed = self.0.doomed.borrow_mut();
             doomed.retain(|known| !Rc::ptr_eq(known, &segment));
         }
+    }
+
+    /// Whether nothing lies on the disk for good that comes behind the log start.
+    fn is_empty_on_disk(&self) -> bool {
+        self.0.progress.flushed() <= self.log_start()
     }
 
     /// Whether recovery would know that the log begins behind this segment.

@@ -1,7 +1,7 @@
 //! Segments that go: beside their own sealing, while the power fails, and in whatever order the disk forgets their names.
 
 use dataplane::log::Level;
-use millrace_tests::sim::CrashKind;
+use millrace_tests::sim::{CrashKind, FileFault, Shortage};
 use millrace_tests::sweep::for_each_seed;
 
 use super::*;
@@ -55,6 +55,43 @@ fn a_segment_that_is_being_sealed_is_not_deleted() {
         assert_eq!(end.unwrap(), Offset(8));
         assert_followed(&simulation);
     });
+}
+
+/// The last file is then all that says which offset comes next: a log without it began at 0 again after a crash.
+#[test]
+fn a_log_that_can_store_no_checkpoint_keeps_the_file_that_knows_its_end() {
+    for kind in [CrashKind::ProcessKilled, CrashKind::PowerLost] {
+        let simulation = simulation(1);
+        let io = simulation.boot(HOST);
+        let config = LogConfig {
+            retention_ms: 1000,
+            ..durable()
+        };
+        let run = io.run(async {
+            let log = open(&io, config).await;
+            append(&log, &one(b"value")).await;
+            log.flush().await.unwrap();
+            let full = FileFault::Refused(Shortage::Space);
+            simulation.fail_once(full, "checkpoint.tmp", 0);
+            log.enforce_retention(io.wall_clock_ms()).await.unwrap();
+            assert_eq!((log.log_start(), log.log_end()), (Offset(1), Offset(1)));
+        });
+        run.unwrap();
+        assert_eq!(simulation.aimed_faults(), 0);
+        simulation.crash(HOST, kind);
+        let io = simulation.boot(HOST);
+        let run = io.run(async {
+            let log = open(&io, config).await;
+            assert_eq!(log.log_end(), Offset(1));
+            log.enforce_retention(io.wall_clock_ms()).await.unwrap();
+        });
+        run.unwrap();
+        assert_eq!(bases(&simulation, DIRECTORY), [0; 0], "now it can go");
+        simulation.crash(HOST, kind);
+        let io = simulation.boot(HOST);
+        let end = io.run(async { open(&io, config).await.log_end() });
+        assert_eq!(end.unwrap(), Offset(1));
+    }
 }
 
 /// Of several segments that were deleted any may still be there after a power loss, behind a gap or alone.
