@@ -1,8 +1,8 @@
 //! Long loops that give way: whatever a request names, the shard's other tasks have their turn after a few hundred steps of it.
 
 use crate::limits::STEPS_PER_TURN_MAX;
-use std::future::poll_fn;
-use std::task::Poll;
+
+pub use wire::give_way;
 
 /// Counts the steps of one task's loops.
 #[derive(Default)]
@@ -32,19 +32,6 @@ impl Pace {
             self.steps(steps_each).await;
         }
     }
-}
-
-/// Lets every other task that is ready run first.
-pub async fn give_way() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
 }
 
 #[cfg(test)]

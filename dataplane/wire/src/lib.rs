@@ -44,5 +44,6 @@ pub use reader::{DecodeError, Reader, Scratch};
 pub use record::{Header, Headers, Record, RecordError, RecordIter};
 pub use record_walk::{NO_TIMESTAMP, RecordTimes, RecordWalk};
 pub use records::{Pieces, Records};
+pub use turns::give_way;
 pub use uuid::Uuid;
 pub use writer::{EncodeError, FrameStart, Splice, Writer};

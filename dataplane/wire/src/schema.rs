@@ -120,21 +120,11 @@ macro_rules! structs {
                         $crate::schema::default!($($default)?)
                     };
                 )*
-                #[allow(unused_mut)]
-                let mut value = Self {
+                let value = Self {
                     $($field,)*
                     $($($tagged: $crate::schema::default!($($tagged_default)?),)*)?
                 };
-                if form.flexible {
-                    $crate::schema::read_tags(reader, |_tag, _content| {
-                        $($(if _tag == $tag && $crate::schema::carried!(form, $tagged_versions) {
-                            value.$tagged = $crate::field::Field::read(_content, form)?;
-                            return Ok(true);
-                        })*)?
-                        Ok(false)
-                    })?;
-                }
-                Ok(value)
+                value.with_tags(reader, form)
             }
 
             async fn read_in_turns(reader: &mut $crate::Reader<'a>, form: $crate::field::Form) -> Result<Self, $crate::DecodeError> {
@@ -149,21 +139,11 @@ macro_rules! structs {
                         $crate::schema::default!($($default)?)
                     };
                 )*
-                #[allow(unused_mut)]
-                let mut value = Self {
+                let value = Self {
                     $($field,)*
                     $($($tagged: $crate::schema::default!($($tagged_default)?),)*)?
                 };
-                if form.flexible {
-                    $crate::schema::read_tags(reader, |_tag, _content| {
-                        $($(if _tag == $tag && $crate::schema::carried!(form, $tagged_versions) {
-                            value.$tagged = $crate::field::Field::read(_content, form)?;
-                            return Ok(true);
-                        })*)?
-                        Ok(false)
-                    })?;
-                }
-                Ok(value)
+                value.with_tags(reader, form)
             }
 
             fn write(&self, writer: &mut $crate::Writer<'_>, form: $crate::field::Form) -> Result<(), $crate::EncodeError> {
@@ -195,7 +175,22 @@ macro_rules! structs {
             }
         }
 
-        impl $(<$life>)? $name $(<$life>)? {
+        impl<'a> $name $(<$life>)? {
+            /// Reads the tagged fields, which come last.
+            #[allow(unused_mut)]
+            fn with_tags(mut self, reader: &mut $crate::Reader<'a>, form: $crate::field::Form) -> Result<Self, $crate::DecodeError> {
+                if form.flexible {
+                    $crate::schema::read_tags(reader, |_tag, _content| {
+                        $($(if _tag == $tag && $crate::schema::carried!(form, $tagged_versions) {
+                            self.$tagged = $crate::field::Field::read(_content, form)?;
+                            return Ok(true);
+                        })*)?
+                        Ok(false)
+                    })?;
+                }
+                Ok(self)
+            }
+
             fn write_tags(&self, writer: &mut $crate::Writer<'_>, form: $crate::field::Form) -> Result<(), $crate::EncodeError> {
                 $($(
                     if !$crate::schema::carried!(form, $tagged_versions) {
