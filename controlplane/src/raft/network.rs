@@ -267,9 +267,15 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let link = self
-                .connect(option.hard_ttl().max(CONNECT_TIME_MAX))
-                .await?;
+            let time = option.hard_ttl().max(CONNECT_TIME_MAX);
+            let link = match self.connect(time).await {
+                Ok(link) => link,
+                Err(error) => {
+                    // openraft pauses only when it is asked for what to send, and it was not.
+                    sleep(RETRY_PAUSE).await;
+                    return Err(error);
+                }
+            };
             let progress = Arc::new(Progress::default());
             let acknowledged = self.acknowledged.clone();
             let sending = send_appends(

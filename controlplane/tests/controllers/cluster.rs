@@ -417,3 +417,24 @@ async fn status_and_health_tell_how_it_stands() {
         assert_eq!(cluster.metric(leader, name).await, Some(value), "{name}");
     }
 }
+
+/// No pause lay between the tries of a leader that could not connect at all: beside a dead controller it used two cores.
+#[tokio::test]
+async fn a_controller_that_is_gone_is_tried_again_after_pauses() {
+    const TIME: Duration = Duration::from_secs(2);
+    const TRIES_MAX: usize = 500;
+    let mut cluster = Cluster::start(3, &[]).await;
+    let gone = cluster.leader().await % 3 + 1;
+    cluster.kill(gone);
+    let listener = tokio::net::TcpListener::bind(&cluster.addresses[&gone]).await;
+    let listener = listener.unwrap();
+    let mut tries = 0;
+    let counting = async {
+        loop {
+            drop(listener.accept().await);
+            tries += 1;
+        }
+    };
+    let _ = tokio::time::timeout(TIME, counting).await;
+    assert!((1..TRIES_MAX).contains(&tries), "{tries} tries");
+}
