@@ -1,5 +1,6 @@
 """Clients that do what they should not. Each is a process of its own and has one habit after another until it is told to stop."""
 
+import contextlib
 import functools
 import gzip
 import multiprocessing
@@ -46,7 +47,11 @@ class Hostile:
         return done
 
     def run(self, told):
-        # Elsewhere it would be on a machine of its own: here it has the processor's time that the broker and the honest clients leave.
+        # Elsewhere it would be on a machine of its own: here it has the processor's time that the broker and the honest clients leave. The
+        # class alone does not say so: it counts within a session, and the kernel shares processors evenly among sessions first (autogroup).
+        os.setsid()
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
+            group.write("19")
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         while not self.stopped.is_set():
             for habit in self.habits:
