@@ -85,7 +85,7 @@ impl Checkpoint {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
-        let mut decoder = Decoder::new(bytes, MAGIC, VERSION)?;
+        let (mut decoder, _) = Decoder::new(bytes, MAGIC, VERSION)?;
         let clean = decoder.u8()? == 1;
         let log_start = Offset(decoder.i64()?);
         let recovery = RecoveryPoint {
@@ -192,6 +192,7 @@ fn decode_producers(decoder: &mut Decoder<'_>) -> Result<Producers, CodecError> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::golden;
     use super::super::producers::Sequenced;
     use super::*;
 
@@ -228,6 +229,13 @@ mod tests {
             }],
             producers,
         }
+    }
+
+    #[test]
+    fn a_checkpoint_of_every_version_is_still_read() {
+        let stored = golden("log-checkpoint.1", || checkpoint().encode());
+        assert_eq!(Checkpoint::decode(&stored), Ok(checkpoint()));
+        assert_eq!(checkpoint().encode(), stored);
     }
 
     #[test]

@@ -3,18 +3,35 @@
 //! ```text
 //! magic u32 | version u16 | body … | crc32c u32 of everything before
 //! ```
-//! Nothing is believed before the CRC has been checked, and every count is bounded by the bytes that are left.
+//! Nothing is believed before the CRC has been checked, and every count is bounded by the bytes that are left. A damaged file is made
+//! anew from the segments; a whole one of another kind or of a later version is not ours to replace, and is refused.
+
+use std::io;
+use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CodecError {
-    #[error("not a file of this kind")]
+    #[error("it is a file of another kind")]
     WrongMagic,
-    #[error("version {0} is not known here")]
-    UnknownVersion(u16),
+    #[error("it is of version {found}, and this program knows versions 1 to {newest}")]
+    UnknownVersion { found: u16, newest: u16 },
     #[error("the checksum does not match")]
     WrongCrc,
     #[error("the file ends too early or says something impossible")]
     Malformed,
+}
+
+impl CodecError {
+    /// The file at `path` is damaged, so what it said is found out anew; an error that names it if another program wrote it.
+    pub(super) fn damage_of(self, path: &Path) -> io::Result<CodecError> {
+        match self {
+            CodecError::WrongCrc | CodecError::Malformed => Ok(self),
+            CodecError::WrongMagic | CodecError::UnknownVersion { .. } => {
+                let text = format!("{} cannot be read: {self}", path.display());
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+        }
+    }
 }
 
 pub(super) struct Encoder(Vec<u8>);
@@ -65,23 +82,24 @@ impl Encoder {
 pub(super) struct Decoder<'a>(&'a [u8]);
 
 impl<'a> Decoder<'a> {
-    /// Checks the frame and stands at the start of its body.
+    /// Checks the frame and stands at the start of its body, which is of the version beside it: `newest` or an older one.
     pub(super) fn new(
         bytes: &'a [u8],
         magic: u32,
-        version: u16,
-    ) -> Result<Decoder<'a>, CodecError> {
+        newest: u16,
+    ) -> Result<(Decoder<'a>, u16), CodecError> {
         let (framed, crc) = bytes.split_last_chunk::<4>().ok_or(CodecError::Malformed)?;
+        if crc32c::crc32c(framed) != u32::from_le_bytes(*crc) {
+            return Err(CodecError::WrongCrc);
+        }
         let mut decoder = Decoder(framed);
         if decoder.u32()? != magic {
             return Err(CodecError::WrongMagic);
         }
-        if crc32c::crc32c(framed) != u32::from_le_bytes(*crc) {
-            return Err(CodecError::WrongCrc);
-        }
         match decoder.u16()? {
-            found if found == version => Ok(decoder),
-            found => Err(CodecError::UnknownVersion(found)),
+            0 => Err(CodecError::Malformed),
+            found if found <= newest => Ok((decoder, found)),
+            found => Err(CodecError::UnknownVersion { found, newest }),
         }
     }
 
@@ -141,4 +159,15 @@ impl<'a> Decoder<'a> {
             Err(CodecError::Malformed)
         }
     }
+}
+
+/// A file as an earlier or this version wrote it, which is never changed: data directories outlive the program that wrote them.
+#[cfg(test)]
+pub(super) fn golden(name: &str, current: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let path = directory.join(name);
+    if !path.exists() && std::env::var_os("MILLRACE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, current()).unwrap();
+    }
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

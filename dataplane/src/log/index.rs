@@ -156,7 +156,7 @@ impl Index {
 
     /// An index of the segment that begins at `base`; every entry lies in what is covered, in order.
     pub(super) fn decode(bytes: &[u8], base: Offset) -> Result<Index, CodecError> {
-        let mut decoder = Decoder::new(bytes, MAGIC, VERSION)?;
+        let (mut decoder, _) = Decoder::new(bytes, MAGIC, VERSION)?;
         if decoder.i64()? != base.0 {
             return Err(CodecError::Malformed);
         }
@@ -194,6 +194,7 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::golden;
     use super::*;
 
     /// Batches of 10 offsets and 1,000 bytes with rising timestamps, an entry every 2,500 bytes.
@@ -262,6 +263,13 @@ mod tests {
             );
         }
         assert_eq!(index.max_timestamp(), (9, Offset(1)));
+    }
+
+    #[test]
+    fn an_index_of_every_version_is_still_read() {
+        let stored = golden("log-index.1", || index().encode());
+        assert_eq!(Index::decode(&stored, Offset(100)), Ok(index()));
+        assert_eq!(index().encode(), stored);
     }
 
     #[test]

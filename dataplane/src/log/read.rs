@@ -170,7 +170,7 @@ impl<I: Io> Log<I> {
             return Ok(());
         }
         let bytes = segment.bytes.get();
-        let index = match segment.load_index(&self.0.io, bytes).await {
+        let index = match segment.load_index(&self.0.io, bytes).await? {
             Some(index) if index.covered_bytes() == bytes => index,
             _ => self.rebuild_index(segment).await?,
         };

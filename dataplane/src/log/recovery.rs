@@ -105,10 +105,8 @@ async fn make_directory_last<I: Io>(io: &I, directory: &Path) -> io::Result<()> 
 }
 
 async fn read_checkpoint<I: Io>(io: &I, directory: &Path) -> io::Result<Option<Checkpoint>> {
-    let bytes = match io
-        .read_file(&directory.join(CHECKPOINT_FILE), CHECKPOINT_BYTES_MAX)
-        .await
-    {
+    let path = directory.join(CHECKPOINT_FILE);
+    let bytes = match io.read_file(&path, CHECKPOINT_BYTES_MAX).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -116,6 +114,7 @@ async fn read_checkpoint<I: Io>(io: &I, directory: &Path) -> io::Result<Option<C
     match Checkpoint::decode(&bytes) {
         Ok(checkpoint) => Ok(Some(checkpoint)),
         Err(error) => {
+            let error = error.damage_of(&path)?;
             tracing::warn!(directory = %directory.display(), %error, "the checkpoint is damaged: checking all segments");
             Ok(None)
         }
@@ -254,7 +253,7 @@ impl<'a, I: Io> Recovery<'a, I> {
         let checked_from = self.checked_from(base);
         let stored = Segment::<I>::new(self.directory, base)
             .load_index(self.io, checked_from.min(scanner.file_bytes()))
-            .await;
+            .await?;
         let stored_bytes = stored.as_ref().map_or(0, Index::covered_bytes);
         let mut index = stored.unwrap_or_else(|| Index::new(base));
         let interval = LogConfig::default().index_interval_bytes;

@@ -175,14 +175,16 @@ impl<I: Io> Segment<I> {
         self.index.replace(None);
     }
 
-    /// The stored index, if it is whole and covers no more than the file.
-    pub(super) async fn load_index(&self, io: &I, file_bytes: u64) -> Option<Index> {
-        let bytes = io
-            .read_file(&self.index_path(), INDEX_FILE_BYTES_MAX)
-            .await
-            .ok()?;
-        let index = Index::decode(&bytes, self.base).ok()?;
-        (index.covered_bytes() <= file_bytes).then_some(index)
+    /// The stored index, if it is whole and covers no more than the file. An error when another program wrote it.
+    pub(super) async fn load_index(&self, io: &I, file_bytes: u64) -> io::Result<Option<Index>> {
+        let path = self.index_path();
+        let Ok(bytes) = io.read_file(&path, INDEX_FILE_BYTES_MAX).await else {
+            return Ok(None);
+        };
+        match Index::decode(&bytes, self.base) {
+            Ok(index) => Ok(Some(index).filter(|index| index.covered_bytes() <= file_bytes)),
+            Err(error) => error.damage_of(&path).map(|_| None),
+        }
     }
 
     pub(super) async fn store_index(&self, io: &I) -> io::Result<()> {

@@ -9,6 +9,9 @@
 //!   nothing --------made---/
 //! ```
 //! A `.raw` file may hold bytes of another life; nobody takes one. After a crash every `.raw` file is zeroed from its start again.
+//!
+//! A prepared file has no room for a header, so its name says what it is: these two are version 1. What has any other name was put there
+//! by another program, or by a later version of this one: it is left alone, and said.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -146,10 +149,8 @@ impl SpareSegments {
         names.sort_by_key(|name| !name.ends_with(READY));
         for name in names {
             let path = self.directory.join(&name);
-            let Some((number, state)) = name
-                .split_once('.')
-                .and_then(|(number, state)| Some((number.parse::<u64>().ok()?, state)))
-            else {
+            let Some((number, state)) = number_and_state(&name) else {
+                say_foreign(&path);
                 continue;
             };
             self.next_number
@@ -241,10 +242,28 @@ async fn remove_directory<I: Io>(io: &I, directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         names => names?,
     };
-    for name in names {
-        io.remove_file(&directory.join(&name)).await?;
+    for name in &names {
+        let path = directory.join(name);
+        match number_and_state(name) {
+            Some(_) => io.remove_file(&path).await?,
+            None => say_foreign(&path),
+        }
     }
-    io.remove_directory(directory).await
+    if names.iter().all(|name| number_and_state(name).is_some()) {
+        io.remove_directory(directory).await?;
+    }
+    Ok(())
+}
+
+/// What the name of a prepared file says; `None` for one that this version gives to none.
+fn number_and_state(name: &str) -> Option<(u64, &str)> {
+    let (number, state) = name.split_once('.')?;
+    let number = number.parse().ok()?;
+    [RAW, READY].contains(&state).then_some((number, state))
+}
+
+fn say_foreign(path: &Path) {
+    tracing::warn!(file = %path.display(), "not a prepared segment that this version knows: left alone");
 }
 
 /// Writes zeros over the whole file. It gets the name of one that may be taken only once they are on stable storage.

@@ -268,6 +268,76 @@ fn a_missing_or_damaged_checkpoint_loses_nothing() {
     }
 }
 
+/// Changes magic (from 0) or version (from 4) of a small file of a log and makes its checksum right.
+fn forge(bytes: &mut Vec<u8>, at: usize, to: &[u8]) {
+    bytes[at..at + to.len()].copy_from_slice(to);
+    let framed = bytes.len() - 4;
+    let crc = crc32c::crc32c(&bytes[..framed]).to_le_bytes();
+    bytes[framed..].copy_from_slice(&crc);
+}
+
+/// What it says is not known here, so checking the segments without it could cut what it allows, or give offsets out again.
+#[test]
+fn a_checkpoint_of_a_later_version_or_another_kind_is_refused_and_named_and_stays() {
+    for (at, to, said) in [
+        (
+            4,
+            &[9, 0][..],
+            "it is of version 9, and this program knows versions 1 to ",
+        ),
+        (0, &b"ELSE"[..], "it is a file of another kind"),
+    ] {
+        let world = simulation(4);
+        several_segments(&world, true);
+        let mut bytes = world.file_bytes(HOST, CHECKPOINT).unwrap();
+        forge(&mut bytes, at, to);
+        world.plant_file(HOST, CHECKPOINT, &bytes);
+        let before = world.paths(HOST);
+        let io = world.boot(HOST);
+        let refused = io.run(async {
+            let shared = LogShared::new(Vec::new(), SpareSegments::none());
+            let opened = Log::open(io.clone(), shared, Path::new(DIRECTORY), durable(), None);
+            opened.await.map(|_| ()).unwrap_err().to_string()
+        });
+        let refused = refused.unwrap();
+        assert!(
+            refused.starts_with(&format!("{CHECKPOINT} cannot be read: {said}")),
+            "{refused}"
+        );
+        assert_eq!(world.paths(HOST), before);
+        assert_eq!(world.file_bytes(HOST, CHECKPOINT).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn an_index_of_a_later_version_is_refused_and_named_by_whoever_reads_there() {
+    let world = simulation(5);
+    several_segments(&world, true);
+    let paths = world.paths(HOST);
+    let index = paths
+        .iter()
+        .find(|path| path.extension().is_some_and(|ext| ext == "index"));
+    let index = index.unwrap();
+    let mut bytes = world.file_bytes(HOST, index).unwrap();
+    forge(&mut bytes, 4, &[9, 0]);
+    world.plant_file(HOST, index, &bytes);
+    let io = world.boot(HOST);
+    io.run(async {
+        let log = open(&io, durable()).await;
+        let read = log.read(Offset(1), 1, true, Bound::LogEnd).await;
+        let refused = read.map(|_| ()).unwrap_err().to_string();
+        assert!(
+            refused.contains(&format!(
+                "{} cannot be read: it is of version 9",
+                index.display()
+            )),
+            "{refused}"
+        );
+    })
+    .unwrap();
+    assert_eq!(world.file_bytes(HOST, index).unwrap(), bytes);
+}
+
 #[test]
 fn a_missing_or_damaged_index_is_built_anew() {
     for close in [false, true] {

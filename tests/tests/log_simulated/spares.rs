@@ -186,6 +186,38 @@ fn a_new_segment_takes_a_prepared_file_and_a_freed_one_comes_back() {
     .unwrap();
 }
 
+/// One that holds something else than zeros would be taken for a segment, or zeroed.
+#[test]
+fn what_a_later_version_prepared_is_neither_taken_nor_changed_nor_removed() {
+    for wanted in [SPARES, 0] {
+        let simulation = simulation(3);
+        let later = [
+            format!("{SPARE_DIRECTORY}/7.spare2"),
+            format!("{SPARE_DIRECTORY}/notes"),
+        ];
+        for path in &later {
+            simulation.plant_file(HOST, path, &[7; SEGMENT_BYTES as usize]);
+        }
+        let io = simulation.boot(HOST);
+        io.run(async {
+            let spares = SpareSegments::new(SPARE_DIRECTORY.into(), wanted, SEGMENT_BYTES);
+            let shared = LogShared::new(Vec::new(), spares);
+            io.spawn(spare::replenish(io.clone(), Rc::clone(&shared)));
+            io.sleep_until(io.now().after_ms(20_000)).await;
+            assert_eq!(shared.spares.ready(), wanted);
+        })
+        .unwrap();
+        for path in &later {
+            let left = simulation.file_bytes(HOST, path);
+            assert_eq!(
+                left.as_deref(),
+                Some(&[7; SEGMENT_BYTES as usize][..]),
+                "{path}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_file_that_was_not_zeroed_to_its_end_is_not_taken() {
     let simulation = simulation(2);
