@@ -17,6 +17,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 pub struct Metrics {
     registry: Registry,
     pub connections: IntGauge,
+    /// By result.
+    pub handshakes: IntCounterVec,
     /// By group.
     pub proposals: IntCounterVec,
     pub offset_commits: IntCounter,
@@ -186,7 +188,19 @@ impl Metrics {
         for reason in ["silent", "left"] {
             fences.with_label_values(&[reason]);
         }
+        let handshakes = IntCounterVec::new(
+            Opts::new(
+                "millrace_controller_handshakes_total",
+                "Connections that proved to belong to the cluster (accepted) or did not (refused)",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(handshakes.clone()))?;
+        for result in ["accepted", "refused"] {
+            handshakes.with_label_values(&[result]);
+        }
         Ok(Metrics {
+            handshakes,
             connections: gauge("millrace_controller_connections", "Open connections")?,
             proposals,
             offset_commits,

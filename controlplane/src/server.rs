@@ -78,8 +78,12 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_ma
             },
             Some(introduced) = strangers.join_next() => {
                 let (stream, client) = match introduced {
-                    Ok(Ok(introduced)) => introduced,
+                    Ok(Ok(introduced)) => {
+                        node.metrics.handshakes.with_label_values(&["accepted"]).inc();
+                        introduced
+                    }
                     Ok(Err(error)) => {
+                        node.metrics.handshakes.with_label_values(&["refused"]).inc();
                         refusals.add(&error);
                         continue;
                     }

@@ -17,7 +17,9 @@ use control_api::level::ClusterLevel;
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{
+    Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential,
+};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -118,6 +120,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         Peer {
+            one_by_one: false,
             member: target,
             address: node.addr.clone(),
             group: self.group,
@@ -127,9 +130,19 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             link: None,
         }
     }
+
+    /// Each heartbeat is a stream of its own to openraft. As single appends all of them share one connection.
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        Peer {
+            one_by_one: true,
+            ..self.new_client(target, node).await
+        }
+    }
 }
 
 pub(crate) struct Peer {
+    /// Appends wait for each other's answers, on a connection that stays.
+    one_by_one: bool,
     /// Nobody else is spoken to, at whichever address.
     member: u64,
     /// Where it was when openraft began to speak to it.
@@ -266,6 +279,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        if self.one_by_one {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
             let time = option.hard_ttl().max(CONNECT_TIME_MAX);
             let link = match self.connect(time).await {
@@ -520,6 +536,7 @@ mod tests {
             }
         });
         Peer {
+            one_by_one: false,
             member: 2,
             address,
             group: 0,

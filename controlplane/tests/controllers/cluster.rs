@@ -6,6 +6,7 @@ use control_api::ids::Position;
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, MetadataUpdate, OffsetSelection, Request, Response};
 use std::time::Duration;
+use tokio::time::sleep;
 
 /// Registers a broker that topics can be placed on.
 pub(crate) async fn live_broker(client: &ControlClient, id: i32) -> Broker {
@@ -29,6 +30,34 @@ async fn committed(client: &ControlClient, group: &str) -> Vec<(u32, i64)> {
             .collect(),
         other => panic!("{other:?}"),
     }
+}
+
+/// A connection costs its two ends more than a request, and much more over TLS. Each heartbeat of a leader's used to make one.
+pub(crate) async fn keeps_its_connections(cluster: &Cluster) {
+    let client = cluster.client();
+    live_broker(&client, 1).await;
+    create(&client, "t").await;
+    commit(&client, vec![offset("g", "t", 0, 0)]).await;
+    let made = async || {
+        let mut sum = 0;
+        for node in cluster.addresses.keys() {
+            let name = "millrace_controller_handshakes_total{result=\"accepted\"}";
+            sum += cluster.metric(*node, name).await.unwrap();
+        }
+        sum
+    };
+    let before = made().await;
+    for number in 0..100 {
+        commit(&client, vec![offset("g", "t", 0, number)]).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    let made = made().await - before;
+    assert!(made < 10, "{made} connections for 100 commits and a second");
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_not_made_for_each_commit_or_heartbeat() {
+    keeps_its_connections(&Cluster::start(3, &["--session-ms", "60000"]).await).await;
 }
 
 #[tokio::test]
@@ -233,7 +262,7 @@ async fn a_leader_that_hangs_delays_a_call_by_an_election_and_has_no_broker_fenc
             // As often, and as patiently, as a broker.
             let request = Request::Heartbeat(broker.heartbeat());
             let _ = beats.call(request, Duration::from_millis(600)).await;
-            tokio::time::sleep(control_api::message::BROKER_HEARTBEAT).await;
+            sleep(control_api::message::BROKER_HEARTBEAT).await;
         }
     };
     let rounds = async {
@@ -244,7 +273,7 @@ async fn a_leader_that_hangs_delays_a_call_by_an_election_and_has_no_broker_fenc
             }
             cluster.signal(hung, "STOP");
             create(&client, &format!("{round}-while-one-hangs")).await;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            sleep(Duration::from_secs(3)).await;
             cluster.signal(hung, "CONT");
             cluster.caught_up(hung).await;
         }
