@@ -2,7 +2,7 @@
 
 use crate::member::NODE_MAX;
 use control_api::message::BROKER_HEARTBEAT;
-use control_api::secret::Secret;
+use control_api::secured::Credentials;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ pub struct NodeConfig {
     pub join: Vec<String>,
     /// Where others connect to this node, HOST:PORT.
     pub advertise: String,
-    pub secret: Secret,
+    pub credentials: Credentials,
     /// Where metrics and health are served over HTTP.
     pub metrics: String,
     pub data: PathBuf,

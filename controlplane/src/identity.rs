@@ -2,17 +2,16 @@
 
 use control_api::handshake::{HandshakeError, Party, Role, Server};
 use control_api::level::ClusterLevel;
-use control_api::secret::Secret;
+use control_api::secured::{self, Credentials, Stream};
 use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Shown at every handshake of this node's, in both directions.
 #[derive(Debug)]
 pub struct Identity {
-    pub secret: Secret,
+    pub credentials: Credentials,
     /// As which member of the Raft groups it votes.
     pub member: u64,
     /// Known once the cluster has formed, and then for good.
@@ -24,9 +23,9 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn new(secret: Secret, member: u64) -> Self {
+    pub fn new(credentials: Credentials, member: u64) -> Self {
         Identity {
-            secret,
+            credentials,
             member,
             cluster_id: OnceLock::new(),
             called_by: OnceLock::new(),
@@ -36,7 +35,7 @@ impl Identity {
 
     pub fn party(&self) -> Party {
         Party {
-            secret: self.secret.clone(),
+            credentials: self.credentials.clone(),
             member: self.member,
             cluster_id: self.cluster_id.get().cloned().unwrap_or_default(),
         }
@@ -48,20 +47,9 @@ impl Identity {
         address: &str,
         wanted: u64,
         time: Duration,
-    ) -> Result<(TcpStream, Server), HandshakeError> {
-        let connecting = async {
-            let mut stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let peer = stream.peer_addr()?;
-            if !self.secret.admits(peer.ip()) {
-                return Err(HandshakeError::Unprotected(peer));
-            }
-            let party = self.party();
-            let offered =
-                control_api::handshake::offer(&mut stream, &party, Role::Controller, wanted);
-            let server = offered.await?;
-            Ok((stream, server))
-        };
+    ) -> Result<(Stream, Server), HandshakeError> {
+        let party = self.party();
+        let connecting = secured::connect(address, &party, Role::Controller, wanted, time);
         let connected = timeout(time, connecting).await;
         connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }

@@ -8,7 +8,8 @@ use control_api::client::ControlClient;
 use control_api::handshake::{Party, Role};
 use control_api::level::{Level, try_later_level};
 use control_api::message::QuorumChange;
-use control_api::secret::Secret;
+use control_api::secured::Credentials;
+use control_api::tls::TlsFiles;
 use controlplane::config::{NodeConfig, Peers, Times, is_address, parse_node};
 use controlplane::member::NODE_MAX;
 use controlplane::node::RunningNode;
@@ -130,7 +131,7 @@ struct ServeArgs {
     #[arg(long, env = "MILLRACE_CONTROLLER_ADVERTISE")]
     advertise: Option<String>,
     #[command(flatten)]
-    secret: SecretArgs,
+    credentials: CredentialArgs,
     /// Where to serve /metrics, /healthz and /readyz, HOST:PORT.
     #[arg(long, env = "MILLRACE_CONTROLLER_METRICS")]
     metrics: String,
@@ -184,20 +185,32 @@ struct AskArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    secret: SecretArgs,
+    credentials: CredentialArgs,
 }
 
 #[derive(Args)]
-struct SecretArgs {
-    /// The file with the cluster's secret, the same for all of its processes; without it only loopback addresses are served and
-    /// joined.
+struct CredentialArgs {
+    /// The file with the cluster's secret, the same for all of its processes. Without it and without TLS only loopback addresses
+    /// are served and joined.
     #[arg(long, env = "MILLRACE_SECRET_FILE", value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// This process's certificate and those between it and the CA, in PEM: all connections of the control plane are TLS then, and
+    /// both sides show a certificate.
+    #[arg(long, env = "MILLRACE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, env = "MILLRACE_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// The CA that the certificates of all others must be signed by, in PEM.
+    #[arg(long, env = "MILLRACE_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
 }
 
-impl SecretArgs {
-    fn load(&self) -> anyhow::Result<Secret> {
-        Secret::load(self.secret_file.as_deref()).map_err(anyhow::Error::msg)
+impl CredentialArgs {
+    fn load(self) -> anyhow::Result<Credentials> {
+        let files = TlsFiles::of(self.tls_cert, self.tls_key, self.tls_ca);
+        let loaded = files.and_then(|files| Credentials::load(self.secret_file.as_deref(), files));
+        loaded.map_err(anyhow::Error::msg)
     }
 }
 
@@ -268,8 +281,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             (Question::Features { raise }, args.ask)
         }
     };
-    let client = client(&args)?;
-    let answer = operator::ask(question, &client, &args.controllers, form(args.json)).await?;
+    let (controllers, form) = (args.controllers.clone(), form(args.json));
+    let client = client(args)?;
+    let answer = operator::ask(question, &client, &controllers, form).await?;
     print!("{}", answer.text);
     Ok(match answer.healthy {
         true => ExitCode::SUCCESS,
@@ -280,7 +294,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn quorum(command: QuorumCommand) -> anyhow::Result<ExitCode> {
     let (change, wait, args) = match command {
         QuorumCommand::Status(args) => {
-            let table = operator::quorum(&client(&args)?, form(args.json)).await?;
+            let form = form(args.json);
+            let table = operator::quorum(&client(args)?, form).await?;
             print!("{table}");
             return Ok(ExitCode::SUCCESS);
         }
@@ -306,18 +321,17 @@ async fn quorum(command: QuorumCommand) -> anyhow::Result<ExitCode> {
         }
     };
     let time = Duration::from_secs(wait.wait_seconds);
-    operator::change_quorum(&client(&args)?, change, time).await?;
+    operator::change_quorum(&client(args)?, change, time).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn client(args: &AskArgs) -> anyhow::Result<ControlClient> {
-    let secret = args.secret.load()?;
+fn client(args: AskArgs) -> anyhow::Result<ControlClient> {
+    let credentials = args.credentials.load()?;
     let addresses = args.controllers.iter().map(String::as_str);
-    let checked = secret.check_addresses(addresses);
+    let checked = credentials.check_addresses(addresses);
     checked.map_err(anyhow::Error::msg)?;
-    let party = Party::client(secret, String::new());
-    let controllers = args.controllers.clone();
-    Ok(ControlClient::new(controllers, party, Role::Operator))
+    let party = Party::client(credentials, String::new());
+    Ok(ControlClient::new(args.controllers, party, Role::Operator))
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
@@ -347,7 +361,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     }
     let node = RunningNode::start(NodeConfig {
         id: args.id,
-        secret: args.secret.load()?,
+        credentials: args.credentials.load()?,
         listen: args.listen,
         peers,
         join: args.join,

@@ -63,13 +63,18 @@ impl RunningNode {
         let shares = descriptors::raise()?;
         let addresses = config.controllers();
         let addresses = addresses.chain([&config.listen, &config.advertise]);
-        let checked = config.secret.check_addresses(addresses.map(String::as_str));
-        checked.map_err(anyhow::Error::msg)?;
+        let checked = config
+            .credentials
+            .check_addresses(addresses.map(String::as_str));
+        let serves = || config.credentials.check_serves(&config.advertise);
+        checked
+            .and_then(|()| serves())
+            .map_err(anyhow::Error::msg)?;
         let data = DataDirectory::open(&config.data, config.id, &config.peers)?;
         let listener = bind(&config.listen).await?;
         let metrics_listener = bind(&config.metrics).await?;
         let own = member(config.id, data.disk);
-        let identity = Arc::new(Identity::new(config.secret.clone(), own));
+        let identity = Arc::new(Identity::new(config.credentials.clone(), own));
         let open = (&config, &identity);
         let meta = Group::open(META_GROUP, open, &data).await?;
         let offsets = Group::open(OFFSETS_GROUP, open, &data).await?;

@@ -16,25 +16,25 @@ use control_api::frame::{
     self, FRAME_BYTES_MAX, FrameError, FrameMemory, FrameReader, KIND_REQUEST, KIND_RESPONSE,
     META_GROUP, OFFSETS_GROUP, REQUEST_BYTES_MAX,
 };
-use control_api::handshake::{self, Client, HandshakeError, Role};
+use control_api::handshake::{Client, HandshakeError, Role};
 use control_api::level::Level;
 use control_api::message::{ControlError, Request, Response};
+use control_api::secured::{self, Refusals, Stream};
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 /// A client keeps connections for later; after this it has forgotten them.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
 /// After a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Strangers are not worth more than a line in so long.
-const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the connections of one kind share: places, and memory for what they send.
 struct Share {
@@ -61,12 +61,12 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_ma
     let mut strangers = JoinSet::new();
     let mut oldest = VecDeque::new();
     let mut connections = JoinSet::new();
-    let mut refusals = Refusals::default();
+    let refusals = Refusals::default();
     loop {
         tokio::select! {
             accepted = listener.accept(), if strangers.len() < strangers_max => match accepted {
-                Ok((stream, _)) => {
-                    oldest.push_back(strangers.spawn(introduce(node.clone(), stream)));
+                Ok((stream, peer)) => {
+                    oldest.push_back(strangers.spawn(introduce(node.clone(), stream, peer)));
                     if strangers.len() == strangers_max {
                         put_out_the_oldest(&mut oldest);
                     }
@@ -82,9 +82,9 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, connections_ma
                         node.metrics.handshakes.with_label_values(&["accepted"]).inc();
                         introduced
                     }
-                    Ok(Err(error)) => {
+                    Ok(Err((peer, error))) => {
                         node.metrics.handshakes.with_label_values(&["refused"]).inc();
-                        refusals.add(&error);
+                        refusals.add("refused a connection", &peer, &error);
                         continue;
                     }
                     // It was put out.
@@ -123,17 +123,15 @@ fn put_out_the_oldest(oldest: &mut VecDeque<AbortHandle>) {
 
 async fn introduce(
     node: Arc<Node>,
-    mut stream: TcpStream,
-) -> Result<(TcpStream, Client), HandshakeError> {
-    stream.set_nodelay(true)?;
-    let peer = stream.peer_addr()?;
-    if !node.identity.secret.admits(peer.ip()) {
-        return Err(HandshakeError::Unprotected(peer));
-    }
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<(Stream, Client), (SocketAddr, HandshakeError)> {
     let party = node.identity.party();
-    let handshake = handshake::accept(&mut stream, &party);
-    let client = timeout(HANDSHAKE_TIME_MAX, handshake).await;
-    let client = client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let accepted = timeout(HANDSHAKE_TIME_MAX, secured::accept(stream, &party)).await;
+    let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    let (stream, client) = accepted
+        .unwrap_or_else(late)
+        .map_err(|error| (peer, error))?;
     if client.role == Role::Controller && !client.cluster_id.is_empty() {
         node.identity
             .called_by
@@ -142,34 +140,13 @@ async fn introduce(
     Ok((stream, client))
 }
 
-/// Says why connections are refused, but not as often as somebody tries.
-#[derive(Default)]
-struct Refusals {
-    silent_until: Option<Instant>,
-}
-
-impl Refusals {
-    fn add(&mut self, error: &HandshakeError) {
-        // A connection that says nothing, or ends, is nobody's mistake: a port scan, a health check.
-        if matches!(error, HandshakeError::Io(_)) {
-            debug!(%error, "a connection ended before its handshake");
-            return;
-        }
-        let now = Instant::now();
-        if self.silent_until.is_none_or(|until| until <= now) {
-            self.silent_until = Some(now + REFUSAL_LOG_PAUSE);
-            warn!(%error, "refused a connection");
-        }
-    }
-}
-
 async fn connection(
     node: &Arc<Node>,
-    stream: TcpStream,
+    stream: Stream,
     client: Client,
     memory: FrameMemory,
 ) -> Result<(), FrameError> {
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = stream.split();
     let limit = match client.role {
         Role::Controller => PEER_FRAME_BYTES_MAX,
         Role::Broker | Role::Operator => REQUEST_BYTES_MAX,
@@ -241,7 +218,6 @@ async fn controller(node: &Node, member: u64, mut link: Link) -> Result<(), Fram
 
 /// Gives up on a reader that does not read.
 pub(crate) async fn write(link: &mut Link, bytes: &[u8]) -> Result<(), FrameError> {
-    use tokio::io::AsyncWriteExt;
-    let written = timeout(WRITE_TIME_MAX, link.writer.write_all(bytes)).await;
+    let written = timeout(WRITE_TIME_MAX, frame::send(&mut link.writer, bytes)).await;
     Ok(written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }

@@ -90,7 +90,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
     tracing::info!(id = config.id, listen = %config.listen, shards = config.shards, "broker started");
     let link = LinkParts {
         controllers: config.controllers.clone(),
-        secret: config.secret.clone(),
+        credentials: config.credentials.clone(),
         registration: BrokerRegistration {
             id: BrokerId(config.id),
             incarnation: draw_incarnation()?,

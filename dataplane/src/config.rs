@@ -3,7 +3,8 @@
 use crate::log::limits::SPARE_BYTES_MAX;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use control_api::secret::Secret;
+use control_api::secured::Credentials;
+use control_api::tls::TlsFiles;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,9 +61,18 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub controllers: Option<Vec<String>>,
-    /// The file with the cluster's secret; without it only controllers on this machine are joined [default: none]
+    /// The file with the cluster's secret; without it and without TLS only controllers on this machine are joined [default: none]
     #[arg(long, env = "MILLRACE_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
+    /// The certificate that controllers are shown over TLS, in PEM, with those between it and the CA [default: no TLS]
+    #[arg(long, env = "MILLRACE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, env = "MILLRACE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The CA that the controllers' certificates must be signed by, in PEM
+    #[arg(long, env = "MILLRACE_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// The directory of this broker's data.
     #[arg(long, global = true, env = "MILLRACE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -105,7 +115,7 @@ pub struct BrokerConfig {
     pub advertise_port: u16,
     pub metrics: Option<SocketAddr>,
     pub controllers: Vec<String>,
-    pub secret: Secret,
+    pub credentials: Credentials,
     pub data: PathBuf,
     pub shards: usize,
     pub tail_bytes: usize,
@@ -156,6 +166,9 @@ impl Settings {
             metrics: self.metrics.or(file.metrics),
             controllers: self.controllers.or(file.controllers),
             secret_file: self.secret_file.or(file.secret_file),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_ca: self.tls_ca.or(file.tls_ca),
             data: self.data.or(file.data),
             shards: self.shards.or(file.shards),
             tail_mib: self.tail_mib.or(file.tail_mib),
@@ -179,9 +192,11 @@ impl Settings {
         if controllers.is_empty() || controllers.iter().any(|address| !is_host_and_port(address)) {
             bail!("--controllers must be host:port, separated by commas");
         }
-        let secret = Secret::load(self.secret_file.as_deref()).map_err(anyhow::Error::msg)?;
+        let tls = TlsFiles::of(self.tls_cert, self.tls_key, self.tls_ca);
+        let loaded = tls.and_then(|tls| Credentials::load(self.secret_file.as_deref(), tls));
+        let credentials = loaded.map_err(anyhow::Error::msg)?;
         let addresses = controllers.iter().map(String::as_str);
-        secret
+        credentials
             .check_addresses(addresses)
             .map_err(anyhow::Error::msg)?;
         let listen = self.listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
@@ -216,7 +231,7 @@ impl Settings {
                 .map(|metrics| address("--metrics", &metrics))
                 .transpose()?,
             controllers,
-            secret,
+            credentials,
             data: self.data.context("--data is missing")?,
             shards,
             tail_bytes: tail_mib << 20,

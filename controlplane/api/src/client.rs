@@ -5,17 +5,16 @@
 //! never delays a heartbeat.
 
 use crate::frame::{self, FrameError, FrameReader};
-use crate::handshake::{self, HandshakeError, Party, Role};
+use crate::handshake::{Party, Role};
 use crate::ids::Position;
 use crate::level::ClusterLevel;
 use crate::message::{ControlError, Request, Response};
 use crate::metadata_stream::MetadataStream;
+use crate::secured;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -82,7 +81,7 @@ struct State {
     cluster_id: String,
 }
 
-pub(crate) type Connection = FrameReader<TcpStream>;
+pub(crate) type Connection = FrameReader<secured::Stream>;
 
 impl ControlClient {
     /// `addresses`: each controller's `host:port`. At least one.
@@ -302,7 +301,7 @@ impl ControlClient {
         mut connection: Connection,
         request: &[u8],
     ) -> Result<Response, FrameError> {
-        connection.get_mut().write_all(request).await?;
+        frame::send(connection.get_mut(), request).await?;
         let response = connection.next().await?.body(frame::KIND_RESPONSE)?;
         let mut state = self.state();
         let idle = state.idle.entry(address.to_owned()).or_default();
@@ -318,26 +317,17 @@ impl ControlClient {
         request: &[u8],
     ) -> Result<MetadataStream, FrameError> {
         let mut connection = self.connect(address).await?;
-        connection.get_mut().write_all(request).await?;
+        frame::send(connection.get_mut(), request).await?;
         let first = timeout(STREAM_SILENCE_MAX, connection.next()).await;
         let first = first.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
         Ok(MetadataStream::new(connection, first))
     }
 
     async fn connect(&self, address: &str) -> Result<Connection, FrameError> {
-        let late = || FrameError::Io(std::io::ErrorKind::TimedOut.into());
-        let stream = timeout(CONNECT_TIME_MAX, TcpStream::connect(address));
-        let mut stream = stream.await.map_err(|_| late())??;
-        stream.set_nodelay(true)?;
-        let peer = stream.peer_addr()?;
-        if !self.party.secret.admits(peer.ip()) {
-            return Err(HandshakeError::Unprotected(peer).into());
-        }
         let mut party = self.party.clone();
         party.cluster_id.clone_from(&self.state().cluster_id);
-        let handshake = handshake::offer(&mut stream, &party, self.role, 0);
-        let server = timeout(CONNECT_TIME_MAX, handshake);
-        let server = server.await.map_err(|_| late())??;
+        let (stream, server) =
+            secured::connect(address, &party, self.role, 0, CONNECT_TIME_MAX).await?;
         if party.cluster_id.is_empty() {
             self.state().cluster_id = server.cluster_id;
         }
@@ -405,6 +395,7 @@ impl ControlClient {
 mod tests {
     use super::*;
     use crate::frame::META_GROUP;
+    use crate::handshake;
     use crate::level::Level;
     use tokio::net::TcpListener;
 

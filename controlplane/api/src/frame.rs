@@ -110,7 +110,13 @@ where
     W: AsyncWrite + Unpin,
     T: Format,
 {
-    writer.write_all(&encode(level, kind, group, body)).await
+    send(writer, &encode(level, kind, group, body)).await
+}
+
+/// All of the bytes, and none is left in a buffer of the stream's.
+pub async fn send<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> io::Result<()> {
+    writer.write_all(bytes).await?;
+    writer.flush().await
 }
 
 /// Memory for the frames of many connections together. A frame that is longer than [`FREE_BYTES`] waits for its share before any of

@@ -12,9 +12,11 @@
 //!
 //! Both proofs cover both nonces, which are new each time, so that none can be used again; a word for the direction, so that
 //! none can be sent back; and roles, members and cluster ids, so that none is good for another purpose. The secret itself never
-//! travels. What follows is neither encrypted nor signed: whoever can change packets under way can change these too.
+//! travels. Without TLS underneath ([`crate::secured`]), what follows is neither encrypted nor signed: whoever can change packets under
+//! way can change these too.
 
-use crate::secret::Secret;
+use crate::secured::Credentials;
+use crate::tls;
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -33,6 +35,12 @@ const ANSWER_BYTES: usize = 8 + 1 + 1 + 8 + NONCE_BYTES + 1 + CLUSTER_ID_BYTES_M
 const SERVER: &[u8] = b"millrace server";
 const CLIENT: &[u8] = b"millrace client";
 
+/// How records of TLS begin, and how one without TLS tells whoever begins it that there is none: the fatal alert `protocol_version`
+/// (RFC 8446, 5.1 and 6).
+const TLS_HANDSHAKE: &[u8] = &[22, 3];
+const TLS_ALERT: &[u8] = &[21, 3];
+const NO_TLS: &[u8] = &[21, 3, 3, 0, 2, 2, 70];
+
 const VERDICT_WELCOME: u8 = 0;
 const VERDICT_OTHER_CLUSTER: u8 = 1;
 const VERDICT_OTHER_MEMBER: u8 = 2;
@@ -50,7 +58,7 @@ pub enum Role {
 /// One side of a handshake.
 #[derive(Clone, Debug)]
 pub struct Party {
-    pub secret: Secret,
+    pub credentials: Credentials,
     /// The member of the quorum that this side is; 0 for all but controllers.
     pub member: u64,
     /// Empty where it is not known yet.
@@ -59,9 +67,9 @@ pub struct Party {
 
 impl Party {
     /// A broker or an operator's command.
-    pub fn client(secret: Secret, cluster_id: String) -> Self {
+    pub fn client(credentials: impl Into<Credentials>, cluster_id: String) -> Self {
         Party {
-            secret,
+            credentials: credentials.into(),
             member: 0,
             cluster_id,
         }
@@ -87,9 +95,14 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
     #[error("it does not speak this protocol")]
     Protocol,
+    #[error("it speaks TLS, and this process has no certificate (--tls-cert)")]
+    SpeaksTls,
+    /// What TLS was refused for, by either side.
+    #[error("{0}")]
+    Tls(String),
     #[error("it does not know this cluster's secret")]
     Secret,
     #[error("it belongs to cluster {0}")]
@@ -97,8 +110,17 @@ pub enum HandshakeError {
     /// Most likely its disk was replaced.
     #[error("it is member {0:x} now")]
     OtherMember(u64),
-    #[error("{0} is no loopback address, and there is no cluster secret")]
+    #[error("{0} is no loopback address, and there is neither a cluster secret nor a certificate")]
     Unprotected(SocketAddr),
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        match tls::reason(&error) {
+            Some(reason) => HandshakeError::Tls(reason),
+            None => HandshakeError::Io(error),
+        }
+    }
 }
 
 /// The client's side. `wanted`: the member that must answer, 0 for any.
@@ -112,9 +134,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let hello = hello(party, role, wanted);
-    stream.write_all(&hello).await?;
+    send(stream, &[&hello]).await?;
     let mut answer = [0; ANSWER_BYTES];
-    stream.read_exact(&mut answer).await?;
+    if let Err(error) = stream.read_exact(&mut answer).await {
+        return Err(match answer.starts_with(TLS_ALERT) {
+            true => HandshakeError::SpeaksTls,
+            false => error.into(),
+        });
+    }
     let mut proof = [0; PROOF_BYTES];
     stream.read_exact(&mut proof).await?;
     let mut fields = Fields::new(&answer)?;
@@ -122,7 +149,7 @@ where
     let member = u64::from_le_bytes(fields.take());
     let _nonce: [u8; NONCE_BYTES] = fields.take();
     let cluster_id = fields.text()?;
-    if party.secret.prove(&[SERVER, &hello, &answer]) != proof.into_proof() {
+    if party.credentials.secret.prove(&[SERVER, &hello, &answer]) != proof.into_proof() {
         return Err(HandshakeError::Secret);
     }
     match verdict {
@@ -131,8 +158,8 @@ where
         VERDICT_OTHER_MEMBER => return Err(HandshakeError::OtherMember(member)),
         _ => return Err(HandshakeError::Protocol),
     }
-    let own = party.secret.prove(&[CLIENT, &hello, &answer]);
-    stream.write_all(&own.into_bytes()).await?;
+    let own = party.credentials.secret.prove(&[CLIENT, &hello, &answer]);
+    send(stream, &[&own.into_bytes()]).await?;
     Ok(Server { member, cluster_id })
 }
 
@@ -143,6 +170,10 @@ where
 {
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello).await?;
+    if hello.starts_with(TLS_HANDSHAKE) {
+        send(stream, &[NO_TLS]).await?;
+        return Err(HandshakeError::SpeaksTls);
+    }
     let mut fields = Fields::new(&hello)?;
     let role = match fields.take() {
         [1] => Role::Controller,
@@ -167,15 +198,18 @@ where
         (VERDICT_WELCOME, None)
     };
     let answer = answer(party, verdict);
-    let proof = party.secret.prove(&[SERVER, &hello, &answer]).into_bytes();
-    stream.write_all(&answer).await?;
-    stream.write_all(&proof).await?;
+    let proof = party
+        .credentials
+        .secret
+        .prove(&[SERVER, &hello, &answer])
+        .into_bytes();
+    send(stream, &[&answer, &proof]).await?;
     if let Some(error) = refused {
         return Err(error);
     }
     let mut proof = [0; PROOF_BYTES];
     stream.read_exact(&mut proof).await?;
-    match party.secret.prove(&[CLIENT, &hello, &answer]) == proof.into_proof() {
+    match party.credentials.secret.prove(&[CLIENT, &hello, &answer]) == proof.into_proof() {
         true => Ok(Client {
             role,
             member,
@@ -183,6 +217,14 @@ where
         }),
         false => Err(HandshakeError::Secret),
     }
+}
+
+/// All of it, at once where the stream can.
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, parts: &[&[u8]]) -> io::Result<()> {
+    for part in parts {
+        stream.write_all(part).await?;
+    }
+    stream.flush().await
 }
 
 fn hello(party: &Party, role: Role, wanted: u64) -> [u8; HELLO_BYTES] {
@@ -281,16 +323,13 @@ impl IntoProof for [u8; PROOF_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
     use std::future::Future;
     use tokio::io::DuplexStream;
 
-    fn secret(text: &[u8]) -> Secret {
-        Secret::of(text)
-    }
-
     fn party(key: &[u8], member: u64, cluster_id: &str) -> Party {
         Party {
-            secret: secret(key),
+            credentials: Secret::of(key).into(),
             member,
             cluster_id: cluster_id.to_owned(),
         }
@@ -352,7 +391,11 @@ mod tests {
         let first = tokio::spawn(async move { accept(&mut far, &server).await });
         let mut answer = [0; ANSWER_BYTES];
         near.read_exact(&mut answer).await.unwrap();
-        let proof = ours.secret.prove(&[CLIENT, &said, &answer]).into_bytes();
+        let proof = ours
+            .credentials
+            .secret
+            .prove(&[CLIENT, &said, &answer])
+            .into_bytes();
         near.write_all(&proof).await.unwrap();
         first.await.unwrap().unwrap();
         overheard.extend(said);
@@ -392,7 +435,11 @@ mod tests {
                 near.write_all(&sent).await?;
                 let mut answer = [0; ANSWER_BYTES];
                 near.read_exact(&mut answer).await?;
-                let mut proof = ours.secret.prove(&[CLIENT, &said, &answer]).into_bytes();
+                let mut proof = ours
+                    .credentials
+                    .secret
+                    .prove(&[CLIENT, &said, &answer])
+                    .into_bytes();
                 if let Some(byte) = position.checked_sub(HELLO_BYTES) {
                     proof[byte] ^= 0x40;
                 }

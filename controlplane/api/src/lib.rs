@@ -19,4 +19,6 @@ pub mod metadata_stream;
 pub mod process;
 pub mod scrapers;
 pub mod secret;
+pub mod secured;
+pub mod tls;
 pub mod topic_config;

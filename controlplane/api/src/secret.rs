@@ -1,7 +1,6 @@
 //! The cluster's secret: what a process shows to be let in, and what it demands of those it talks to.
 //!
-//! One file, the same on every machine of the cluster. Without one a process proves nothing and can demand nothing, so it serves
-//! and joins loopback addresses alone.
+//! One file, the same on every machine of the cluster.
 
 use hmac::digest::CtOutput;
 use hmac::{Hmac, Mac};
@@ -9,7 +8,6 @@ use sha2::Sha256;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +20,7 @@ type HmacSha256 = Hmac<Sha256>;
 pub(crate) type Proof = CtOutput<HmacSha256>;
 
 /// Cheap to clone, never printed.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Secret {
     /// `None` without a secret.
     key: Option<Arc<[u8]>>,
@@ -68,29 +66,8 @@ impl Secret {
         }
     }
 
-    /// A process that has no secret talks to its own machine only.
-    pub fn admits(&self, address: IpAddr) -> bool {
-        self.key.is_some() || address.to_canonical().is_loopback()
-    }
-
-    /// Whether all of these `host:port` may be served or joined; the error is one line for the operator.
-    pub fn check_addresses<'a>(
-        &self,
-        addresses: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), String> {
-        if self.key.is_some() {
-            return Ok(());
-        }
-        for address in addresses {
-            // A name that says nothing now is looked at again when it is connected to.
-            let mut resolved = address.to_socket_addrs().into_iter().flatten();
-            if resolved.any(|one| !self.admits(one.ip())) {
-                return Err(format!(
-                    "without a cluster secret only loopback addresses are served and joined, and {address} is none: give --secret-file"
-                ));
-            }
-        }
-        Ok(())
+    pub(crate) fn is_some(&self) -> bool {
+        self.key.is_some()
     }
 
     /// Proves that whoever made this knows the secret and means these parts, in this order, each of known length.
@@ -144,25 +121,5 @@ mod tests {
             let _ = fs::remove_file(path);
         }
         fs::remove_file(good).unwrap();
-    }
-
-    #[test]
-    fn without_a_secret_only_this_machine_is_served_and_joined() {
-        let none = Secret::load(None).unwrap();
-        for own in [
-            "127.0.0.1:1",
-            "[::1]:1",
-            "localhost:1",
-            "[::ffff:127.0.0.1]:1",
-        ] {
-            assert_eq!(none.check_addresses([own]), Ok(()), "{own}");
-        }
-        for other in ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "[2001:db8::1]:1"] {
-            let error = none.check_addresses(["127.0.0.1:1", other]).unwrap_err();
-            assert!(
-                error.contains(other) && error.contains("--secret-file"),
-                "{error}"
-            );
-        }
     }
 }

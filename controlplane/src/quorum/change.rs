@@ -120,7 +120,7 @@ fn check_address(node: &Node, id: u64, address: &str) -> Result<(), ControlError
     if !(1..=NODE_MAX).contains(&id) || !is_address(address) || address.len() > ADDRESS_BYTES_MAX {
         return Err(refused(format!("{id}={address} is no controller")));
     }
-    let checked = node.identity.secret.check_addresses([address]);
+    let checked = node.identity.credentials.check_addresses([address]);
     checked.map_err(refused)
 }
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use control_api::codec::Format;
 use control_api::frame::{self, Frame, FrameError, FrameReader, KIND_PEER_FIRST};
 use control_api::level::ClusterLevel;
+use control_api::secured::{Reader, Writer};
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -31,7 +32,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -54,8 +54,8 @@ type RpcError = RPCError<TypeConfig>;
 
 /// A connection whose other end has proved who it is.
 pub(crate) struct Link {
-    pub reader: FrameReader<OwnedReadHalf>,
-    pub writer: OwnedWriteHalf,
+    pub reader: FrameReader<Reader>,
+    pub writer: Writer,
     /// At which this side speaks.
     pub level: ClusterLevel,
 }
@@ -182,7 +182,7 @@ impl Peer {
         for address in self.addresses.of(self.member, &self.address) {
             match self.identity.connect(&address, self.member, time).await {
                 Ok((stream, _)) => {
-                    let (reader, writer) = stream.into_split();
+                    let (reader, writer) = stream.split();
                     let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
                     let level = self.identity.level.clone();
                     return Ok(Link {
@@ -230,7 +230,7 @@ impl Peer {
         for part in bytes.chunks(SNAPSHOT_PART_BYTES) {
             let part = frame::encode_raw(KIND_SNAPSHOT_PART, self.group, part);
             within(PEER_TIME_MAX, async {
-                Ok(link.writer.write_all(&part).await?)
+                Ok(frame::send(&mut link.writer, &part).await?)
             })
             .await?;
         }
@@ -385,7 +385,7 @@ struct Progress {
 
 async fn send_appends<S>(
     mut input: S,
-    (mut writer, level): (OwnedWriteHalf, ClusterLevel),
+    (mut writer, level): (Writer, ClusterLevel),
     group: u8,
     (progress, acknowledged): (Arc<Progress>, Arc<Acknowledged>),
 ) where
@@ -402,6 +402,8 @@ async fn send_appends<S>(
             .await
             .is_err()
         {
+            // Both halves are one stream, which would else stay open for as long as nothing is read.
+            let _ = writer.shutdown().await;
             return;
         }
     }
@@ -411,7 +413,7 @@ async fn send_appends<S>(
 }
 
 struct Answers {
-    reader: FrameReader<OwnedReadHalf>,
+    reader: FrameReader<Reader>,
     progress: Arc<Progress>,
     acknowledged: Arc<Acknowledged>,
     answered: u64,
@@ -469,7 +471,7 @@ pub(crate) async fn introduce(
 ) -> io::Result<(u64, WireIntroduction)> {
     let connected = identity.connect(address, 0, CONNECT_TIME_MAX).await;
     let (stream, server) = connected.map_err(io::Error::other)?;
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = stream.split();
     let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
     let mut link = Link {
         reader,
@@ -500,12 +502,13 @@ async fn within<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control_api::handshake::{self, Role};
+    use control_api::handshake::Role;
     use control_api::secret::Secret;
+    use control_api::secured;
     use tokio::net::TcpListener;
 
     fn identity(member: u64, secret: Secret) -> Identity {
-        Identity::new(secret, member)
+        Identity::new(secret.into(), member)
     }
 
     /// Member 2, which takes one connection, answers so many appends, and then waits for the end of what it is sent or, if it is
@@ -514,11 +517,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
             let party = identity(2, secret).party();
-            let client = handshake::accept(&mut stream, &party).await.unwrap();
+            let (stream, client) = secured::accept(stream, &party).await.unwrap();
             assert_eq!((client.role, client.member), (Role::Controller, 1));
-            let (reader, writer) = stream.into_split();
+            let (reader, writer) = stream.split();
             let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
             let mut link = Link {
                 reader,

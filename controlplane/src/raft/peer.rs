@@ -22,6 +22,7 @@ use futures::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use std::io;
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 /// Answers one frame and gives the connection back, unless the frame turned it into a stream that has now ended.
@@ -131,7 +132,9 @@ async fn stream<M: Machine>(
         let written = timeout(WRITE_TIME_MAX, write).await;
         written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     }
-    Ok(())
+    // The leader must see an end, not a cut.
+    let closed = timeout(WRITE_TIME_MAX, writer.shutdown()).await;
+    Ok(closed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }
 
 async fn install<M: Machine>(

@@ -10,30 +10,28 @@ use control_api::handshake::{self, HandshakeError, Party, Role};
 use control_api::level::Level;
 use control_api::message::Request;
 use control_api::secret::Secret;
+use control_api::secured::{self, Stream};
 use controlplane::raft::TypeConfig;
 use controlplane::raft::wire::{WireAppend, WireLogId, WireVote, WireVoteRequest};
 use openraft::alias::VoteOf;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const KIND_APPEND: u8 = frame::KIND_PEER_FIRST + 1;
 const KIND_VOTE: u8 = frame::KIND_PEER_FIRST + 3;
 
 /// A connection that passed the handshake as member `member` of the quorum, or as a broker.
-async fn member(cluster: &Cluster, address: &str, role: Role, member: u64) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+async fn member(cluster: &Cluster, address: &str, role: Role, member: u64) -> Stream {
     let party = Party {
         member,
         ..cluster.party()
     };
-    handshake::offer(&mut stream, &party, role, 0)
-        .await
-        .unwrap();
-    stream
+    let connected = secured::connect(address, &party, role, 0, PATIENCE).await;
+    connected.unwrap().0
 }
 
-async fn is_closed(mut stream: TcpStream) -> bool {
+pub(crate) async fn is_closed(mut stream: impl AsyncRead + Unpin) -> bool {
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
     closed.is_ok()
@@ -41,7 +39,11 @@ async fn is_closed(mut stream: TcpStream) -> bool {
 
 #[tokio::test]
 async fn garbage_on_the_port_harms_nobody() {
-    let cluster = Cluster::start(3, &["--session-ms", "60000"]).await;
+    throw_garbage(&Cluster::start(3, &["--session-ms", "60000"]).await).await;
+}
+
+/// At the port, from strangers and from those who are let in.
+pub(crate) async fn throw_garbage(cluster: &Cluster) {
     let client = cluster.client();
     live_broker(&client, 1).await;
     let leader = cluster.leader().await;
@@ -67,8 +69,8 @@ async fn garbage_on_the_port_harms_nobody() {
     for role in [None, Some(Role::Broker), Some(Role::Controller)] {
         for attack in &attacks {
             let mut stream = match role {
-                None => TcpStream::connect(address).await.unwrap(),
-                Some(role) => member(&cluster, address, role, leader % 3 + 1).await,
+                None => Stream::Plain(TcpStream::connect(address).await.unwrap()),
+                Some(role) => member(cluster, address, role, leader % 3 + 1).await,
             };
             let _ = stream.write_all(attack).await;
             let _ = stream.shutdown().await;
@@ -78,11 +80,11 @@ async fn garbage_on_the_port_harms_nobody() {
     // A frame cut at any place, and one that never comes.
     let whole = frame::encode(Level::FIRST, KIND_REQUEST, META_GROUP, &Request::Status);
     for end in 0..whole.len() {
-        let mut stream = member(&cluster, address, Role::Operator, 0).await;
+        let mut stream = member(cluster, address, Role::Operator, 0).await;
         stream.write_all(&whole[..end]).await.unwrap();
     }
     create(&client, "still-here").await;
-    let stream = member(&cluster, address, Role::Operator, 0).await;
+    let stream = member(cluster, address, Role::Operator, 0).await;
     let mut stream = FrameReader::new(stream, 1 << 20);
     stream.get_mut().write_all(&whole).await.unwrap();
     assert!(stream.next().await.is_ok());
@@ -191,7 +193,7 @@ async fn who_does_not_know_the_secret_or_is_of_another_cluster_is_refused() {
 }
 
 /// The most memory that the process has had, in MiB.
-fn peak_mib(cluster: &Cluster, node: u64) -> u64 {
+pub(crate) fn peak_mib(cluster: &Cluster, node: u64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.pid(node))).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.unwrap().trim().trim_end_matches(" kB");

@@ -26,7 +26,7 @@ impl Alone {
         let running = RunningNode::start(NodeConfig {
             id: 1,
             listen: addresses[0].clone(),
-            secret: Secret::none(),
+            credentials: Secret::none().into(),
             peers: format!("1={}", addresses[0]).parse().unwrap(),
             join: Vec::new(),
             advertise: addresses[0].clone(),

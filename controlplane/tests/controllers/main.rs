@@ -5,6 +5,7 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod certificates;
 mod cluster;
 mod hostile;
 mod keeping;
@@ -13,3 +14,4 @@ mod memory;
 mod operation;
 mod quorum;
 mod support;
+mod tls;

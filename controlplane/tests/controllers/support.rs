@@ -6,7 +6,8 @@ use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, NewTopic, NodeStatus, OffsetCommit, Request, Response,
 };
-use control_api::secret::Secret;
+use control_api::secured::Credentials;
+use control_api::tls::TlsFiles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
@@ -29,6 +30,11 @@ pub(crate) struct Cluster {
     /// What each node is told of the others at its start: the peers, or some to join.
     told: BTreeMap<u64, [String; 2]>,
     options: Vec<String>,
+    /// Beside the secret, or instead of it.
+    tls: Option<TlsFiles>,
+    has_secret: bool,
+    /// Where nodes listen, if not at their addresses.
+    listen: Option<String>,
     /// How many descriptors each process may have.
     descriptors: Option<u32>,
     /// Nodes that run a program which supports a feature level more.
@@ -54,6 +60,15 @@ impl Cluster {
         cluster
     }
 
+    /// Over TLS alone, or with the secret too.
+    pub(crate) async fn start_tls(nodes: u64, tls: TlsFiles, has_secret: bool) -> Self {
+        let mut cluster = Cluster::prepare(nodes, &["--session-ms", "60000"]);
+        (cluster.tls, cluster.has_secret) = (Some(tls), has_secret);
+        (1..=nodes).for_each(|node| cluster.start_node(node));
+        cluster.leader().await;
+        cluster
+    }
+
     /// Starts none of the nodes yet.
     pub(crate) fn prepare(nodes: u64, options: &[&str]) -> Self {
         let ports = free_addresses(2 * nodes as usize);
@@ -63,6 +78,9 @@ impl Cluster {
             metrics: (1..=nodes).zip(ports.iter().rev().cloned()).collect(),
             told: BTreeMap::new(),
             options: options.iter().map(|option| option.to_string()).collect(),
+            tls: None,
+            has_secret: true,
+            listen: None,
             descriptors: None,
             later: BTreeSet::new(),
             processes: BTreeMap::new(),
@@ -107,12 +125,12 @@ impl Cluster {
 
     /// Runs an operator's command that is given one controller's address; answers with the output, or the one line of an error.
     pub(crate) async fn operate(&self, command: &str, asked: u64) -> Result<String, String> {
-        let (address, secret) = (self.addresses[&asked].clone(), self.secret());
+        let (address, credentials) = (self.addresses[&asked].clone(), self.credential_flags());
         let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let run = move || {
             let mut program = Command::new(PROGRAM);
             program.args(words).args(["--controllers", &address]);
-            program.arg("--secret-file").arg(secret).output().unwrap()
+            program.args(credentials).output().unwrap()
         };
         let output = tokio::task::spawn_blocking(run).await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -162,18 +180,39 @@ impl Cluster {
         let data = self.data(node).display().to_string();
         let flags = [
             ("--id", node.to_string()),
-            ("--listen", self.addresses[&node].clone()),
+            (
+                "--listen",
+                self.listen
+                    .as_ref()
+                    .unwrap_or(&self.addresses[&node])
+                    .clone(),
+            ),
             (how.as_str(), whom.clone()),
             ("--metrics", self.metrics[&node].clone()),
             ("--data", data),
-            ("--secret-file", self.secret().display().to_string()),
         ];
         let flags = flags
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         std::iter::once("serve".to_owned())
             .chain(flags)
+            .chain(self.credential_flags())
             .chain(self.options.clone())
+            .collect()
+    }
+
+    fn credential_flags(&self) -> Vec<String> {
+        let secret = self.has_secret.then(|| ("--secret-file", self.secret()));
+        let tls = self.tls.clone().into_iter().flat_map(|tls| {
+            [
+                ("--tls-cert", tls.cert),
+                ("--tls-key", tls.key),
+                ("--tls-ca", tls.ca),
+            ]
+        });
+        let flags = secret.into_iter().chain(tls);
+        flags
+            .flat_map(|(flag, file)| [flag.to_owned(), file.display().to_string()])
             .collect()
     }
 
@@ -193,6 +232,13 @@ impl Cluster {
     pub(crate) fn wipe(&mut self, node: u64) {
         self.kill(node);
         std::fs::remove_dir_all(self.data(node)).unwrap();
+    }
+
+    /// The first node listens there from its next start on; others know it by its address.
+    pub(crate) fn listens_at(&mut self, address: &str) {
+        let flags = ["--advertise".to_owned(), self.addresses[&1].clone()];
+        self.options.extend(flags);
+        self.listen = Some(address.to_owned());
     }
 
     /// Waits for a process that ends by itself; answers with the exit status.
@@ -243,10 +289,11 @@ impl Cluster {
         ControlClient::new(addresses, party, Role::Broker)
     }
 
-    /// Of this cluster, as far as its secret goes.
+    /// Of this cluster, as far as its secret and certificates go.
     pub(crate) fn party(&self) -> Party {
-        let secret = Secret::load(Some(&self.secret())).unwrap();
-        Party::client(secret, String::new())
+        let secret = self.has_secret.then(|| self.secret());
+        let credentials = Credentials::load(secret.as_deref(), self.tls.clone()).unwrap();
+        Party::client(credentials, String::new())
     }
 
     pub(crate) async fn status(&self, node: u64) -> Option<NodeStatus> {

@@ -15,7 +15,7 @@ use control_api::ids::Position;
 use control_api::image::MetadataImage;
 use control_api::level::ClusterLevel;
 use control_api::message::{BrokerHeartbeat, BrokerRegistration, ControlError, Request, Response};
-use control_api::secret::Secret;
+use control_api::secured::Credentials;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -35,7 +35,7 @@ const CONTROLLERS_DEADLINE: Duration = Duration::from_secs(2);
 
 pub struct LinkParts<I: Io> {
     pub controllers: Vec<String>,
-    pub secret: Secret,
+    pub credentials: Credentials,
     pub registration: BrokerRegistration,
     pub data: PathBuf,
     /// The image that was on disk at the start.
@@ -84,7 +84,7 @@ impl<I: Io> Link<I> {
             parts.shards.len(),
             (parts.now)(),
         );
-        let party = Party::client(parts.secret, parts.registration.cluster_id.clone());
+        let party = Party::client(parts.credentials, parts.registration.cluster_id.clone());
         let learnt = load_controllers(&parts.data);
         let level = ClusterLevel::default();
         level.raise(machine.image().feature_level);

@@ -9,6 +9,7 @@ use control_api::handshake;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::level::{Level, Levels};
 use control_api::message::{MetadataUpdate, OffsetCommit};
+use control_api::secret::Secret;
 use std::process::Command;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
@@ -134,7 +135,7 @@ fn start_link(
         let (_open, wants_shutdown) = watch::channel(false);
         let parts = LinkParts {
             controllers: vec![controller],
-            secret: Secret::none(),
+            credentials: Credentials::default(),
             registration: BrokerRegistration {
                 id: BrokerId(1),
                 incarnation: Incarnation([1; 16]),

@@ -52,7 +52,7 @@ fn answer() -> Vec<u8> {
 
 fn party() -> Party {
     Party {
-        secret: Secret::of(b"the secret that nobody is to find"),
+        credentials: Secret::of(b"the secret that nobody is to find").into(),
         member: 2,
         cluster_id: "mQxNyM-0RYK1AUOhzXb8dw".into(),
     }
