@@ -15,6 +15,8 @@ pub const CONNECTIONS_MAX: usize = 4_096;
 /// Connections that have not proved yet that they belong to the cluster, and how long each has for it.
 pub const STRANGERS_MAX: usize = 256;
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
+/// What a stranger may take over TLS: a message of its handshake may have 64 KiB, and comes in records that are held beside it.
+pub const TLS_STRANGER_BYTES_MAX: usize = 96 << 10;
 /// The memory for what all brokers and operators send at a time.
 pub const CLIENT_MEMORY_BYTES_MAX: usize = 128 << 20;
 /// Connections from other controllers, and the memory for what all of them send at a time.
@@ -57,6 +59,10 @@ const _: () = assert!(
 const _: () = assert!(
     GROUPS_PER_ANSWER_MAX * (Rules::of(Level::NEWEST).group_name_bytes_max + 64) < FRAME_BYTES_MAX,
     "a full list of the longest names must fit a frame"
+);
+const _: () = assert!(
+    STRANGERS_MAX * TLS_STRANGER_BYTES_MAX <= 24 << 20,
+    "all strangers together take little"
 );
 const _: () = assert!(
     2 * PEER_FRAME_BYTES_MAX < CONTROLLER_MEMORY_BYTES_MAX,

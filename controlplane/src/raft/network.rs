@@ -13,6 +13,7 @@ use crate::limits::{PEER_FRAME_BYTES_MAX, PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, SNA
 use bytes::Bytes;
 use control_api::codec::Format;
 use control_api::frame::{self, Frame, FrameError, FrameReader, KIND_PEER_FIRST};
+use control_api::handshake::HandshakeError;
 use control_api::level::ClusterLevel;
 use control_api::secured::{Reader, Writer};
 use futures::{Stream, StreamExt};
@@ -121,13 +122,16 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         Peer {
             one_by_one: false,
-            member: target,
-            address: node.addr.clone(),
+            target: Arc::new(Target {
+                member: target,
+                address: node.addr.clone(),
+                identity: self.identity.clone(),
+                addresses: self.addresses.clone(),
+            }),
             group: self.group,
-            identity: self.identity.clone(),
-            addresses: self.addresses.clone(),
             acknowledged: self.acknowledged.entry(target).or_default().clone(),
             link: None,
+            connecting: None,
         }
     }
 
@@ -143,40 +147,27 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(crate) struct Peer {
     /// Appends wait for each other's answers, on a connection that stays.
     one_by_one: bool,
+    target: Arc<Target>,
+    group: u8,
+    acknowledged: Arc<Acknowledged>,
+    /// Free for the next call. A call that fails or is dropped takes it along.
+    link: Option<Link>,
+    /// On its way for the calls that come, whichever of them still waits.
+    connecting: Option<AbortOnDrop<Result<Link, HandshakeError>>>,
+}
+
+/// The member that a [`Peer`] speaks to.
+struct Target {
     /// Nobody else is spoken to, at whichever address.
     member: u64,
     /// Where it was when openraft began to speak to it.
     address: String,
-    group: u8,
     identity: Arc<Identity>,
     addresses: Arc<Addresses>,
-    acknowledged: Arc<Acknowledged>,
-    /// Free for the next call. A call that fails or is dropped takes it along.
-    link: Option<Link>,
 }
 
-impl Peer {
-    async fn call<Q: Format, A: Format>(
-        &mut self,
-        kind: u8,
-        request: &Q,
-        time: Duration,
-    ) -> Result<A, RpcError> {
-        let group = self.group;
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => self.connect(time).await?,
-        };
-        let exchange = async {
-            link.send(kind, group, request).await?;
-            link.reader.next().await?.body(KIND_ANSWER)
-        };
-        let answer = within(time, exchange).await?;
-        self.link = Some(link);
-        Ok(answer)
-    }
-
-    async fn connect(&self, time: Duration) -> Result<Link, RpcError> {
+impl Target {
+    async fn connect(&self, time: Duration) -> Result<Link, HandshakeError> {
         let time = time.min(CONNECT_TIME_MAX);
         let mut failed = None;
         for address in self.addresses.of(self.member, &self.address) {
@@ -194,8 +185,52 @@ impl Peer {
                 Err(error) => failed = Some(error),
             }
         }
-        let error = failed.expect("a member has an address");
-        Err(RPCError::Unreachable(Unreachable::new(&error)))
+        Err(failed.expect("a member has an address"))
+    }
+}
+
+impl Peer {
+    async fn call<Q: Format, A: Format>(
+        &mut self,
+        kind: u8,
+        request: &Q,
+        time: Duration,
+    ) -> Result<A, RpcError> {
+        let group = self.group;
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect_for_all(time).await?,
+        };
+        let exchange = async {
+            link.send(kind, group, request).await?;
+            link.reader.next().await?.body(KIND_ANSWER)
+        };
+        let answer = within(time, exchange).await?;
+        self.link = Some(link);
+        Ok(answer)
+    }
+
+    async fn connect(&self, time: Duration) -> Result<Link, RpcError> {
+        let connected = self.target.connect(time).await;
+        connected.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+
+    /// Goes on when the call is given up: a heartbeat may have less time than a handshake takes, and the next one finds it done.
+    async fn connect_for_all(&mut self, time: Duration) -> Result<Link, RpcError> {
+        let target = &self.target;
+        let connecting = self.connecting.get_or_insert_with(|| {
+            let target = target.clone();
+            let connecting = async move { target.connect(CONNECT_TIME_MAX).await };
+            AbortOnDrop(tokio::spawn(connecting))
+        });
+        let connected = timeout(time, &mut connecting.0).await;
+        let connected = connected.map_err(|late| RPCError::Network(NetworkError::new(&late)))?;
+        self.connecting = None;
+        match connected {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(error)) => Err(RPCError::Unreachable(Unreachable::new(&error))),
+            Err(panic) => Err(RPCError::Unreachable(Unreachable::new(&panic))),
+        }
     }
 
     async fn ask_for_vote(
@@ -417,7 +452,7 @@ struct Answers {
     progress: Arc<Progress>,
     acknowledged: Arc<Acknowledged>,
     answered: u64,
-    _sender: AbortOnDrop,
+    _sender: AbortOnDrop<()>,
 }
 
 impl Answers {
@@ -455,9 +490,9 @@ impl Answers {
     }
 }
 
-struct AbortOnDrop(JoinHandle<()>);
+struct AbortOnDrop<T>(JoinHandle<T>);
 
-impl Drop for AbortOnDrop {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -500,120 +535,5 @@ async fn within<T>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use control_api::handshake::Role;
-    use control_api::secret::Secret;
-    use control_api::secured;
-    use tokio::net::TcpListener;
-
-    fn identity(member: u64, secret: Secret) -> Identity {
-        Identity::new(secret.into(), member)
-    }
-
-    /// Member 2, which takes one connection, answers so many appends, and then waits for the end of what it is sent or, if it is
-    /// told to be `rude`, does not.
-    async fn peer(secret: Secret, appends: usize, rude: bool) -> Peer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let party = identity(2, secret).party();
-            let (stream, client) = secured::accept(stream, &party).await.unwrap();
-            assert_eq!((client.role, client.member), (Role::Controller, 1));
-            let (reader, writer) = stream.split();
-            let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-            let mut link = Link {
-                reader,
-                writer,
-                level: ClusterLevel::default(),
-            };
-            for _ in 0..appends {
-                link.reader.next().await.unwrap();
-                link.send(KIND_ANSWER, 0, &WireAppended::Up(None))
-                    .await
-                    .unwrap();
-            }
-            if !rude {
-                assert!(matches!(link.reader.next().await, Err(FrameError::Closed)));
-            }
-        });
-        Peer {
-            one_by_one: false,
-            member: 2,
-            address,
-            group: 0,
-            identity: Arc::new(identity(1, Secret::of(b"ours"))),
-            addresses: Arc::default(),
-            acknowledged: Arc::default(),
-            link: None,
-        }
-    }
-
-    fn append() -> AppendEntriesRequest<TypeConfig> {
-        AppendEntriesRequest {
-            vote: Vote::new(1, 1),
-            prev_log_id: None,
-            leader_commit: None,
-            entries: Vec::new(),
-        }
-    }
-
-    fn option() -> RPCOption {
-        RPCOption::new(PEER_TIME_MAX)
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_openraft_ends_ends_without_an_error() {
-        let mut peer = peer(Secret::of(b"ours"), 3, false).await;
-        let input = futures::stream::iter([append(), append(), append()]);
-        let answers = peer.stream_append(input, option()).await.unwrap();
-        let answers: Vec<_> = answers.collect().await;
-        assert_eq!(answers.len(), 3);
-        assert!(answers.iter().all(|answer| matches!(answer, Ok(Ok(None)))));
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_the_peer_cuts_ends_with_an_error() {
-        let mut peer = peer(Secret::of(b"ours"), 2, true).await;
-        let input = futures::stream::iter([append(), append()]).chain(futures::stream::pending());
-        let answers = peer.stream_append(input, option()).await.unwrap();
-        let answers: Vec<_> = answers.collect().await;
-        assert_eq!(answers.len(), 3);
-        assert!(answers[2].is_err());
-    }
-
-    #[test]
-    fn what_was_acknowledged_cannot_be_denied_in_the_same_term() {
-        let id = |index| WireLogId { term: 3, index };
-        let known = Acknowledged::default();
-        let denies = |term, index| {
-            let answer = WireAppended::Conflict(Some(id(index)));
-            known.check(term, &answer).is_err()
-        };
-        assert!(!denies(5, 0));
-        known.add(5, id(7));
-        known.add(5, id(4));
-        assert!(denies(5, 7) && denies(5, 0) && !denies(5, 8));
-        // A later leader has seen nothing yet, and another one may have truncated meanwhile.
-        assert!(!denies(6, 7));
-        known.add(6, id(2));
-        assert_eq!(known.in_term(6), Some(id(2)));
-        assert!(!denies(5, 7));
-    }
-
-    #[tokio::test]
-    async fn a_node_that_does_not_know_the_secret_is_not_spoken_to() {
-        let mut peer = peer(Secret::of(b"theirs"), 0, false).await;
-        let answered = peer.append_entries(append(), option()).await;
-        assert!(matches!(answered, Err(RPCError::Unreachable(_))));
-    }
-
-    #[tokio::test]
-    async fn another_member_at_the_address_is_not_spoken_to() {
-        let mut peer = peer(Secret::of(b"ours"), 0, false).await;
-        peer.member = 3;
-        let answered = peer.append_entries(append(), option()).await;
-        assert!(matches!(answered, Err(RPCError::Unreachable(_))));
-    }
-}
+#[path = "network_tests.rs"]
+mod tests;
