@@ -3,6 +3,7 @@
 //! openraft calls it. Appends return at once and report through a callback when they are on stable storage; the crate's
 //! worker groups them into one flush.
 
+use super::repair;
 use super::wire::{WireLogId, WireMembership, WireVote};
 use super::{Entry, EntryPayload, LogId, Proposal, TypeConfig, Vote};
 use crate::command::COMMAND_BYTES_MAX;
@@ -44,7 +45,7 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Cuts a torn tail; any other damage is an error.
+    /// Puts right what a loss of power may leave; any other damage is an error.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         LogStore::open_sized(directory, FILE_BYTES)
     }
@@ -54,7 +55,18 @@ impl LogStore {
         std::fs::create_dir_all(directory)?;
         let mut config = config(directory);
         config.wal.chunk_max_size = Some(file_bytes);
+        repair::mend(&config.wal)?;
+        // It would also cut what no loss of power explains.
+        config.wal.truncate_incomplete_record = Some(false);
         let log = raft_log::RaftLog::open(Arc::new(config))?;
+        let state = log.log_state();
+        let first = state.purged().map_or(0, |(_, index)| index + 1);
+        if state.last() > state.purged() && log.read(first, first + 1).next().is_none() {
+            return Err(damaged(format!(
+                "the log in {} lacks entry {first}, which was not purged",
+                directory.display()
+            )));
+        }
         Ok(LogStore {
             log: Arc::new(Mutex::new(log)),
             flush_seconds: None,
@@ -231,10 +243,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
 /// How `raft-log` sees our log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct LogTypes;
+pub(super) struct LogTypes;
 
 /// (term, index)
-type StoredId = (u64, u64);
+pub(super) type StoredId = (u64, u64);
 /// (term, node with [`COMMITTED`] or not)
 type StoredVote = (u64, u64);
 
@@ -259,7 +271,7 @@ impl raft_log::Types for LogTypes {
 
 /// What an entry says, as openraft has it.
 #[derive(Clone, Debug)]
-struct Payload(EntryPayload);
+pub(super) struct Payload(EntryPayload);
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
@@ -325,7 +337,7 @@ fn damaged(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
 }
 
 /// Whom to tell that a write is on stable storage, and what times it.
-struct Flushed(Awaiter, Option<HistogramTimer>);
+pub(super) struct Flushed(Awaiter, Option<HistogramTimer>);
 
 enum Awaiter {
     Append(IOFlushed<TypeConfig>),

@@ -10,6 +10,7 @@ mod machines;
 pub(crate) mod memory;
 pub(crate) mod network;
 pub(crate) mod peer;
+mod repair;
 pub(crate) mod snapshot;
 #[cfg(test)]
 mod store_tests;

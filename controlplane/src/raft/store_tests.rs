@@ -204,3 +204,96 @@ async fn damage_in_the_middle_is_an_error_and_no_silent_loss() {
     fs::write(&path, bytes).unwrap();
     assert!(LogStore::open(directory.path()).is_err());
 }
+
+/// The files of a log of 30 entries, of which each has a few.
+async fn many_files(directory: &TestDirectory) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut log = LogStore::open_sized(directory.path(), 500).unwrap();
+    for index in 0..30 {
+        append(&mut log, index..index + 1).await;
+    }
+    drop(log);
+    let files = wal_files(directory);
+    assert!(files.len() > 5);
+    files
+}
+
+fn wal_files(directory: &TestDirectory) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(directory.path()).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let logs = paths.filter(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    let mut files: Vec<_> = logs
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn files_that_were_purged_and_are_there_again_are_removed_again() {
+    let directory = TestDirectory::new();
+    let before = many_files(&directory).await;
+    let mut log = LogStore::open_sized(directory.path(), 500).unwrap();
+    log.purge(id(20)).await.unwrap();
+    drop(log);
+    let after = wal_files(&directory);
+    let removed = before.len() - after.len();
+    assert!(removed > 3);
+    // Any of them: each bit is one.
+    for again in 0..1 << removed {
+        let chosen = |place: &usize| again & (1 << place) != 0;
+        for place in (0..removed).filter(chosen) {
+            fs::write(&before[place].0, &before[place].1).unwrap();
+        }
+        let mut log = LogStore::open_sized(directory.path(), 500).unwrap();
+        let entries = indexes(&mut log).await;
+        assert_eq!(entries, (21..30).collect::<Vec<_>>(), "{again:b}");
+        log.purge(id(20)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_and_was_not_purged_is_an_error_of_one_line() {
+    let directory = TestDirectory::new();
+    let before = many_files(&directory).await;
+    // The last one is no different from one that was never made.
+    for (gone, bytes) in &before[..before.len() - 1] {
+        fs::remove_file(gone).unwrap();
+        let left = wal_files(&directory);
+        let error = LogStore::open_sized(directory.path(), 500).err().unwrap();
+        let line = error.to_string();
+        assert!(
+            line.contains("was not purged") && !line.contains('\n'),
+            "{line}"
+        );
+        assert_eq!(wal_files(&directory), left, "nothing is touched");
+        fs::write(gone, bytes).unwrap();
+    }
+    assert!(LogStore::open_sized(directory.path(), 500).is_ok());
+}
+
+#[tokio::test]
+async fn a_sector_that_was_not_flushed_costs_what_follows_and_nothing_before() {
+    let directory = TestDirectory::new();
+    append(&mut LogStore::open(directory.path()).unwrap(), 0..10).await;
+    let path = tail(&directory);
+    let flushed = fs::metadata(&path).unwrap().len() as usize;
+    append(&mut LogStore::open(directory.path()).unwrap(), 10..40).await;
+    let whole = fs::read(&path).unwrap();
+    let sectors = (0..whole.len())
+        .step_by(512)
+        .filter(|start| start + 512 > flushed);
+    for start in sectors {
+        let mut bytes = whole.clone();
+        let end = bytes.len().min(start + 512);
+        bytes[start.max(flushed)..end].fill(0);
+        fs::write(&path, bytes).unwrap();
+        let mut log = LogStore::open(directory.path()).unwrap();
+        let entries = indexes(&mut log).await;
+        assert!((10..40).contains(&entries.len()), "{start}: {entries:?}");
+        assert_eq!(entries, (0..entries.len() as u64).collect::<Vec<_>>());
+        append(&mut log, entries.len() as u64..50).await;
+        drop(log);
+        let mut log = LogStore::open(directory.path()).unwrap();
+        assert_eq!(indexes(&mut log).await.len(), 50);
+    }
+}

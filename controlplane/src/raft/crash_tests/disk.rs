@@ -1,7 +1,8 @@
 //! What a process asked of its disk, as `strace` saw it, and the images that a loss of power may leave.
 //!
-//! They are those of ext4 as it is mounted by default, XFS and Btrfs: what was appended to a file is there up to some byte, and of the
-//! names in a directory the later ones are lost first. Between files and between directories there is no order.
+//! A disk may forget what was not flushed in any order: of a file's sectors any may hold zeros, whether its length was stored or not,
+//! and of the changes of names in a directory any may be lost. Beside that there are the images that a disk leaves which keeps to
+//! the order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -40,14 +41,22 @@ pub(super) enum Loss {
     Contents,
     /// The last write of each file is there by half, and all names are.
     Halves,
-    /// Anything of it, drawn by this seed.
+    /// Anything of it, in order, drawn by this seed.
     Some(u64),
+    /// Anything of it, in no order.
+    Any(u64),
 }
+
+/// The least that is lost or kept as a whole; file systems' pages consist of them.
+const SECTOR_BYTES: usize = 512;
 
 impl Loss {
     /// One of each kind, and a few of those that are drawn.
     pub(super) fn every_kind(seed: u64) -> Vec<Loss> {
-        let drawn = (0..4).map(|number| Loss::Some(seed * 4 + number));
+        let drawn = (0..4).flat_map(|number| {
+            let seed = seed * 4 + number;
+            [Loss::Some(seed), Loss::Any(seed)]
+        });
         let fixed = [
             Loss::Nothing,
             Loss::Everything,
@@ -202,15 +211,46 @@ enum Unflushed {
 }
 
 impl File {
-    /// As a loss of power leaves it: so many of the changes, and a part of the next one.
     fn after(&self, loss: Loss, draw: &mut Draw) -> Vec<u8> {
+        let cut = |change: &Unflushed| matches!(change, Unflushed::Cut(_));
+        match loss {
+            Loss::Any(_) if !self.unflushed.iter().any(cut) => self.with_lost_sectors(draw),
+            _ => self.in_order(loss, draw),
+        }
+    }
+
+    /// What was written and not flushed, without any of its sectors. Each may have been stored when it was less full than at the end.
+    fn with_lost_sectors(&self, draw: &mut Draw) -> Vec<u8> {
+        let mut bytes = self.in_order(Loss::Nothing, draw);
+        let mut ends = vec![self.flushed.len()];
+        for change in &self.unflushed {
+            if let (Unflushed::Write(written), Some(end)) = (change, ends.last()) {
+                ends.push(end + written.len());
+            }
+        }
+        for start in (0..bytes.len()).step_by(SECTOR_BYTES) {
+            let end = bytes.len().min(start + SECTOR_BYTES);
+            let stored = ends[draw.below(ends.len() as u64) as usize];
+            if end > self.flushed.len() && draw.below(2) == 0 {
+                bytes[stored.clamp(start, end)..end].fill(0);
+            }
+        }
+        let short = ends[draw.below(ends.len() as u64) as usize];
+        if draw.below(2) == 0 {
+            bytes.truncate(short);
+        }
+        bytes
+    }
+
+    /// So many of the changes, and a part of the next one.
+    fn in_order(&self, loss: Loss, draw: &mut Draw) -> Vec<u8> {
         let mut bytes = self.flushed.clone();
         let count = self.unflushed.len();
         let kept = match loss {
             Loss::Nothing => count,
             Loss::Everything | Loss::Contents => 0,
             Loss::Halves => count.saturating_sub(1),
-            Loss::Some(_) => draw.below(count as u64 + 1) as usize,
+            Loss::Some(_) | Loss::Any(_) => draw.below(count as u64 + 1) as usize,
         };
         for (number, change) in self.unflushed.iter().take(kept + 1).enumerate() {
             match change {
@@ -221,7 +261,9 @@ impl File {
                     let part = match loss {
                         Loss::Nothing | Loss::Everything | Loss::Contents => 0,
                         Loss::Halves => written.len() / 2,
-                        Loss::Some(_) => draw.below(written.len() as u64 + 1) as usize,
+                        Loss::Some(_) | Loss::Any(_) => {
+                            draw.below(written.len() as u64 + 1) as usize
+                        }
                     };
                     bytes.extend(&written[..part]);
                 }
@@ -280,7 +322,9 @@ impl Record {
     /// Makes what is there when power is lost after so many changes.
     pub(super) fn lay_out(&self, end: usize, loss: Loss, image: &Path) {
         let mut draw = match loss {
-            Loss::Some(seed) => Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            Loss::Some(seed) | Loss::Any(seed) => {
+                Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+            }
             _ => Draw(1),
         };
         let mut files: Vec<File> = Vec::new();
@@ -311,7 +355,7 @@ impl Record {
                 }
                 Change::Flush(path) => {
                     let file = &mut files[number(path).expect("it has a name")];
-                    file.flushed = file.after(Loss::Nothing, &mut Draw(1));
+                    file.flushed = file.in_order(Loss::Nothing, &mut Draw(1));
                     file.unflushed.clear();
                 }
                 Change::FlushDirectory(directory) => {
@@ -337,8 +381,10 @@ impl Record {
                 Loss::Nothing | Loss::Contents | Loss::Halves => false,
                 Loss::Everything => true,
                 Loss::Some(_) => draw.below(3) == 0,
+                Loss::Any(_) => draw.below(2) == 0,
             };
-            if lost || ended.contains(&parent(change)) {
+            let in_order = !matches!(loss, Loss::Any(_));
+            if lost || in_order && ended.contains(&parent(change)) {
                 ended.insert(parent(change));
             } else {
                 names.apply(change, number);
