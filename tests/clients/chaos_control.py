@@ -1,4 +1,5 @@
-"""Controllers that are killed, stopped, wiped, filled up and exchanged beside clients that change what they keep: `scripts/chaos control`.
+"""Controllers that are killed, stopped, wiped, filled up, moved and exchanged, and brokers that are killed, beside clients that change what
+the controllers keep: `scripts/chaos control`.
 
 What is done in which round follows from the seed alone; whom it hits may depend on who leads. In between, and in the end, the cluster has
 to become well again. What was seen of it goes to chaos_check.py together with what the clients asked."""
@@ -18,7 +19,7 @@ from pathlib import Path
 import chaos_check
 import chaos_load
 import wire
-from cluster import Cluster, wait_until
+from cluster import SCRIPTS, Cluster, wait_until
 
 NUMBERS = (1, 2, 3, 4, 5)
 FIRST = (1, 2, 3)
@@ -49,6 +50,8 @@ class Controllers:
         self.members = set(FIRST)
         self.processes = []
         self.joined = set()
+        # By number: how often it was moved to another address.
+        self.moves = {}
         self.small = self.data(SMALL)
         self.small.mkdir(parents=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "none", self.small]
@@ -62,16 +65,10 @@ class Controllers:
         return self.cluster.data / f"controller-{number}"
 
     def address(self, number):
-        return f"127.0.0.1:{self.cluster.port + 3000 + number - 1}"
+        return f"127.0.0.{1 + self.moves.get(number, 0)}:{self.cluster.port + 3000 + number - 1}"
 
     def pid(self, number):
-        """`None` where it does not run: the number in the file may be another program's by now."""
-        try:
-            pid = self.cluster.pid("controller", number)
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except FileNotFoundError:
-            return None
-        return pid if str(self.data(number)).encode() in arguments else None
+        return running(self.cluster, "controller", number)
 
     def signal(self, number, which):
         pid = self.pid(number)
@@ -95,6 +92,8 @@ class Controllers:
             "--metrics", f"127.0.0.1:{self.cluster.metrics_port('controller', number)}", "--data", self.data(number),
             "--secret-file", self.cluster.data / "secret",
         ]
+        if number in self.moves:
+            command += ["--advertise", self.address(number)]
         if number in SNAPSHOT_LOG_BYTES:
             command += ["--snapshot-log-bytes", SNAPSHOT_LOG_BYTES[number], "--log-entries-kept", LOG_ENTRIES_KEPT]
         with (self.cluster.data / "logs" / f"controller-{number}.log").open("a") as log:
@@ -134,18 +133,58 @@ class Controllers:
         return json.loads(text) if text.startswith("{") else {"healthy": False, "problems": [text]}
 
     def voters(self):
-        """Who votes on both groups, each with the disk that it has now and nothing to catch up."""
+        """Who votes on both groups, each with the disk that it has now and where it is now."""
         done, text = self.ask("quorum", "status", "--json")
         rows = json.loads(text) if done else []
         voting = {}
         for row in rows:
-            if row["role"] in ("leader", "voter") and row["disk"] == self.disk(row["controller"]):
+            number = row["controller"]
+            current = row["disk"] == self.disk(number) and row["address"] == self.address(number)
+            if row["role"] in ("leader", "voter") and current:
                 voting.setdefault(row["controller"], set()).add(row["group"])
         return {number for number, groups in voting.items() if len(groups) == 2}, {row["controller"] for row in rows}
 
     def disk(self, number):
         identity = self.data(number) / "identity"
         return identity.read_text().splitlines()[2].removeprefix("disk ") if identity.exists() else None
+
+
+class Brokers:
+    """The brokers as processes. They are told of the controllers as these were at first, and have to find them."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.starting = {}
+
+    def kill(self, number):
+        pid = running(self.cluster, "broker", number)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def start(self):
+        """Those that do not run. It is not waited until they are ready, which takes controllers."""
+        for number in range(1, BROKERS + 1):
+            starting = self.starting.get(number)
+            if running(self.cluster, "broker", number) or (starting and starting.poll() is None):
+                continue
+            command = [SCRIPTS / "start", "broker", str(number), "--data", self.cluster.data]
+            self.starting[number] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+
+    def wait(self):
+        for starting in self.starting.values():
+            starting.wait()
+
+
+def running(cluster, kind, number):
+    """Its pid; `None` where it does not run: the number in the file may be another program's by now."""
+    try:
+        pid = cluster.pid(kind, number)
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return None
+    return pid if str(cluster.data / f"{kind}-{number}").encode() in arguments else None
 
 
 class Watch(threading.Thread):
@@ -179,6 +218,7 @@ class Chaos:
         self.draw = random.Random(seed)
         self.cluster = Cluster(len(FIRST), BROKERS)
         self.controllers = Controllers(self.cluster)
+        self.brokers = Brokers(self.cluster)
         self.history = chaos_load.History(self.cluster.data / "history.jsonl")
         self.seen = {}
         self.faults = []
@@ -213,6 +253,7 @@ class Chaos:
         """Ends what still runs. `keep`: where to put what is needed to judge the run again."""
         for number in NUMBERS:
             self.controllers.signal(number, signal.SIGCONT)
+        self.brokers.wait()
         if (self.cluster.data / "cluster.env").exists():
             self.cluster.stop()
         for number in NUMBERS:
@@ -230,6 +271,7 @@ class Chaos:
         kinds = {
             self.kill_leader: 4, self.kill_some: 3, self.kill_all: 1, self.stop_leader: 4, self.stop_some: 2,
             self.wipe: 2, self.wipe_one_of_a_majority: 3, self.fill: 3, self.add: 3, self.remove: 3, self.transfer: 2,
+            self.move: 3, self.kill_broker: 3,
         }
         what = None
         while what is None:
@@ -350,6 +392,23 @@ class Chaos:
     def transfer(self):
         return self.changed("transfer", self.draw.choice(sorted(self.controllers.members)))
 
+    def move(self):
+        """Controllers come back elsewhere, and tell the others themselves."""
+        numbers = self.some(2)
+        for number in numbers:
+            self.controllers.kill(number)
+            self.controllers.moves[number] = self.controllers.moves.get(number, 0) + 1
+        for number in numbers:
+            self.controllers.start(number)
+        return f"moved {numbers}"
+
+    def kill_broker(self):
+        number = self.draw.randint(1, BROKERS)
+        self.brokers.kill(number)
+        if self.draw.random() < 0.3:
+            self.kill_leader()
+        return f"killed broker {number}"
+
     def changed(self, *command):
         done, text = self.controllers.change(*command)
         text = text.strip().splitlines()[-1:] or ["no reason given"]
@@ -360,6 +419,7 @@ class Chaos:
     def repair(self):
         """Ends the failure; what follows from it may go on."""
         self.controllers.free()
+        self.brokers.start()
         for number in sorted(self.controllers.members):
             self.controllers.signal(number, signal.SIGCONT)
             self.controllers.start(number)
