@@ -3,11 +3,13 @@
 //! A leader change leaves some proposals of unknown fate, so every command may be proposed again: the second time changes
 //! nothing more. A new command comes with a higher feature level and is proposed only once the cluster is at that level.
 
-use control_api::codec::Format;
+use control_api::codec::{self, Format};
 use control_api::formats;
 use control_api::ids::{BrokerEpoch, BrokerId, TopicId};
 use control_api::level::Level;
-use control_api::message::{BrokerRegistration, ConfigChange, NewPartitions, NewTopic};
+use control_api::message::{
+    BrokerRegistration, ConfigChange, ControlError, NewPartitions, NewTopic,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,6 +20,23 @@ pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 pub trait Command: Format {
     /// The feature level from which on every program reads it.
     fn level(&self) -> Level;
+}
+
+/// A command as it stands in the log of a group at this level, unless it does not belong there.
+pub fn proposed<C: Command>(command: &C, level: Level) -> Result<Vec<u8>, ControlError> {
+    // A follower that does not read it could not go on.
+    if command.level() > level {
+        return Err(ControlError::UnsupportedVersion);
+    }
+    let bytes = codec::encode_at(level, command);
+    if bytes.len() > COMMAND_BYTES_MAX {
+        let text = format!(
+            "the request takes {} bytes, more than {COMMAND_BYTES_MAX}",
+            bytes.len()
+        );
+        return Err(ControlError::InvalidRequest(text));
+    }
+    Ok(bytes)
 }
 
 /// A broker process, named by the registration that made it known.
@@ -52,6 +71,8 @@ pub enum MetaCommand {
     AllocateProducerIds(RegisteredBroker),
     /// Every broker must support it; that every controller does was seen before.
     RaiseFeatureLevel(Level),
+    /// It is gone for good. Refused while it is in service.
+    UnregisterBroker(RegisteredBroker),
 }
 
 formats! {
@@ -67,6 +88,7 @@ formats! {
         136 AlterConfigs { changes: Vec<ConfigChange>, list_defaults: BTreeMap<String, String> },
         137 AllocateProducerIds(RegisteredBroker),
         138 RaiseFeatureLevel(Level),
+        139 UnregisterBroker(RegisteredBroker),
     }
 }
 
@@ -84,6 +106,7 @@ impl Command for MetaCommand {
             | MetaCommand::AlterConfigs { .. }
             | MetaCommand::AllocateProducerIds(_)
             | MetaCommand::RaiseFeatureLevel(_) => Level(1),
+            MetaCommand::UnregisterBroker(_) => Level(2),
         }
     }
 }
@@ -181,4 +204,40 @@ pub struct Commit {
     pub timestamp_ms: i64,
     /// How long it is kept from then on, if its client said so; -1 otherwise.
     pub retention_ms: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_api::codec::{CodecError, Kind, Tag};
+
+    /// A command of a later version of the program.
+    #[derive(Debug)]
+    struct Later;
+
+    impl Format for Later {
+        const KINDS: &'static [Kind] = &[];
+
+        fn write(&self, _level: Level, bytes: Vec<u8>) -> Vec<u8> {
+            bytes
+        }
+
+        fn read(tag: Tag, _archive: &[u8]) -> Result<Self, CodecError> {
+            let (found, wanted) = (tag.kind, 0);
+            Err(CodecError::Foreign { found, wanted })
+        }
+    }
+
+    impl Command for Later {
+        fn level(&self) -> Level {
+            Level::TRIAL
+        }
+    }
+
+    #[test]
+    fn a_command_above_the_level_is_not_proposed() {
+        let refused = Err(ControlError::UnsupportedVersion);
+        assert_eq!(proposed(&Later, Level::NEWEST), refused);
+        assert_eq!(proposed(&Later, Level::TRIAL), Ok(Vec::new()));
+    }
 }

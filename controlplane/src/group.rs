@@ -1,7 +1,7 @@
 //! One Raft group of this node: proposing, reading at a known index, and how it is doing.
 
 use crate::clock::wall_clock_ms;
-use crate::command::{COMMAND_BYTES_MAX, Command};
+use crate::command::{Command, proposed};
 use crate::config::{NodeConfig, Peers};
 use crate::data::DataDirectory;
 use crate::identity::Identity;
@@ -17,7 +17,6 @@ use crate::raft::wire::{WireIntroduction, WireLogId};
 use crate::raft::{Proposal, Raft, TypeConfig, group_name};
 use anyhow::Context;
 use control_api::client::ControlClient;
-use control_api::codec;
 use control_api::level::{Level, Levels};
 use control_api::message::{
     ControlError, QuorumMember, QuorumStatus, RaftGroupStatus, Request, Response,
@@ -271,23 +270,6 @@ impl<M: Machine> Group<M> {
     }
 }
 
-/// A command as it stands in the log of a group at this level, unless it does not belong there.
-fn proposed<C: Command>(command: &C, level: Level) -> Result<Vec<u8>, ControlError> {
-    // A follower that does not read it could not go on.
-    if command.level() > level {
-        return Err(ControlError::UnsupportedVersion);
-    }
-    let bytes = codec::encode_at(level, command);
-    if bytes.len() > COMMAND_BYTES_MAX {
-        let text = format!(
-            "the request takes {} bytes, more than {COMMAND_BYTES_MAX}",
-            bytes.len()
-        );
-        return Err(ControlError::InvalidRequest(text));
-    }
-    Ok(bytes)
-}
-
 /// On the leader: the last entry that a member is known to have stored.
 pub(crate) fn stored_index(metrics: &RaftMetrics<TypeConfig>, member: u64) -> Option<u64> {
     if member == metrics.id {
@@ -365,41 +347,5 @@ fn raft_config(name: &str, config: &NodeConfig) -> openraft::Config {
         // A node that led before it was restarted knows nothing of what happened since, so it asks for votes like any other.
         enable_leader_restore: Some(false),
         ..openraft::Config::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use control_api::codec::{CodecError, Format, Kind, Tag};
-
-    /// A command of a later version of the program.
-    #[derive(Debug)]
-    struct Later;
-
-    impl Format for Later {
-        const KINDS: &'static [Kind] = &[];
-
-        fn write(&self, _level: Level, bytes: Vec<u8>) -> Vec<u8> {
-            bytes
-        }
-
-        fn read(tag: Tag, _archive: &[u8]) -> Result<Self, CodecError> {
-            let (found, wanted) = (tag.kind, 0);
-            Err(CodecError::Foreign { found, wanted })
-        }
-    }
-
-    impl Command for Later {
-        fn level(&self) -> Level {
-            Level(2)
-        }
-    }
-
-    #[test]
-    fn a_command_above_the_level_is_not_proposed() {
-        let refused = Err(ControlError::UnsupportedVersion);
-        assert_eq!(proposed(&Later, Level(1)), refused);
-        assert_eq!(proposed(&Later, Level(2)), Ok(Vec::new()));
     }
 }

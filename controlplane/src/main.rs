@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control_api::client::ControlClient;
 use control_api::handshake::{Party, Role};
+use control_api::ids::BrokerId;
 use control_api::level::{Level, try_later_level};
 use control_api::message::QuorumChange;
 use control_api::secured::Credentials;
@@ -38,8 +39,9 @@ enum Command {
     Serve(ServeArgs),
     /// How each controller and its Raft groups are doing. The exit status is 0 only if all is well.
     Status(AskArgs),
-    /// The brokers that are registered.
-    Brokers(AskArgs),
+    /// The brokers that are registered, and the removal of one that is gone for good.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Brokers(BrokersArgs),
     /// The topics and their partitions.
     Topics(AskArgs),
     /// The consumer groups with committed offsets.
@@ -51,6 +53,24 @@ enum Command {
     Features(FeaturesArgs),
     /// What a controller that does not run has on disk: its snapshots and logs, one line for each thing in them.
     Dump(DumpArgs),
+}
+
+#[derive(Args)]
+struct BrokersArgs {
+    #[command(subcommand)]
+    command: Option<BrokersCommand>,
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+#[derive(Subcommand)]
+enum BrokersCommand {
+    /// Forgets a broker that does not run, so that it is waited for no more. What only it had stays offline, unless it comes back.
+    Remove {
+        id: i32,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
 }
 
 #[derive(Subcommand)]
@@ -217,7 +237,7 @@ impl CredentialArgs {
 fn main() -> ExitCode {
     // Supports a feature level more, in a form that no other program reads: so an upgrade can be tried.
     if std::env::var_os("MILLRACE_TRY_LATER_LEVEL").is_some() {
-        try_later_level();
+        try_later_level(true);
     }
     let arguments = match config_file::arguments(std::env::args_os(), &Cli::command()) {
         Ok(arguments) => arguments,
@@ -272,7 +292,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Status(args) => (Question::Status, args),
-        Command::Brokers(args) => (Question::Brokers, args),
+        Command::Brokers(BrokersArgs { command, ask }) => match command {
+            None => (Question::Brokers, ask),
+            Some(BrokersCommand::Remove { id, ask }) => {
+                let done = operator::remove_broker(&client(&ask)?, BrokerId(id)).await?;
+                print!("{done}");
+                return Ok(ExitCode::SUCCESS);
+            }
+        },
         Command::Topics(args) => (Question::Topics, args),
         Command::Groups(args) => (Question::Groups, args),
         Command::Quorum(command) => return quorum(command).await,

@@ -1,17 +1,19 @@
 //! What an operator asks a running control plane, printed as tables or as JSON.
 
+mod brokers;
 mod dump;
 mod features;
 mod health;
 mod quorum;
 mod table;
 
+pub use brokers::remove_broker;
 pub use dump::dump;
 pub use quorum::{change_quorum, quorum};
 
 use anyhow::{Context, bail};
 use control_api::client::ControlClient;
-use control_api::image::{BrokerRecord, MetadataImage};
+use control_api::image::MetadataImage;
 use control_api::level::Level;
 use control_api::message::{GroupSummary, NodeStatus, RaftGroupStatus, Request, Response};
 use serde_json::{Value, json};
@@ -88,7 +90,7 @@ pub async fn ask(
         Question::Topics => print(&topics_table(&newest.image), form),
         Question::Features { .. } => features::describe(&answers, form),
         Question::Brokers | Question::Groups => {
-            print(&brokers_table(&newest.image, &last_beats(&answers)), form)
+            print(&brokers::table(&newest.image, &last_beats(&answers)), form)
         }
     })
 }
@@ -302,45 +304,6 @@ fn last_beats(answers: &Answers) -> BTreeMap<i32, u64> {
         .filter_map(|(_, answer)| answer.as_ref().ok());
     let beats = nodes.flat_map(|node| &node.last_beats_ms);
     beats.map(|(id, age_ms)| (id.0, *age_ms)).collect()
-}
-
-fn brokers_table(image: &MetadataImage, last_beats: &BTreeMap<i32, u64>) -> Table {
-    let mut table = Table::new(&[
-        "broker",
-        "address",
-        "rack",
-        "version",
-        "epoch",
-        "state",
-        "last_beat_ms",
-        "leads",
-        "replicas",
-    ]);
-    let partitions = || image.topics.values().flat_map(|topic| &topic.partitions);
-    for broker in image.brokers.values() {
-        let led = partitions().filter(|one| one.leader == Some(broker.id));
-        let held = partitions().filter(|one| one.replicas.contains(&broker.id));
-        table.row([
-            json!(broker.id.0),
-            json!(format!("{}:{}", broker.host, broker.port)),
-            json!(broker.rack),
-            json!(broker.version),
-            json!(broker.epoch.0),
-            json!(state(broker)),
-            json!(last_beats.get(&broker.id.0)),
-            json!(led.count()),
-            json!(held.count()),
-        ]);
-    }
-    table
-}
-
-fn state(broker: &BrokerRecord) -> &'static str {
-    match (broker.fenced, broker.shutting_down) {
-        (true, _) => "fenced",
-        (false, true) => "shutting down",
-        (false, false) => "live",
-    }
 }
 
 /// A row for each partition.

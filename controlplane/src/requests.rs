@@ -12,6 +12,7 @@ use crate::proposal;
 use crate::quorum;
 use crate::supervise::accepted;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
+use control_api::ids::BrokerId;
 use control_api::level::Levels;
 use control_api::message::{
     BrokerHeartbeat, BrokerRegistration, ConfigChange, ControlError, NewTopic, NodeStatus,
@@ -77,6 +78,7 @@ pub(crate) async fn answer(node: &Node, request: Request) -> Response {
             level,
             validate_only,
         } => levels::raise(node, level, validate_only).await,
+        Request::UnregisterBroker { broker } => unregister(node, broker).await,
         Request::MetadataIndex => {
             let read = node.meta.read_barrier().await;
             read.map(|()| Response::MetadataIndex(*node.meta.shared.applied().borrow()))
@@ -161,6 +163,20 @@ async fn register(node: &Node, registration: BrokerRegistration) -> Answer {
         info!(broker = id.0, epoch = epoch.0, address, "broker registered");
     }
     Ok(response)
+}
+
+/// A new leader takes every broker that is in service for alive at first, so none is forgotten that it has not waited for.
+async fn unregister(node: &Node, id: BrokerId) -> Answer {
+    let term = node.meta.require_leader()?;
+    let wanted = node.meta.shared.read(|state| {
+        let (mut sessions, now) = (node.sessions(), node.now());
+        sessions.lead(term, state.image(), now);
+        sessions.unregister(id, state.image(), now)
+    })?;
+    let answer = change(node, wanted, false).await?;
+    node.sessions().end(id);
+    info!(broker = id.0, "broker unregistered");
+    Ok(answer)
 }
 
 /// Renews the session and proposes what the heartbeat asks for: to be unfenced, to shut down, to be gone.

@@ -95,6 +95,29 @@ impl Sessions {
         Ok(wanted)
     }
 
+    /// Has a broker forgotten that is gone: it is fenced, and no process under its id was heard of late. What is to be proposed.
+    pub fn unregister(
+        &self,
+        id: BrokerId,
+        image: &MetadataImage,
+        now: Duration,
+    ) -> Result<MetaCommand, ControlError> {
+        let record = image.brokers.get(&id);
+        let record = record.ok_or(ControlError::UnknownBroker)?;
+        let session = self.sessions.get(&id);
+        let lives = session.is_some_and(|one| now.saturating_sub(one.last) < self.limit);
+        if lives || !record.fenced {
+            return Err(ControlError::InvalidRequest(format!(
+                "broker {id} is alive: stop it first"
+            )));
+        }
+        let epoch = record.epoch;
+        Ok(MetaCommand::UnregisterBroker(RegisteredBroker {
+            id,
+            epoch,
+        }))
+    }
+
     pub fn renew(
         &mut self,
         id: BrokerId,
@@ -188,6 +211,30 @@ mod tests {
             brokers: BTreeMap::from([(ID, record)]),
             ..MetadataImage::default()
         }
+    }
+
+    #[test]
+    fn a_broker_is_forgotten_only_when_it_is_gone() {
+        let gone = |image: &MetadataImage| {
+            let mut image = image.clone();
+            image.brokers.get_mut(&ID).unwrap().fenced = true;
+            image
+        };
+        let refused = |result| matches!(result, Err(ControlError::InvalidRequest(_)));
+        let (live, fenced) = (image(), gone(&image()));
+        let mut sessions = Sessions::new(LIMIT);
+        let unknown = sessions.unregister(BrokerId(7), &live, LIMIT);
+        assert_eq!(unknown, Err(ControlError::UnknownBroker));
+        assert!(refused(sessions.unregister(ID, &live, LIMIT)));
+        // One that has just registered is fenced, and there.
+        sessions.renew(ID, EPOCH, PROCESS, LIMIT);
+        assert!(refused(sessions.unregister(ID, &fenced, LIMIT * 3 / 2)));
+        let broker = RegisteredBroker {
+            id: ID,
+            epoch: EPOCH,
+        };
+        let command = Ok(MetaCommand::UnregisterBroker(broker));
+        assert_eq!(sessions.unregister(ID, &fenced, LIMIT * 2), command);
     }
 
     /// Looks for dead brokers as often as the leader does; answers with the last look's.

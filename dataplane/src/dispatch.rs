@@ -261,6 +261,7 @@ async fn handle<I: Io>(
         ApiKey::DescribeGroups => answer!(describe_groups::DescribeGroupsRequest),
         ApiKey::DescribeCluster => answer!(describe_cluster::DescribeClusterRequest),
         ApiKey::DescribeQuorum => answer!(describe_quorum::DescribeQuorumRequest),
+        ApiKey::UnregisterBroker => answer!(unregister_broker::UnregisterBrokerRequest),
         ApiKey::UpdateFeatures => answer!(update_features::UpdateFeaturesRequest),
         ApiKey::AddRaftVoter => answer!(add_raft_voter::AddRaftVoterRequest),
         ApiKey::RemoveRaftVoter => answer!(remove_raft_voter::RemoveRaftVoterRequest),

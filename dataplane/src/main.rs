@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     abort_on_panic();
     // Supports a feature level more, in a form that no other program reads: so an upgrade can be tried.
     if std::env::var_os("MILLRACE_TRY_LATER_LEVEL").is_some() {
-        control_api::level::try_later_level();
+        control_api::level::try_later_level(true);
     }
     let result = match command_line.command {
         Some(Command::Check) => command_line.merged().and_then(|settings| {

@@ -12,7 +12,8 @@ import wire
 from cluster import wait_until
 from test_process import as_flags, broker_command, spare_port
 
-DESCRIBE_QUORUM, ADD_RAFT_VOTER, REMOVE_RAFT_VOTER = 55, 80, 81
+DESCRIBE_QUORUM, UNREGISTER_BROKER, ADD_RAFT_VOTER, REMOVE_RAFT_VOTER = 55, 64, 80, 81
+BROKER_ID_NOT_REGISTERED = 102
 UNKNOWN_TOPIC_OR_PARTITION = 3
 INVALID_REQUEST, INCONSISTENT_CLUSTER_ID, DUPLICATE_VOTER, VOTER_NOT_FOUND = 42, 104, 126, 127
 
@@ -60,7 +61,7 @@ def compact(text):
 
 
 def ask(cluster, api, body):
-    """The error code and message that a request of either of the two APIs is answered with."""
+    """The error code and message that a request of one of the APIs is answered with that answer with nothing else."""
     request = wire.header(api, 0) + bytes([0]) + body + bytes([0])
     with wire.Connection(cluster) as connection:
         answer = connection.exchange(request)
@@ -189,6 +190,43 @@ def test_a_broker_finds_controllers_that_it_was_not_told_of(cluster, tmp_path, s
             broker = started(command, tmp_path / "broker.log")
     finally:
         cluster.start("controller", 1)
+
+
+def test_a_broker_that_is_gone_is_unregistered_and_has_its_partitions_again_if_it_returns(cluster, tmp_path, started):
+    listen, metrics = f"127.0.0.1:{spare_port(cluster)}", spare_port(cluster, 700)
+    flags = {"controllers": controller_address(cluster, 1), "metrics": f"127.0.0.1:{metrics}"}
+    command = broker_command(cluster, tmp_path / "data", listen, **flags)
+    broker = started(command, tmp_path / "broker.log")
+    wait_until(lambda: is_ready(metrics), "the broker to be in service")
+    admin = kafka.KafkaAdminClient(bootstrap_servers=cluster.bootstrap)
+    topic = f"of-broker-77-{broker.pid}"
+    admin.create_topics([kafka.admin.NewTopic(topic, -1, -1, replica_assignments={0: [77]})])
+    producer = kafka.KafkaProducer(bootstrap_servers=cluster.bootstrap)
+    producer.send(topic, b"kept", partition=0).get(30)
+    producer.close()
+
+    def unregister(number):
+        return ask(cluster, UNREGISTER_BROKER, wire.i32(number))
+
+    code, why = unregister(77)
+    assert code == INVALID_REQUEST and "is alive" in why
+    assert unregister(78)[0] == BROKER_ID_NOT_REGISTERED
+    broker.kill()
+    broker.wait()
+    wait_until(lambda: unregister(77) == (0, ""), "the broker's session to end")
+    assert unregister(77)[0] == BROKER_ID_NOT_REGISTERED
+    (described,) = admin.describe_topics([topic])
+    (partition,) = described["partitions"]
+    assert partition["leader_id"] == -1 and partition["replica_nodes"] == [77] and partition["offline_replicas"] == [77]
+    assert 77 not in live_brokers(admin)
+
+    started(command, tmp_path / "broker.log")
+    wait_until(lambda: is_ready(metrics), "the broker to be back")
+    consumer = kafka.KafkaConsumer(topic, bootstrap_servers=cluster.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=30_000)
+    assert next(consumer).value == b"kept"
+    consumer.close()
+    admin.delete_topics([topic])
+    admin.close()
 
 
 def live_brokers(admin):

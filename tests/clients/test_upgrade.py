@@ -24,6 +24,8 @@ UPDATE_FEATURES = 57
 INVALID_UPDATE_VERSION = 95
 
 LATER = "MILLRACE_TRY_LATER_LEVEL"
+# The newest level of the program by itself, and of the later one.
+NOW, NEXT = 2, 3
 # Small, so that every controller writes snapshots at either level.
 SNAPSHOT_BYTES = "MILLRACE_CONTROLLER_SNAPSHOT_LOG_BYTES"
 
@@ -90,7 +92,7 @@ def levels(cluster):
 
 
 def check_refused(cluster, *words):
-    done = features(cluster, "--raise", "2")
+    done = features(cluster, "--raise", str(NEXT))
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done
     for word in words:
         assert word in done.stderr, done.stderr
@@ -131,33 +133,33 @@ def test_an_upgrade_under_load_refuses_nothing_and_can_be_taken_back_until_the_l
     # While an old program is there the level stays.
     monkeypatch.setenv(LATER, "1")
     restart(everything[:1])
-    check_refused(cluster, "supports feature levels 1 to 1, not 2")
+    check_refused(cluster, f"supports feature levels 1 to {NOW}, not {NEXT}")
     restart(everything[1:3])
-    check_refused(cluster, "broker 1 supports feature levels 1 to 1, not 2")
+    check_refused(cluster, f"broker 1 supports feature levels 1 to {NOW}, not {NEXT}")
     restart(everything[3:])
-    both = {f"{kind} {number}": ("1 to 2", 1) for kind, number in everything}
+    both = {f"{kind} {number}": (f"1 to {NEXT}", NOW) for kind, number in everything}
     assert levels(cluster) == both
-    assert api_versions(cluster) == [(1, 2), (1, 1)]
+    assert api_versions(cluster) == [(1, NEXT), (NOW, NOW)]
 
     # Back to the old program, on the same files.
     monkeypatch.delenv(LATER)
     restart([("broker", 1), ("controller", 2)])
-    check_refused(cluster, "supports feature levels 1 to 1, not 2")
+    check_refused(cluster, f"supports feature levels 1 to {NOW}, not {NEXT}")
     monkeypatch.setenv(LATER, "1")
     restart([("broker", 1), ("controller", 2)])
 
-    assert update_features(cluster, FEATURE, 3) == INVALID_UPDATE_VERSION
-    assert update_features(cluster, "metadata.version", 2) == INVALID_UPDATE_VERSION
-    assert update_features(cluster, FEATURE, 2, validate_only=True) == 0
+    assert update_features(cluster, FEATURE, NEXT + 1) == INVALID_UPDATE_VERSION
+    assert update_features(cluster, "metadata.version", NEXT) == INVALID_UPDATE_VERSION
+    assert update_features(cluster, FEATURE, NEXT, validate_only=True) == 0
     assert levels(cluster) == both
-    assert update_features(cluster, FEATURE, 2) == 0
-    wait_until(lambda: set(levels(cluster).values()) == {("1 to 2", 2)}, "the level everywhere")
-    wait_until(lambda: api_versions(cluster) == [(1, 2), (2, 2)], "the broker to show it")
-    lowered = features(cluster, "--raise", "1")
+    assert update_features(cluster, FEATURE, NEXT) == 0
+    wait_until(lambda: set(levels(cluster).values()) == {(f"1 to {NEXT}", NEXT)}, "the level everywhere")
+    wait_until(lambda: api_versions(cluster) == [(1, NEXT), (NEXT, NEXT)], "the broker to show it")
+    lowered = features(cluster, "--raise", str(NOW))
     assert lowered.returncode != 0 and "cannot be lowered" in lowered.stderr, lowered
-    assert update_features(cluster, FEATURE, 1) == INVALID_UPDATE_VERSION
-    assert update_features(cluster, FEATURE, 1, upgrade_type=3) == INVALID_UPDATE_VERSION
-    assert features(cluster, "--raise", "2").returncode == 0
+    assert update_features(cluster, FEATURE, NOW) == INVALID_UPDATE_VERSION
+    assert update_features(cluster, FEATURE, NOW, upgrade_type=3) == INVALID_UPDATE_VERSION
+    assert features(cluster, "--raise", str(NEXT)).returncode == 0
     # Everything is read again from files of that level.
     restart(everything)
     load.stop()
@@ -185,7 +187,7 @@ def check_old_program_does_not_start(cluster, kind, monkeypatch):
     with pytest.raises(AssertionError, match="ended while starting"):
         cluster.start(kind)
     said = log.read_text(errors="replace")[before:].splitlines()[-1]
-    assert said.startswith(f"millrace-{kind}: ") and ("version 200" in said or "feature level 2" in said), said
+    assert said.startswith(f"millrace-{kind}: ") and ("version 200" in said or f"feature level {NEXT}" in said), said
     monkeypatch.setenv(LATER, "1")
     cluster.start(kind)
     cluster.wait_ready(kind)

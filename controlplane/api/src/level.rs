@@ -29,8 +29,8 @@ pub struct Level(pub u16);
 impl Level {
     /// The first there was.
     pub const FIRST: Level = Level(1);
-    /// The newest that this program knows.
-    pub const NEWEST: Level = Level(1);
+    /// The newest that this program knows. The second one has UnregisterBroker.
+    pub const NEWEST: Level = Level(2);
     /// One more than that, which a program has that is told to try a later one: see [`try_later_level`].
     pub const TRIAL: Level = Level(Level::NEWEST.0 + 1);
 }
@@ -75,9 +75,10 @@ impl fmt::Display for Levels {
 }
 
 /// Makes this process support one level more, at which everything has a form that no other program reads. So what a later
-/// version will do to this one can be tried before there is one. To be called before anything is read or written.
-pub fn try_later_level() {
-    TRIES_LATER_LEVEL.store(true, Ordering::Relaxed);
+/// version will do to this one can be tried before there is one. To be called before anything is read or written; a model of
+/// several programs calls it for each of them in turn.
+pub fn try_later_level(tries: bool) {
+    TRIES_LATER_LEVEL.store(tries, Ordering::Relaxed);
 }
 
 /// The name under which Kafka's tools show and raise the level (KIP-584).

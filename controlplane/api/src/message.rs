@@ -80,6 +80,8 @@ pub enum Request {
     ChangeQuorum { group: u8, change: QuorumChange },
     /// Answered by `Response::Done` with one result: refused unless every controller and broker supports the level.
     RaiseFeatureLevel { level: Level, validate_only: bool },
+    /// Forgets a broker that is gone for good. Answered by `Response::Done` with one result: refused while it lives.
+    UnregisterBroker { broker: BrokerId },
 }
 
 crate::formats! {
@@ -104,6 +106,7 @@ crate::formats! {
         33 DescribeQuorum { group: u8, by_leader: bool },
         34 ChangeQuorum { group: u8, change: QuorumChange },
         35 RaiseFeatureLevel { level: Level, validate_only: bool },
+        36 UnregisterBroker { broker: BrokerId },
     }
 }
 
@@ -130,7 +133,8 @@ impl Request {
             | Request::AllocateProducerIds { .. }
             | Request::Status
             | Request::MetadataIndex
-            | Request::RaiseFeatureLevel { .. } => META_GROUP,
+            | Request::RaiseFeatureLevel { .. }
+            | Request::UnregisterBroker { .. } => META_GROUP,
         }
     }
 }
@@ -530,4 +534,34 @@ pub enum ControlError {
     /// A program does not support the cluster's feature level, or one that it is to be raised to.
     #[error("{0}")]
     UnsupportedLevel(String),
+}
+
+impl ControlError {
+    /// The same error, without what it says: two programs may word that differently.
+    pub fn without_text(&self) -> ControlError {
+        let none = String::new;
+        match self {
+            ControlError::InvalidTopic(_) => ControlError::InvalidTopic(none()),
+            ControlError::InvalidPartitions(_) => ControlError::InvalidPartitions(none()),
+            ControlError::InvalidReplicationFactor(_) => {
+                ControlError::InvalidReplicationFactor(none())
+            }
+            ControlError::InvalidAssignment(_) => ControlError::InvalidAssignment(none()),
+            ControlError::InvalidConfig(_) => ControlError::InvalidConfig(none()),
+            ControlError::InvalidRequest(_) => ControlError::InvalidRequest(none()),
+            ControlError::WrongCluster(_) => ControlError::WrongCluster(none()),
+            ControlError::LimitReached(_) => ControlError::LimitReached(none()),
+            ControlError::UnsupportedLevel(_) => ControlError::UnsupportedLevel(none()),
+            ControlError::NotLeader { .. }
+            | ControlError::Unavailable
+            | ControlError::TopicExists
+            | ControlError::UnknownTopic
+            | ControlError::DuplicateBroker
+            | ControlError::StaleBrokerEpoch
+            | ControlError::UnknownBroker
+            | ControlError::FencedCommit
+            | ControlError::UnsupportedVersion
+            | ControlError::UnknownGroup => self.clone(),
+        }
+    }
 }

@@ -77,6 +77,23 @@ pub(super) fn shut_down(change: &mut Change, broker: RegisteredBroker) -> Result
     Ok(())
 }
 
+/// Forgets a broker. Its partitions keep it among their replicas, as in Kafka: what only it has is offline, and led again if it comes
+/// back with its data.
+pub(super) fn unregister(
+    change: &mut Change,
+    broker: RegisteredBroker,
+) -> Result<(), ControlError> {
+    let record = current(change, broker)?;
+    if !record.fenced {
+        return Err(ControlError::InvalidRequest(format!(
+            "broker {} is in service: stop it first",
+            broker.id
+        )));
+    }
+    change.push(MetadataEvent::BrokerRemoved(broker.id));
+    Ok(())
+}
+
 pub(super) fn allocate_producer_ids(
     change: &mut Change,
     broker: RegisteredBroker,

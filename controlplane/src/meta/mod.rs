@@ -30,11 +30,14 @@ pub struct MetaState {
     /// The image's, kept up to date. Not stored, so that it cannot be taken for that of something that was read differently.
     #[rkyv(with = rkyv::with::Skip)]
     digest: u64,
+    /// Of all topics together. Kept up to date and not stored either.
+    #[rkyv(with = rkyv::with::Skip)]
+    partition_count: usize,
 }
 
 formats! { struct MetaState: 225 }
 
-/// The digest follows from the rest.
+/// The other fields follow from the image.
 impl PartialEq for MetaState {
     fn eq(&self, other: &Self) -> bool {
         self.image == other.image
@@ -43,8 +46,10 @@ impl PartialEq for MetaState {
 
 impl MetaState {
     pub(crate) fn of(image: MetadataImage) -> Self {
+        let topics = image.topics.values();
         MetaState {
             digest: image.digest(),
+            partition_count: topics.map(|topic| topic.partitions.len()).sum(),
             image,
         }
     }
@@ -78,6 +83,7 @@ impl MetaState {
             rules: Rules::of(self.image.feature_level),
             image: &mut self.image,
             digest: &mut self.digest,
+            partition_count: &mut self.partition_count,
             events: Vec::new(),
         };
         let response = match command {
@@ -124,6 +130,9 @@ impl MetaState {
                 or_error(brokers::allocate_producer_ids(&mut change, *broker))
             }
             MetaCommand::RaiseFeatureLevel(level) => done(raise(&mut change, *level)),
+            MetaCommand::UnregisterBroker(broker) => {
+                done(brokers::unregister(&mut change, *broker))
+            }
         };
         let events = change.events;
         (response, events)
@@ -146,14 +155,38 @@ struct Change<'a> {
     rules: &'static Rules,
     image: &'a mut MetadataImage,
     digest: &'a mut u64,
+    partition_count: &'a mut usize,
     events: Vec<MetadataEvent>,
 }
 
 impl Change<'_> {
     fn push(&mut self, event: MetadataEvent) {
+        let before = self.partitions_touched_by(&event);
         let growth = self.image.apply(self.at, std::slice::from_ref(&event));
+        let after = self.partitions_touched_by(&event);
         *self.digest = self.digest.wrapping_add(growth);
+        *self.partition_count = *self.partition_count + after - before;
         self.events.push(event);
+    }
+
+    /// How many partitions the topic has that an event makes longer, makes or removes; 0 for other events.
+    fn partitions_touched_by(&self, event: &MetadataEvent) -> usize {
+        let topic = match event {
+            MetadataEvent::TopicCreated(topic) => &topic.id,
+            MetadataEvent::TopicDeleted(topic) => topic,
+            MetadataEvent::PartitionsAdded { topic, .. } => topic,
+            MetadataEvent::ClusterIdSet(_)
+            | MetadataEvent::BrokerChanged(_)
+            | MetadataEvent::BrokerRemoved(_)
+            | MetadataEvent::PartitionChanged { .. }
+            | MetadataEvent::TopicConfigsChanged { .. }
+            | MetadataEvent::BrokerConfigsChanged { .. }
+            | MetadataEvent::CoordinatorChanged { .. }
+            | MetadataEvent::NextProducerId(_)
+            | MetadataEvent::FeatureLevelSet(_) => return 0,
+        };
+        let topic = self.image.topics.get(topic);
+        topic.map_or(0, |topic| topic.partitions.len())
     }
 }
 

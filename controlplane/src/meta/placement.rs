@@ -25,7 +25,7 @@ pub(super) fn place(
             "Unable to replicate the partition {replicas} time(s): {text}"
         )));
     }
-    let start = partition_count(change.image);
+    let start = *change.partition_count;
     let place_one = |partition: usize| {
         let nth = |replica| available[(start + partition + replica) % available.len()];
         partition_of(change.image, (0..replicas).map(nth).collect())
@@ -62,14 +62,6 @@ pub(super) fn assigned(
         .iter()
         .map(|replicas| partition_of(change.image, replicas.clone()));
     Ok(records.collect())
-}
-
-pub(super) fn partition_count(image: &MetadataImage) -> usize {
-    image
-        .topics
-        .values()
-        .map(|topic| topic.partitions.len())
-        .sum()
 }
 
 fn check_replication_factor(image: &MetadataImage, factor: i16) -> Result<(), ControlError> {

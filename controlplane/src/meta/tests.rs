@@ -46,6 +46,8 @@ impl Cluster {
         let digest = self.state.image().digest();
         assert_eq!(self.state.digest(), digest, "kept up with {command:?}");
         assert_eq!(self.copy_digest, digest, "by whoever has the events");
+        let counted = MetaState::of(self.copy.clone()).partition_count;
+        assert_eq!(self.state.partition_count, counted, "after {command:?}");
         assert_eq!(
             self.state.image(),
             &self.copy,
@@ -473,6 +475,10 @@ fn the_level_is_raised_once_every_broker_supports_it_and_never_lowered() {
         max: Level(level),
     };
     let mut cluster = Cluster::with_brokers(1);
+    let older = |process| BrokerRegistration {
+        levels: up_to(1),
+        ..registration(1, process)
+    };
     let raise = |cluster: &mut Cluster, level| match cluster
         .run(MetaCommand::RaiseFeatureLevel(Level(level)))
     {
@@ -484,6 +490,7 @@ fn the_level_is_raised_once_every_broker_supports_it_and_never_lowered() {
     // The broker that counts is registered, whether it lives or not.
     let old = cluster.broker(1);
     cluster.run(MetaCommand::FenceBroker(old));
+    cluster.run(MetaCommand::RegisterBroker(older(2)));
     assert_eq!(
         raise(&mut cluster, 2),
         refused("broker 1 supports feature levels 1 to 1, not 2")
@@ -491,7 +498,7 @@ fn the_level_is_raised_once_every_broker_supports_it_and_never_lowered() {
     assert_eq!(raise(&mut cluster, 1), Ok(()));
     let newer = BrokerRegistration {
         levels: up_to(2),
-        ..registration(1, 2)
+        ..registration(1, 3)
     };
     cluster.run(MetaCommand::RegisterBroker(newer));
     assert_eq!(raise(&mut cluster, 2), Ok(()));
@@ -502,9 +509,45 @@ fn the_level_is_raised_once_every_broker_supports_it_and_never_lowered() {
         refused("the feature level is 2 and cannot be lowered")
     );
     assert_eq!(
-        cluster.run(MetaCommand::RegisterBroker(registration(2, 1))),
+        cluster.run(MetaCommand::RegisterBroker(older(4))),
         Response::Error(ControlError::UnsupportedLevel(
             "the cluster is at feature level 2, and the broker supports levels 1 to 1".into()
         ))
     );
+}
+
+/// One that never returns must not keep the level down for ever, and what only it has is not lost with its record.
+#[test]
+fn a_broker_that_is_gone_is_forgotten_and_leads_again_if_it_comes_back() {
+    let mut cluster = Cluster::with_brokers(2);
+    cluster.create(topic("t", 4)).unwrap();
+    let gone = cluster.broker(1);
+    let forget = MetaCommand::UnregisterBroker(gone);
+    assert!(matches!(
+        cluster.run(forget.clone()),
+        Response::Error(ControlError::InvalidRequest(_))
+    ));
+    cluster.run(MetaCommand::FenceBroker(gone));
+    assert_eq!(cluster.run(forget.clone()), Response::Done(vec![Ok(())]));
+    assert!(!cluster.state.image().brokers.contains_key(&BrokerId(1)));
+    let offline = |cluster: &Cluster| {
+        cluster
+            .leaders("t")
+            .iter()
+            .filter(|one| one.is_none())
+            .count()
+    };
+    assert_eq!(offline(&cluster), 2);
+    let kept = |cluster: &Cluster| cluster.partition("t", 0).replicas.clone();
+    assert_eq!(kept(&cluster), [BrokerId(1)]);
+    // Repeated, it is no other broker's end.
+    let unknown = Response::Error(ControlError::UnknownBroker);
+    assert_eq!(cluster.run(forget.clone()), unknown);
+    let back = cluster.register(1, 2).unwrap();
+    let stale = Response::Error(ControlError::StaleBrokerEpoch);
+    assert_eq!(cluster.run(forget), stale);
+    let epoch = cluster.partition("t", 0).leader_epoch;
+    cluster.run(MetaCommand::UnfenceBroker(back));
+    assert_eq!(offline(&cluster), 0);
+    assert!(cluster.partition("t", 0).leader_epoch > epoch);
 }

@@ -126,7 +126,7 @@ fn check_count(change: &Change, existing: usize, count: i32) -> Result<usize, Co
         ));
     }
     let added = count - existing;
-    if placement::partition_count(change.image) + added > rules.partitions_max {
+    if *change.partition_count + added > rules.partitions_max {
         return invalid(format!(
             "The cluster can have at most {} partitions.",
             rules.partitions_max

@@ -1,13 +1,14 @@
 //! A running checksum over what a node has applied, by which an operator can tell that two nodes have drifted apart.
 //!
-//! Each entry's checksum goes on from that of the entry before, so equal ones at an index vouch for everything up to it. What
-//! an entry was answered with is part of it, and what it made of the metadata: nodes that read the same log differently differ here too. It travels with the
-//! snapshot of the state that it is about.
+//! Each entry's checksum goes on from that of the entry before, so equal ones at an index vouch for everything up to it. What an
+//! entry was answered with is part of it, but for how errors are worded, and what it made of the metadata: nodes that read the
+//! same log differently differ here too. It travels with the snapshot of the state that it is about.
 
 use control_api::codec;
 use control_api::ids::Position;
 use control_api::level::Level;
-use control_api::message::Response;
+use control_api::message::{ControlError, Response};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 
@@ -30,7 +31,8 @@ impl Digests {
         state: u64,
     ) {
         let numbers = [at.term, at.index, state].map(u64::to_le_bytes).concat();
-        let parts = [&numbers, command, &codec::encode_at(level, response)];
+        let answer = codec::encode_at(level, &*without_texts(response));
+        let parts = [&numbers, command, &answer];
         let digest = parts.into_iter().fold(self.current, |digest, part| {
             crc32c::crc32c_append(digest, part)
         });
@@ -65,6 +67,25 @@ impl Digests {
         digests.keep(index, u32::from_le_bytes(*digest));
         Ok((state, digests))
     }
+}
+
+/// What is the same in every program that supports the level.
+fn without_texts(response: &Response) -> Cow<'_, Response> {
+    fn stripped<T: Clone>(answers: &[Result<T, ControlError>]) -> Vec<Result<T, ControlError>> {
+        let strip = |error: ControlError| error.without_text();
+        let answers = answers.iter();
+        answers.map(|one| one.clone().map_err(strip)).collect()
+    }
+    Cow::Owned(match response {
+        Response::Error(error) => Response::Error(error.without_text()),
+        Response::Done(answers) if answers.iter().any(Result::is_err) => {
+            Response::Done(stripped(answers))
+        }
+        Response::Topics(answers) if answers.iter().any(Result::is_err) => {
+            Response::Topics(stripped(answers))
+        }
+        _ => return Cow::Borrowed(response),
+    })
 }
 
 #[cfg(test)]
@@ -110,6 +131,24 @@ mod tests {
         third.push(at(2), b"b", (Level::FIRST, &Response::Done(Vec::new())), 6);
         assert_ne!(ours.recent(), other.recent());
         assert_ne!(third.recent(), other.recent());
+    }
+
+    #[test]
+    fn how_an_error_is_worded_makes_no_difference_and_which_it_is_does() {
+        let worded = |text: &str| ControlError::InvalidTopic(text.to_owned());
+        let digest = |response: Response| {
+            let mut digests = Digests::default();
+            digests.push(at(1), b"a", (Level::FIRST, &response), 0);
+            digests.recent()
+        };
+        let done = |error| digest(Response::Done(vec![Ok(()), Err(error)]));
+        assert_eq!(done(worded("one")), done(worded("other")));
+        assert_ne!(done(worded("one")), done(ControlError::TopicExists));
+        let topics = |error| digest(Response::Topics(vec![Err(error)]));
+        assert_eq!(topics(worded("one")), topics(worded("other")));
+        let refused = |error| digest(Response::Error(error));
+        assert_eq!(refused(worded("one")), refused(worded("other")));
+        assert_ne!(refused(worded("one")), refused(ControlError::UnknownBroker));
     }
 
     #[test]

@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
+
+/// Several times as long as a status takes beside a controller that hangs.
+const HUNG_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the program to its end; answers with exit code, output and error lines.
 fn run(arguments: &[String]) -> (Option<i32>, String, String) {
@@ -254,19 +258,9 @@ async fn an_operator_gets_tables_and_the_same_as_json() {
 #[tokio::test]
 async fn the_verdict_names_what_is_wrong_and_the_exit_code_says_so() {
     let mut cluster = cluster_in_use().await;
-    let goodbye = control_api::message::BrokerHeartbeat {
-        goodbye: true,
-        ..support::Broker::register(&cluster.client(), 7, 1)
-            .await
-            .unwrap()
-            .heartbeat()
-    };
-    let request = control_api::message::Request::Heartbeat(goodbye);
-    cluster
-        .client()
-        .call(request, support::PATIENCE)
-        .await
-        .unwrap();
+    let client = cluster.client();
+    let broker = support::Broker::register(&client, 7, 1).await.unwrap();
+    broker.leave(&client).await;
     let (code, status) = ask_json(&cluster, "status");
     assert_eq!((code, &status["healthy"]), (Some(1), &json!(false)));
     let problems = status["problems"].to_string();
@@ -275,6 +269,10 @@ async fn the_verdict_names_what_is_wrong_and_the_exit_code_says_so() {
 
     let hung = cluster.leader().await;
     cluster.signal(hung, "STOP");
+    // It costs one second, beside which there is time for a few more looks at the others.
+    let other = (1..=3).find(|node| *node != hung).unwrap();
+    let answered = tokio::time::timeout(HUNG_TIME_MAX, cluster.operate("status", other)).await;
+    assert!(answered.is_ok(), "a hung controller holds the answer up");
     let (code, status) = ask_json(&cluster, "status");
     cluster.signal(hung, "CONT");
     assert_eq!(code, Some(1));
@@ -296,6 +294,45 @@ async fn the_verdict_names_what_is_wrong_and_the_exit_code_says_so() {
         .then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_broker_that_never_returns_is_removed_and_what_only_it_has_is_said_to_be_offline() {
+    let cluster = cluster_in_use().await;
+    let client = cluster.client();
+    let refused = cluster.operate("brokers remove 7", 1).await.unwrap_err();
+    assert!(
+        refused.contains("broker 7 is alive: stop it first"),
+        "{refused}"
+    );
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+    let broker = support::Broker::register(&client, 7, 1).await.unwrap();
+    broker.leave(&client).await;
+    let removed = cluster.operate("brokers remove 7", 1).await.unwrap();
+    assert!(
+        removed.contains("3 partitions that only it has stay offline"),
+        "{removed}"
+    );
+    assert_eq!(ask_json(&cluster, "brokers").1, json!([]));
+    let (_, topics) = ask_json(&cluster, "topics");
+    assert_eq!(topics[0]["replicas"], json!([7]));
+    let (code, status) = ask_json(&cluster, "status");
+    let problems = status["problems"].to_string();
+    assert!(
+        code == Some(1) && problems.contains("offline: 3 partitions"),
+        "{problems}"
+    );
+    assert!(!problems.contains("fenced"), "{problems}");
+    let again = cluster.operate("brokers remove 7", 1).await.unwrap_err();
+    assert!(
+        again.contains("no broker is registered under this id"),
+        "{again}"
+    );
+    // It was not gone after all.
+    let broker = support::Broker::register(&client, 7, 2).await.unwrap();
+    broker.beat(&client).await.unwrap();
+    let (_, topics) = ask_json(&cluster, "topics");
+    assert_eq!(topics[0]["leader"], json!(7));
 }
 
 #[tokio::test]

@@ -127,8 +127,12 @@ impl Cluster {
     pub(crate) async fn operate(&self, command: &str, asked: u64) -> Result<String, String> {
         let (address, credentials) = (self.addresses[&asked].clone(), self.credential_flags());
         let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        let later = self.later.contains(&asked);
         let run = move || {
             let mut program = Command::new(PROGRAM);
+            if later {
+                program.env("MILLRACE_TRY_LATER_LEVEL", "1");
+            }
             program.args(words).args(["--controllers", &address]);
             program.args(credentials).output().unwrap()
         };
@@ -455,6 +459,16 @@ impl Broker {
             wants_shutdown: false,
             goodbye: false,
         }
+    }
+
+    /// Says that it is gone.
+    pub(crate) async fn leave(&self, client: &ControlClient) {
+        let goodbye = BrokerHeartbeat {
+            goodbye: true,
+            ..self.heartbeat()
+        };
+        let left = client.call(Request::Heartbeat(goodbye), PATIENCE).await;
+        assert!(matches!(left, Ok(Response::Heartbeat { fenced: true, .. })));
     }
 
     /// Answers whether the broker is fenced.

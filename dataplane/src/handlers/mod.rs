@@ -24,6 +24,7 @@ pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub mod produce;
 pub(crate) mod remove_raft_voter;
+pub(crate) mod unregister_broker;
 pub(crate) mod update_features;
 
 mod admin;

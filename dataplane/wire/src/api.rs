@@ -96,6 +96,7 @@ apis! {
     DescribeQuorum          55: 0 to  2, flexible  0, advertised;
     UpdateFeatures          57: 0 to  2, flexible  0, advertised;
     DescribeCluster         60: 0 to  2, flexible  0, advertised;
+    UnregisterBroker        64: 0 to  0, flexible  0, advertised;
     AddRaftVoter            80: 0 to  0, flexible  0, advertised;
     RemoveRaftVoter         81: 0 to  0, flexible  0, advertised;
 }

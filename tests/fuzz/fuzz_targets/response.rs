@@ -65,5 +65,6 @@ fn decode(api: ApiKey, version: i16, reader: &mut Reader<'_>) -> Result<String, 
         Produce: ProduceResponse,
         RemoveRaftVoter: RemoveRaftVoterResponse,
         SyncGroup: SyncGroupResponse,
+        UnregisterBroker: UnregisterBrokerResponse,
     }
 }

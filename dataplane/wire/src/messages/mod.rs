@@ -70,5 +70,6 @@ requests! {
     produce: Produce, ProduceRequest<'a>, ProduceResponse;
     remove_raft_voter: RemoveRaftVoter, RemoveRaftVoterRequest<'a>, RemoveRaftVoterResponse;
     sync_group: SyncGroup, SyncGroupRequest<'a>, SyncGroupResponse;
+    unregister_broker: UnregisterBroker, UnregisterBrokerRequest, UnregisterBrokerResponse;
     update_features: UpdateFeatures, UpdateFeaturesRequest<'a>, UpdateFeaturesResponse;
 }

@@ -210,5 +210,6 @@ prove! {
     produce: Produce, ProduceRequest, ProduceResponse;
     remove_raft_voter: RemoveRaftVoter, RemoveRaftVoterRequest, RemoveRaftVoterResponse;
     sync_group: SyncGroup, SyncGroupRequest, SyncGroupResponse;
+    unregister_broker: UnregisterBroker, UnregisterBrokerRequest, UnregisterBrokerResponse;
     update_features: UpdateFeatures, UpdateFeaturesRequest, UpdateFeaturesResponse;
 }
