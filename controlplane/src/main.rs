@@ -295,7 +295,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Brokers(BrokersArgs { command, ask }) => match command {
             None => (Question::Brokers, ask),
             Some(BrokersCommand::Remove { id, ask }) => {
-                let done = operator::remove_broker(&client(&ask)?, BrokerId(id)).await?;
+                let done = operator::remove_broker(&client(ask)?, BrokerId(id)).await?;
                 print!("{done}");
                 return Ok(ExitCode::SUCCESS);
             }

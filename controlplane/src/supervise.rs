@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 /// How often the leader looks for silent brokers.
-const SESSION_LOOK: Duration = Duration::from_millis(50);
+const SESSION_LOOK: Duration = Duration::from_millis(20);
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
 const CLEAR_UP_LOOK: Duration = Duration::from_secs(2);
 /// Offsets go at most so much later than they expire: a tenth of what they are kept for, but not more often looked for than is cheap.
