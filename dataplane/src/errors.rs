@@ -38,7 +38,7 @@ pub fn append_error_code(error: &AppendError) -> ErrorCode {
         AppendError::Poisoned | AppendError::Stalled => ErrorCode::KafkaStorageError,
         AppendError::Closed => ErrorCode::NotLeaderOrFollower,
         AppendError::TooLarge => ErrorCode::MessageTooLarge,
-        AppendError::Invalid => ErrorCode::InvalidRecord,
+        AppendError::Invalid | AppendError::OutOfOrder => ErrorCode::InvalidRecord,
         AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
         AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
     }

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail with the test")]
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use control_api::ids::LeaderEpoch;
 use dataplane::io::ring::RingIo;
 use dataplane::log::{
     AppendError, Appended, Bound, Level, Log, LogConfig, LogShared, Offset, SpareSegments,
 };
+use dataplane::partition::Leadership;
 use ring::{Ring, RingConfig};
 use wire::{Batch, BatchBuilder, Records};
 
@@ -55,7 +57,10 @@ fn batch(number: usize) -> Vec<u8> {
 
 async fn append(log: &Log<RingIo>, bytes: &[u8]) -> Appended {
     loop {
-        match log.append(&Batch::first(&Records::from_slice(bytes)).unwrap()) {
+        match log.append_as_leader(
+            &Batch::first(&Records::from_slice(bytes)).unwrap(),
+            log.latest_epoch().unwrap(),
+        ) {
             Ok(appended) => return appended,
             Err(AppendError::Busy) => log.room(bytes.len()).await,
             Err(error) => panic!("{error}"),
@@ -100,10 +105,18 @@ fn round_trip(name: &str, config: LogConfig) {
     ring.block_on(async move {
         let open = async || {
             let shared = LogShared::new(Vec::new(), SpareSegments::none());
-            let log = Log::open(io.clone(), shared, &path, config, None)
-                .await
-                .unwrap();
-            log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));
+            let log = Log::open(
+                io.clone(),
+                shared,
+                &path,
+                config,
+                Rc::new(Leadership::default()),
+            )
+            .await
+            .unwrap();
+            log.begin_epoch(LeaderEpoch(
+                log.latest_epoch().map_or(1, |epoch| epoch.0 + 1),
+            ));
             log
         };
         let log = open().await;

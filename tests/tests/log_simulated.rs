@@ -8,6 +8,8 @@ mod ages;
 mod crashes;
 #[path = "log_simulated/files.rs"]
 mod files;
+#[path = "log_simulated/replicas.rs"]
+mod replicas;
 #[path = "log_simulated/retention.rs"]
 mod retention;
 #[path = "log_simulated/running.rs"]
@@ -27,6 +29,7 @@ use dataplane::io::Io;
 use dataplane::log::{
     AppendError, Appended, Bound, Log, LogConfig, LogShared, Offset, SpareSegments,
 };
+use dataplane::partition::Leadership;
 use millrace_tests::sim::{SimIo, SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, RecordIter, Records};
 
@@ -71,10 +74,18 @@ async fn open_beside(
     config: LogConfig,
 ) -> Log<SimIo> {
     let (shared, directory) = (Rc::clone(shared), Path::new(directory));
-    let log = Log::open(io.clone(), shared, directory, config, None)
-        .await
-        .unwrap();
-    log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));
+    let log = Log::open(
+        io.clone(),
+        shared,
+        directory,
+        config,
+        Rc::new(Leadership::default()),
+    )
+    .await
+    .unwrap();
+    log.begin_epoch(LeaderEpoch(
+        log.latest_epoch().map_or(1, |epoch| epoch.0 + 1),
+    ));
     log
 }
 
@@ -112,7 +123,7 @@ fn value(number: u64, bytes: usize) -> Vec<u8> {
 fn try_append(log: &Log<SimIo>, bytes: &[u8]) -> Result<Appended, AppendError> {
     let batch = Batch::first(&Records::from_slice(bytes)).unwrap();
     batch.validate().unwrap();
-    log.append(&batch)
+    log.append_as_leader(&batch, log.latest_epoch().unwrap())
 }
 
 async fn append(log: &Log<SimIo>, bytes: &[u8]) -> Appended {

@@ -68,7 +68,18 @@ impl fmt::Debug for TopicId {
 
 /// Raised each time a partition's leader changes; stamped into every batch.
 #[derive(
-    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
 )]
 pub struct LeaderEpoch(pub i32);
 

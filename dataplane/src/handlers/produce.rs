@@ -510,7 +510,7 @@ impl<I: Io> PendingState<I> {
                 partition,
                 appended,
                 level,
-            } => partition.has_reached(appended.next_offset, *level),
+            } => partition.has_reached(appended, *level),
             PendingState::OnOtherShard(call) => call.is_ready(),
         }
     }
@@ -557,8 +557,7 @@ async fn wait<I: Io>(
     level: Level,
     deadline: Instant,
 ) -> ProduceOutcome {
-    let end = appended.next_offset;
-    match partition.wait_until(end, level, deadline).await {
+    match partition.wait_until(appended, level, deadline).await {
         Ok(()) => ProduceOutcome::accepted(partition, appended),
         Err(WaitError::Poisoned) => ProduceOutcome::refused(ErrorCode::KafkaStorageError),
         // It may yet be written: nobody can say.

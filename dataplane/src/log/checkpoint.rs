@@ -4,12 +4,13 @@
 //! at opening. Everything in it is the state at the recovery point, so recovery continues from there.
 //!
 //! ```text
-//! "MRCP" | version | clean u8 | log start i64 | recovery point: offset i64, segment i64, position u64
+//! "MRCP" | version | clean u8 | log start i64 | high watermark i64 | recovery point: offset i64, segment i64, position u64
 //!        | epochs: count u32 x { epoch i32, start i64 }
 //!        | closed segments: count u32 x { base i64, next i64, bytes u64, max timestamp i64, its batch's offset i64 }
 //!        | producers: count u32 x { id i64, epoch i16, last ms i64, count u8 x { sequences 2 x i32, offsets 2 x i64, time i64 } }
 //!        | crc32c
 //! ```
+//! Version 1 had no high watermark: of a log that no other broker had a copy of, it is the recovery point.
 
 use control_api::ids::LeaderEpoch;
 
@@ -20,7 +21,7 @@ use super::producers::{Producer, ProducerBatch, Producers};
 use super::types::Offset;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"MRCP");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const EPOCH_BYTES: usize = 12;
 const SEGMENT_BYTES: usize = 40;
 const PRODUCER_BYTES_MIN: usize = 19;
@@ -49,6 +50,8 @@ pub(super) struct Checkpoint {
     /// The log was closed at the recovery point, and its file ends there.
     pub(super) clean: bool,
     pub(super) log_start: Offset,
+    /// What consumers could see at least.
+    pub(super) high_watermark: Offset,
     pub(super) recovery: RecoveryPoint,
     pub(super) epochs: Epochs,
     pub(super) segments: Vec<SegmentSummary>,
@@ -56,11 +59,29 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Says where the log starts, and that from its first segment on everything is to be checked.
+    pub(super) fn of_start(log_start: Offset, first_segment: Offset) -> Checkpoint {
+        Checkpoint {
+            clean: false,
+            log_start,
+            high_watermark: log_start,
+            recovery: RecoveryPoint {
+                offset: first_segment,
+                segment: first_segment,
+                position: 0,
+            },
+            epochs: Epochs::default(),
+            segments: Vec::new(),
+            producers: Producers::default(),
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let bytes = 64 + self.segments.len() * SEGMENT_BYTES + self.producers.len() * 180;
         let mut encoder = Encoder::new(MAGIC, VERSION, bytes);
         encoder.u8(u8::from(self.clean));
         encoder.i64(self.log_start.0);
+        encoder.i64(self.high_watermark.0);
         encoder.i64(self.recovery.offset.0);
         encoder.i64(self.recovery.segment.0);
         encoder.u64(self.recovery.position);
@@ -85,9 +106,13 @@ impl Checkpoint {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
-        let (mut decoder, _) = Decoder::new(bytes, MAGIC, VERSION)?;
+        let (mut decoder, version) = Decoder::new(bytes, MAGIC, VERSION)?;
         let clean = decoder.u8()? == 1;
         let log_start = Offset(decoder.i64()?);
+        let high_watermark = match version {
+            1 => None,
+            _ => Some(Offset(decoder.i64()?)),
+        };
         let recovery = RecoveryPoint {
             offset: Offset(decoder.i64()?),
             segment: Offset(decoder.i64()?),
@@ -99,6 +124,7 @@ impl Checkpoint {
         let checkpoint = Checkpoint {
             clean,
             log_start,
+            high_watermark: high_watermark.unwrap_or(recovery.offset),
             recovery,
             epochs: decode_epochs(&mut decoder)?,
             segments: decode_segments(&mut decoder)?,
@@ -214,6 +240,7 @@ mod tests {
         Checkpoint {
             clean: true,
             log_start: Offset(3),
+            high_watermark: Offset(800),
             recovery: RecoveryPoint {
                 offset: Offset(900),
                 segment: Offset(500),
@@ -233,9 +260,15 @@ mod tests {
 
     #[test]
     fn a_checkpoint_of_every_version_is_still_read() {
-        let stored = golden("log-checkpoint.1", || checkpoint().encode());
+        let stored = golden("log-checkpoint.2", || checkpoint().encode());
         assert_eq!(Checkpoint::decode(&stored), Ok(checkpoint()));
         assert_eq!(checkpoint().encode(), stored);
+        let oldest = golden("log-checkpoint.1", || panic!("nobody writes it any more"));
+        let without = Checkpoint {
+            high_watermark: Offset(900),
+            ..checkpoint()
+        };
+        assert_eq!(Checkpoint::decode(&oldest), Ok(without));
     }
 
     #[test]
@@ -255,7 +288,7 @@ mod tests {
     fn a_claimed_count_beyond_the_file_is_refused() {
         let mut encoder = Encoder::new(MAGIC, VERSION, 64);
         encoder.u8(0);
-        (0..4).for_each(|_| encoder.i64(0));
+        (0..5).for_each(|_| encoder.i64(0));
         encoder.u32(u32::MAX);
         assert_eq!(
             Checkpoint::decode(&encoder.finish()),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::checkpoint::{Checkpoint, RecoveryPoint};
 use super::limits::{INDEX_WRITE_BYTES, READ_AT_OPEN_BYTES_MAX, SEGMENTS_MAX};
 use super::segment::{Segment, ignore_missing};
-use super::types::{Level, Offset, WaitError, block_ceil};
+use super::types::{Level, Offset, block_ceil};
 use super::{Log, LogError};
 use crate::io::{Io, WriteDurability};
 
@@ -100,7 +100,7 @@ impl<I: Io> Log<I> {
         // What is refused from here on ends the log, so that nobody waits for it.
         self.0.progress.go_on();
         self.0.changed.notify();
-        self.0.progress.wake_fetches();
+        self.0.owner.hindered();
     }
 
     pub(super) fn write_durability(&self) -> WriteDurability {
@@ -122,7 +122,7 @@ impl<I: Io> Log<I> {
         if log.dirty.borrow().is_empty() && !log.flush_runs.get() {
             log.progress.advance_flushed(written);
         }
-        log.progress.publish(config.write_caching);
+        self.tell_owner();
         let unflushed = written.0 - log.progress.flushed().0;
         if unflushed == 0 {
             return;
@@ -143,15 +143,7 @@ impl<I: Io> Log<I> {
     }
 
     pub(super) async fn flush_until(&self, end: Offset) -> Result<(), LogError> {
-        loop {
-            match self.wait(end, Level::Written).await {
-                Ok(()) => break,
-                // Whoever leads, what was appended is written.
-                Err(WaitError::LeaderEpochChanged) => {}
-                Err(WaitError::Poisoned) => return Err(LogError::Poisoned),
-                Err(WaitError::Stalled) => return Err(LogError::Stalled),
-            }
-        }
+        self.wait(end, Level::Written).await?;
         while self.flushed() < end {
             self.poisoned()?;
             let generation = self.0.changed.generation();
@@ -246,6 +238,7 @@ impl<I: Io> Log<I> {
         Checkpoint {
             clean,
             log_start: self.log_start(),
+            high_watermark: self.high_watermark(),
             recovery: RecoveryPoint {
                 offset: self.log_end(),
                 segment: active.base,

@@ -1,13 +1,15 @@
 //! The log of one partition: a directory of segment files, the newest bytes in memory, and what recovery needs.
 //!
-//! A [`Partition`](crate::partition::Partition) owns one and lives on one shard. Nothing here talks Kafka's protocol, decides who
-//! leads, or looks into records, except to find one by its timestamp.
+//! A [`Partition`](crate::partition::Partition) owns one and lives on one shard. Nothing here talks Kafka's protocol, knows who
+//! leads, or looks into records, except to find one by its timestamp. What consumers may see is its owner's word ([`LogOwner`]); the log
+//! keeps that over restarts, and deletes nothing beyond.
 //!
 //! ```text
-//! append ──> tail.rs ──> writer.rs ──> segment file ──> progress.rs ──> whoever waits
+//! append ──> tail.rs ──> writer.rs ──> segment file ──> progress.rs ──> its owner
 //!  (copies once)  (group commit)   space.rs keeps zeros ahead     (written, flushed)
 //! read ────> tail.rs, else chunks.rs, read ahead from the file      (read.rs, lookup.rs)
 //! open ────> checkpoint.rs, index.rs, then the bytes past them    (recovery.rs, scan.rs)
+//! cut ─────> truncate.rs: files from the newest on, then as open
 //! ```
 //! Invariants:
 //! - What an answer names as written is in the file; what it names as flushed was synced. A failed write or sync ends both for good.
@@ -39,6 +41,7 @@ mod shortage;
 mod space;
 pub mod spare;
 mod tail;
+mod truncate;
 mod types;
 mod writer;
 
@@ -52,7 +55,7 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use control_api::ids::LeaderEpoch;
-use wire::{BATCH_HEADER_BYTES, Batch};
+use wire::{BATCH_HEADER_BYTES, Batch, TimestampType};
 
 use self::cache::{Eviction, TailOwner};
 use self::epochs::Epochs;
@@ -60,7 +63,7 @@ use self::gate::Gate;
 use self::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MAX, UNWRITTEN_BUFFERS_MAX};
 use self::load::LogNumber;
 use self::producers::{Producers, Sequenced};
-use self::progress::{Progress, Supply};
+use self::progress::Progress;
 use self::read::Places;
 use self::segment::Segment;
 use self::shortage::Shortage;
@@ -69,7 +72,7 @@ use crate::event::Event;
 use crate::io::{Buffer, Io};
 
 pub use self::lookup::FoundRecord;
-pub use self::progress::FetchWaiter;
+pub use self::progress::{LogOffsets, LogOwner, Supply};
 pub use self::read::Read;
 pub use self::shared::LogShared;
 pub use self::shortage::is_shortage;
@@ -93,7 +96,8 @@ struct Inner<I: Io> {
     directory: PathBuf,
     config: Cell<LogConfig>,
     opened_clean: bool,
-    progress: Rc<Progress>,
+    owner: Rc<dyn LogOwner>,
+    progress: Progress,
     /// By base offset, without gaps; the last one is active. Never empty.
     segments: RefCell<VecDeque<Rc<Segment<I>>>>,
     tail: RefCell<Tail<I>>,
@@ -112,6 +116,8 @@ struct Inner<I: Io> {
     dirty: RefCell<Vec<Rc<Segment<I>>>>,
     closed: Cell<bool>,
     deleted: Cell<bool>,
+    /// Batches are being removed from its end.
+    truncating: Cell<bool>,
     writer_scheduled: Cell<bool>,
     number: LogNumber,
     bytes_in_flight: Cell<usize>,
@@ -132,24 +138,28 @@ struct Inner<I: Io> {
 }
 
 impl<I: Io> Log<I> {
-    /// Opens or creates the log in `directory` and recovers what a crash left. `newest_epoch`, when the control plane's answer is at
-    /// hand, is the newest leader epoch there can be: a batch of a later one is not ours.
+    /// Opens or creates the log in `directory` and recovers what a crash left.
     pub async fn open(
         io: I,
         shared: Rc<LogShared>,
         directory: &Path,
         config: LogConfig,
-        newest_epoch: Option<LeaderEpoch>,
+        owner: Rc<dyn LogOwner>,
     ) -> Result<Log<I>, LogError> {
-        let recovered = recovery::recover(&io, directory, newest_epoch).await?;
-        let epoch = recovered.epochs.latest().unwrap_or(LeaderEpoch(0));
+        let recovered = recovery::recover(&io, directory).await?;
+        let progress = Progress::new(
+            recovered.log_start,
+            recovered.log_end,
+            recovered.high_watermark,
+        );
         let log = Log(Rc::new(Inner {
             number: shared.load.number(),
             shared,
             directory: directory.to_path_buf(),
             config: Cell::new(config),
             opened_clean: recovered.clean,
-            progress: Rc::new(Progress::new(recovered.log_start, recovered.log_end, epoch)),
+            owner,
+            progress,
             segments: RefCell::new(recovered.segments),
             tail: RefCell::new(Tail::new(recovered.partial)),
             spare: RefCell::default(),
@@ -162,6 +172,7 @@ impl<I: Io> Log<I> {
             dirty: RefCell::default(),
             closed: Cell::new(false),
             deleted: Cell::new(false),
+            truncating: Cell::new(false),
             writer_scheduled: Cell::new(false),
             bytes_in_flight: Cell::new(0),
             waits_for_turn: Cell::new(false),
@@ -178,14 +189,63 @@ impl<I: Io> Log<I> {
             io,
         }));
         log.0.start_clock(&log.0.active());
+        log.tell_owner();
         Ok(log)
     }
 
-    /// Takes a batch that was validated, gives it the next offsets and copies it once. Nothing changes on an error; after
-    /// [`AppendError::Busy`], await [`Log::room`] and try again.
-    pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
+    /// As the leader in `epoch`: takes a batch that was validated, gives it the next offsets and copies it once. Nothing changes on an
+    /// error; after [`AppendError::Busy`], await [`Log::room`] and try again.
+    pub fn append_as_leader(
+        &self,
+        batch: &Batch<'_>,
+        epoch: LeaderEpoch,
+    ) -> Result<Appended, AppendError> {
         let log = &*self.0;
         log.may_append()?;
+        if let Some(known) = self.appended_before(batch)? {
+            return Ok(known);
+        }
+        let now_ms = log.io.wall_clock_ms();
+        let stamp = Stamp {
+            base_offset: log.progress.log_end(),
+            epoch,
+            log_append_time: log.config.get().log_append_time.then_some(now_ms),
+        };
+        self.append_stamped(batch, stamp, now_ms)
+    }
+
+    /// As a follower: takes a batch of the leader's log as it is, with its offsets and epoch, and copies it once. It begins at the log's
+    /// end: no CRC covers a batch's offset, and recovery knows a damaged one by its not being the one that is due.
+    pub fn append_as_follower(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
+        let log = &*self.0;
+        log.may_append()?;
+        let header = &batch.header;
+        let stamp = Stamp {
+            base_offset: Offset(header.base_offset),
+            epoch: LeaderEpoch(header.partition_leader_epoch),
+            log_append_time: (header.attributes.timestamp_type() == TimestampType::LogAppendTime)
+                .then_some(header.max_timestamp),
+        };
+        let newest = log.epochs.borrow().latest();
+        if stamp.base_offset != log.progress.log_end()
+            || newest.is_some_and(|newest| stamp.epoch < newest)
+        {
+            return Err(AppendError::OutOfOrder);
+        }
+        let taken = self.append_stamped(batch, stamp, log.io.wall_clock_ms())?;
+        log.epochs
+            .borrow_mut()
+            .begin(stamp.epoch, stamp.base_offset);
+        Ok(taken)
+    }
+
+    fn append_stamped(
+        &self,
+        batch: &Batch<'_>,
+        stamp: Stamp,
+        now_ms: i64,
+    ) -> Result<Appended, AppendError> {
+        let log = &*self.0;
         let header = &batch.header;
         let bytes = batch.bytes.len();
         if bytes > BATCH_BYTES_MAX {
@@ -194,28 +254,22 @@ impl<I: Io> Log<I> {
         if bytes < BATCH_HEADER_BYTES || header.last_offset_delta < 0 {
             return Err(AppendError::Invalid);
         }
-        if let Some(known) = self.appended_before(batch)? {
-            return Ok(known);
-        }
-        let now_ms = log.io.wall_clock_ms();
-        let base_offset = log.progress.log_end();
+        let Stamp {
+            base_offset,
+            epoch,
+            log_append_time,
+        } = stamp;
         let next_offset = base_offset
             .0
             .checked_add(i64::from(header.last_offset_delta) + 1);
         let next_offset = Offset(next_offset.ok_or(AppendError::Invalid)?);
-        let log_append_time = log.config.get().log_append_time.then_some(now_ms);
         let max_timestamp = log_append_time.unwrap_or(batch.max_timestamp);
         let rolls = log.must_roll(bytes, next_offset, max_timestamp);
         log.gather_or_give_back(bytes, rolls)?;
 
         // Nothing below can fail.
         let segment = if rolls { log.roll() } else { log.active() };
-        let stamped = stamped_header(
-            batch,
-            base_offset,
-            log.progress.leader_epoch(),
-            log_append_time,
-        );
+        let stamped = stamped_header(batch, &stamp);
         let parts = std::iter::once(&stamped[..]).chain(batch.records.pieces());
         let mut spare = log.spare.borrow_mut();
         let begun = log
@@ -242,6 +296,7 @@ impl<I: Io> Log<I> {
         Ok(Appended {
             base_offset,
             next_offset,
+            leader_epoch: epoch,
             log_append_time_ms,
             duplicate: false,
         })
@@ -256,6 +311,8 @@ impl<I: Io> Log<I> {
         Ok(known.map(|known| Appended {
             base_offset: known.base_offset,
             next_offset: Offset(known.last_offset.0 + 1),
+            // Of one that was deleted since, nobody needs to know.
+            leader_epoch: self.epoch_at(known.base_offset).unwrap_or_default(),
             log_append_time_ms: known.log_append_time_ms,
             duplicate: true,
         }))
@@ -288,20 +345,46 @@ impl<I: Io> Log<I> {
 
     /// Resolves once everything before `end` has reached `level`, or the log is stalled.
     pub async fn wait(&self, end: Offset, level: Level) -> Result<(), WaitError> {
+        loop {
+            let generation = self.0.changed.generation();
+            if self.has_reached(end, level) {
+                return Ok(());
+            }
+            self.may_be_reached(Supply::Stalled)?;
+            self.0.changed.changed_since(generation).await;
+        }
+    }
+
+    /// Whether everything before `end` is as safe as that.
+    pub fn has_reached(&self, end: Offset, level: Level) -> bool {
+        end <= match level {
+            Level::Written => self.written(),
+            Level::Flushed => self.flushed(),
+        }
+    }
+
+    /// An error when it is of no use to wait for what was appended, or the supply is as bad as `given_up_at`.
+    pub fn may_be_reached(&self, given_up_at: Supply) -> Result<(), WaitError> {
         let progress = &self.0.progress;
-        let epoch = progress.leader_epoch();
-        progress.wait(end, level, epoch, Supply::Stalled).await
+        if progress.is_poisoned() {
+            return Err(WaitError::Poisoned);
+        }
+        if progress.supply() >= given_up_at {
+            return Err(WaitError::Stalled);
+        }
+        Ok(())
     }
 
-    /// Notifies `event` each time the high watermark moves past `beyond`, and when the log stops or the leader epoch changes, until
-    /// the waiter is dropped. A fetch that is parked on several partitions registers one event with each.
-    pub fn register_fetch_waiter(&self, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
-        self.0.progress.register_fetch(beyond, event)
-    }
-
-    /// Fetches that wait for what comes next.
-    pub fn parked_fetches(&self) -> usize {
-        self.0.progress.parked_fetches()
+    /// The owner decides anew what consumers may see.
+    fn tell_owner(&self) {
+        let progress = &self.0.progress;
+        let high_watermark = self.0.owner.advanced(LogOffsets {
+            written: progress.written(),
+            flushed: progress.flushed(),
+            write_caching: self.0.config.get().write_caching,
+            high_watermark: progress.high_watermark(),
+        });
+        progress.set_high_watermark(high_watermark);
     }
 
     pub fn log_start(&self) -> Offset {
@@ -331,7 +414,7 @@ impl<I: Io> Log<I> {
 
     /// Whether the log waits for the system to have what it needs, and takes nothing until then.
     pub fn is_stalled(&self) -> bool {
-        self.0.progress.is_stalled()
+        self.0.progress.supply() == Supply::Stalled
     }
 
     /// Whether the log ends where an orderly close wrote down that it does. A log that is quickly read is closed without that.
@@ -339,16 +422,14 @@ impl<I: Io> Log<I> {
         self.0.opened_clean
     }
 
-    pub fn leader_epoch(&self) -> LeaderEpoch {
-        self.0.progress.leader_epoch()
+    /// The newest leader epoch that began in this log.
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        self.0.epochs.borrow().latest()
     }
 
-    /// From now on batches carry `epoch`, which begins at the log's end. Waits of an older epoch end with an error.
-    pub fn set_leader_epoch(&self, epoch: LeaderEpoch) {
-        if epoch > self.leader_epoch() || self.0.epochs.borrow().latest().is_none() {
-            self.0.epochs.borrow_mut().begin(epoch, self.log_end());
-        }
-        self.0.progress.set_leader_epoch(epoch);
+    /// A leader takes over: `epoch` begins at the log's end, unless it or a later one has begun.
+    pub fn begin_epoch(&self, epoch: LeaderEpoch) {
+        self.0.epochs.borrow_mut().begin(epoch, self.log_end());
     }
 
     /// The largest known epoch up to `epoch` and its end, for OffsetForLeaderEpoch (KIP-101, KIP-279).
@@ -401,10 +482,10 @@ impl<I: Io> Inner<I> {
         if self.progress.is_poisoned() {
             return Err(AppendError::Poisoned);
         }
-        if self.closed.get() {
+        if self.closed.get() || self.truncating.get() {
             return Err(AppendError::Closed);
         }
-        if self.progress.is_stalled() {
+        if self.progress.supply() == Supply::Stalled {
             return Err(AppendError::Stalled);
         }
         Ok(())
@@ -549,21 +630,25 @@ fn sequenced_header(header: &wire::BatchHeader) -> Option<Sequenced> {
     })
 }
 
-/// The batch's header with what the leader assigns. Offset and epoch lie outside what the CRC covers; the times, and whose they are,
-/// do not, but most producers' word holds.
-fn stamped_header(
-    batch: &Batch<'_>,
+/// What the leader gives to a batch.
+#[derive(Clone, Copy)]
+struct Stamp {
     base_offset: Offset,
     epoch: LeaderEpoch,
+    /// The time at which it was appended, where the topic wants that in place of the records' times.
     log_append_time: Option<i64>,
-) -> [u8; BATCH_HEADER_BYTES] {
+}
+
+/// The batch's header with its stamp. Offset and epoch lie outside what the CRC covers; the times, and whose they are, do not, but most
+/// producers' word holds, and a leader's always.
+fn stamped_header(batch: &Batch<'_>, stamp: &Stamp) -> [u8; BATCH_HEADER_BYTES] {
     const LOG_APPEND_TIME: i16 = 0x08;
     const CRC: std::ops::Range<usize> = 17..21;
     let mut header = batch.header;
-    header.base_offset = base_offset.0;
-    header.partition_leader_epoch = epoch.0;
+    header.base_offset = stamp.base_offset.0;
+    header.partition_leader_epoch = stamp.epoch.0;
     let sent = (header.attributes, header.max_timestamp);
-    (header.attributes.0, header.max_timestamp) = match log_append_time {
+    (header.attributes.0, header.max_timestamp) = match stamp.log_append_time {
         Some(now_ms) => (header.attributes.0 | LOG_APPEND_TIME, now_ms),
         None => (header.attributes.0 & !LOG_APPEND_TIME, batch.max_timestamp),
     };

@@ -34,6 +34,8 @@ pub(super) struct Recovered<I: Io> {
     pub(super) clean: bool,
     pub(super) log_start: Offset,
     pub(super) log_end: Offset,
+    /// What consumers could see at least.
+    pub(super) high_watermark: Offset,
     pub(super) segments: VecDeque<Rc<Segment<I>>>,
     pub(super) epochs: Epochs,
     pub(super) producers: Producers,
@@ -45,11 +47,7 @@ pub(super) struct Recovered<I: Io> {
     pub(super) bytes_since_checkpoint: u64,
 }
 
-pub(super) async fn recover<I: Io>(
-    io: &I,
-    directory: &Path,
-    newest_epoch: Option<LeaderEpoch>,
-) -> io::Result<Recovered<I>> {
+pub(super) async fn recover<I: Io>(io: &I, directory: &Path) -> io::Result<Recovered<I>> {
     io.create_directories(directory).await?;
     let names = io.list(directory).await?;
     if names.is_empty() {
@@ -63,16 +61,20 @@ pub(super) async fn recover<I: Io>(
         .map_or(Offset(0), |known| known.log_start);
     remove_leftovers(io, directory, &names).await?;
     if let Some(checkpoint) = &checkpoint {
-        let recovery = Recovery::new(io, directory, newest_epoch, log_start, Some(checkpoint));
+        let recovery = Recovery::new(io, directory, log_start, Some(checkpoint));
         if let Some(recovered) = recovery.run(&bases).await? {
             return Ok(recovered);
         }
         let directory = directory.display();
         tracing::warn!(%directory, "the segments do not reach the checkpoint: checking all of them");
     }
-    let recovery = Recovery::new(io, directory, newest_epoch, log_start, None);
+    let recovery = Recovery::new(io, directory, log_start, None);
     let recovered = recovery.run(&bases).await?;
-    Ok(recovered.expect("only a checkpoint can be contradicted"))
+    let mut recovered = recovered.expect("only a checkpoint can be contradicted");
+    recovered.high_watermark = checkpoint
+        .map_or(recovered.log_start, |known| known.high_watermark)
+        .clamp(recovered.log_start, recovered.log_end);
+    Ok(recovered)
 }
 
 /// Small files that were being replaced, and indexes whose segments are gone.
@@ -125,7 +127,6 @@ async fn read_checkpoint<I: Io>(io: &I, directory: &Path) -> io::Result<Option<C
 struct Recovery<'a, I: Io> {
     io: &'a I,
     directory: &'a Path,
-    newest_epoch: Option<LeaderEpoch>,
     /// What is known of it: everything before was deleted.
     log_start: Offset,
     checkpoint: Option<&'a Checkpoint>,
@@ -152,14 +153,12 @@ impl<'a, I: Io> Recovery<'a, I> {
     fn new(
         io: &'a I,
         directory: &'a Path,
-        newest_epoch: Option<LeaderEpoch>,
         log_start: Offset,
         checkpoint: Option<&'a Checkpoint>,
     ) -> Self {
         Recovery {
             io,
             directory,
-            newest_epoch,
             log_start,
             checkpoint,
             segments: VecDeque::new(),
@@ -329,8 +328,7 @@ impl<'a, I: Io> Recovery<'a, I> {
 
     fn is_ours(&self, header: &BatchHeader) -> bool {
         let epoch = LeaderEpoch(header.partition_leader_epoch);
-        let falls = self.epochs.latest().is_some_and(|latest| epoch < latest);
-        !falls && self.newest_epoch.is_none_or(|newest| epoch <= newest)
+        self.epochs.latest().is_none_or(|latest| epoch >= latest)
     }
 
     fn note(&mut self, header: &BatchHeader) {
@@ -441,6 +439,10 @@ impl<'a, I: Io> Recovery<'a, I> {
                     .all(|cut| cut.file_bytes == cut.segment.bytes.get()),
             log_start,
             log_end,
+            high_watermark: self
+                .checkpoint
+                .map_or(log_start, |known| known.high_watermark)
+                .clamp(log_start, log_end),
             segments: self.segments,
             epochs: self.epochs,
             producers: self.producers,

@@ -18,7 +18,6 @@ use std::io::{self, ErrorKind};
 use super::Log;
 use super::limits::{SHORTAGE_RETRY_MS, SHORTAGE_STALL_MS};
 use super::progress::Supply;
-use super::types::{Level, Offset, WaitError};
 use crate::io::{Instant, Io};
 
 /// ENFILE and EMFILE of Linux, which have no name in the standard library.
@@ -69,10 +68,13 @@ impl<I: Io> Log<I> {
             true => Supply::Stalled,
             false => Supply::Short,
         };
-        if self.0.progress.lacks(supply) && supply == Supply::Stalled {
-            let directory = self.0.directory.display();
-            tracing::error!(%directory, %error, "{what} is refused: the partition takes no records until it goes well again");
+        if self.0.progress.lacks(supply) {
+            if supply == Supply::Stalled {
+                let directory = self.0.directory.display();
+                tracing::error!(%directory, %error, "{what} is refused: the partition takes no records until it goes well again");
+            }
             self.0.changed.notify();
+            self.0.owner.hindered();
         }
         if self.0.shortage.retry_due.replace(true) {
             return;
@@ -94,27 +96,6 @@ impl<I: Io> Log<I> {
         if self.0.progress.go_on() {
             let directory = self.0.directory.display();
             tracing::info!(%directory, "the partition takes records again");
-        }
-    }
-
-    /// Resolves once everything before `end` has reached `level`; with [`WaitError::Stalled`] at `deadline`, if the system is short of
-    /// something then. Any other wait is for the disk, which has no deadline.
-    pub async fn wait_until(
-        &self,
-        end: Offset,
-        level: Level,
-        deadline: Instant,
-    ) -> Result<(), WaitError> {
-        let (io, progress) = (&self.0.io, &self.0.progress);
-        let epoch = progress.leader_epoch();
-        loop {
-            let waited = progress.wait(end, level, epoch, Supply::Short).await;
-            let now = io.now();
-            if waited != Err(WaitError::Stalled) || now >= deadline {
-                return waited;
-            }
-            io.sleep_until(deadline.min(now.after_ms(SHORTAGE_RETRY_MS)))
-                .await;
         }
     }
 

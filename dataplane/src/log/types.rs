@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use control_api::ids::LeaderEpoch;
+
 /// A record's place in its partition, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Offset(pub i64);
@@ -77,6 +79,8 @@ pub struct Appended {
     pub base_offset: Offset,
     /// One past the batch's last offset: what [`super::Log::wait`] takes.
     pub next_offset: Offset,
+    /// In which it was appended: an offset alone may belong to another batch later.
+    pub leader_epoch: LeaderEpoch,
     /// The broker's time when the topic says LogAppendTime, else -1.
     pub log_append_time_ms: i64,
     /// The batch had been appended before (KIP-98), and these are its offsets of then.
@@ -97,6 +101,8 @@ pub enum AppendError {
     TooLarge,
     #[error("a batch must have at least one record and a sane length")]
     Invalid,
+    #[error("the batch does not follow the log's last one in offset and epoch")]
+    OutOfOrder,
     #[error("sequence {found} came where {expected} was due")]
     OutOfOrderSequence { expected: i32, found: i32 },
     #[error("producer epoch {found} is older than {current}")]
@@ -136,6 +142,16 @@ pub enum LogError {
     Stalled,
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+impl From<WaitError> for LogError {
+    fn from(error: WaitError) -> LogError {
+        match error {
+            WaitError::Poisoned => LogError::Poisoned,
+            // Whoever leads, the log waits for itself alone.
+            WaitError::Stalled | WaitError::LeaderEpochChanged => LogError::Stalled,
+        }
+    }
 }
 
 /// Rounded down to whole blocks.

@@ -138,6 +138,7 @@ impl<I: Io> Log<I> {
         self.0.progress.poison();
         self.0.shared.tails.written();
         self.0.changed.notify();
+        self.0.owner.hindered();
     }
 
     /// Closed segments whose last write has completed are cut to their data, synced and indexed, off the append path.

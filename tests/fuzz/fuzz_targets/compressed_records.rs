@@ -7,7 +7,9 @@
 use std::io::Write;
 use std::path::Path;
 
+use std::rc::Rc;
 use dataplane::log::{Log, LogConfig, LogShared, SpareSegments};
+use dataplane::partition::Leadership;
 use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, Compression, Records};
@@ -51,12 +53,12 @@ fn look_up(batch: &[u8], later_ms: i64) -> Option<(i64, i64)> {
     let looked_up = io.run(async {
         let directory = Path::new("/data/topic-0");
         let config = LogConfig::default();
-        let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, None)
+        let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, Rc::new(Leadership::default()))
             .await
             .expect("a new log");
-        log.set_leader_epoch(log.leader_epoch());
+        log.begin_epoch(log.latest_epoch().unwrap_or_default());
         let batch = Batch::first(&Records::from_slice(batch)).expect("a good batch");
-        log.append(&batch).expect("a good batch");
+        log.append_as_leader(&batch, log.latest_epoch().unwrap_or_default()).expect("a good batch");
         log.flush().await.expect("a good disk");
         let found = log.offset_for_timestamp(BASE_TIMESTAMP + later_ms).await;
         let found = found.expect("a good disk")?;

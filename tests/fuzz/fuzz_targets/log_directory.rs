@@ -6,7 +6,9 @@
 
 use std::path::Path;
 
+use std::rc::Rc;
 use dataplane::log::{Bound, Log, LogConfig, LogShared, SpareSegments};
+use dataplane::partition::Leadership;
 use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{SimOptions, Simulation};
 use wire::{Batch, BatchBuilder, Records};
@@ -46,10 +48,10 @@ fuzz_target!(|input: (u64, Vec<u8>, Vec<u8>, Vec<u8>, u8)| {
     let served = io.run(async {
         let config = LogConfig::default();
         let directory = Path::new(DIRECTORY);
-        let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, None)
+        let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, Rc::new(Leadership::default()))
             .await
             .ok()?;
-        log.set_leader_epoch(log.leader_epoch());
+        log.begin_epoch(log.latest_epoch().unwrap_or_default());
         let mut next = log.log_start();
         loop {
             let read = log.read(next, 64 * 1024, true, Bound::LogEnd).await.ok()?;
@@ -70,7 +72,7 @@ fuzz_target!(|input: (u64, Vec<u8>, Vec<u8>, Vec<u8>, u8)| {
         }
         let record = one_record(0);
         let batch = Batch::first(&Records::from_slice(&record)).expect("a good batch");
-        if let Ok(appended) = log.append(&batch) {
+        if let Ok(appended) = log.append_as_leader(&batch, log.latest_epoch().unwrap_or_default()) {
             assert_eq!(appended.base_offset, next);
         }
         Some(())

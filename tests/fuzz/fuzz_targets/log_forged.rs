@@ -7,7 +7,9 @@
 use std::path::Path;
 
 use control_api::ids::LeaderEpoch;
+use std::rc::Rc;
 use dataplane::log::{Bound, Log, LogConfig, Offset, LogShared, SpareSegments};
+use dataplane::partition::Leadership;
 use libfuzzer_sys::fuzz_target;
 use millrace_tests::sim::{CrashKind, SimIo, SimOptions, Simulation};
 use wire::{BATCH_HEADER_BYTES, Batch, BatchBuilder, BatchHeader, Records};
@@ -67,14 +69,14 @@ async fn open(io: &SimIo) -> Option<Log<SimIo>> {
         ..LogConfig::default()
     };
     let directory = Path::new(DIRECTORY);
-    let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, None);
+    let log = Log::open(io.clone(), LogShared::new(Vec::new(), SpareSegments::none()), directory, config, Rc::new(Leadership::default()));
     log.await.ok()
 }
 
 async fn write(io: &SimIo, batches: i64, closed: bool) {
     let log = open(io).await.expect("a new log");
     for number in 0..batches {
-        log.set_leader_epoch(epoch(number / 7));
+        log.begin_epoch(epoch(number / 7));
         append(&log, number);
         log.flush().await.expect("a good disk");
         if number == 20 {
@@ -98,14 +100,14 @@ fn append(log: &Log<SimIo>, number: i64) {
     let bytes = builder.build();
     let batch = Batch::first(&Records::from_slice(&bytes)).expect("a good batch");
     // A log with forged producers may refuse it.
-    let _ = log.append(&batch);
+    let _ = log.append_as_leader(&batch, log.latest_epoch().unwrap_or_default());
 }
 
 async fn use_all(io: &SimIo) {
     let Some(log) = open(io).await else {
         return;
     };
-    log.set_leader_epoch(log.leader_epoch());
+    log.begin_epoch(log.latest_epoch().unwrap_or_default());
     let mut next = log.log_start();
     for _ in 0..READS_MAX {
         let Ok(read) = log.read(next, 64 * 1024, true, Bound::LogEnd).await else {

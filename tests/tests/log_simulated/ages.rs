@@ -18,7 +18,7 @@ async fn append_checked(log: &Log<SimIo>, bytes: &[u8]) {
     loop {
         let mut batch = Batch::first(&Records::from_slice(bytes)).unwrap();
         batch.set_times(&batch.validate().unwrap().unwrap());
-        match log.append(&batch) {
+        match log.append_as_leader(&batch, log.latest_epoch().unwrap()) {
             Ok(_) => return,
             Err(AppendError::Busy) => log.room(bytes.len()).await,
             Err(error) => panic!("{error}"),

@@ -296,7 +296,13 @@ fn a_checkpoint_of_a_later_version_or_another_kind_is_refused_and_named_and_stay
         let io = world.boot(HOST);
         let refused = io.run(async {
             let shared = LogShared::new(Vec::new(), SpareSegments::none());
-            let opened = Log::open(io.clone(), shared, Path::new(DIRECTORY), durable(), None);
+            let opened = Log::open(
+                io.clone(),
+                shared,
+                Path::new(DIRECTORY),
+                durable(),
+                Rc::new(Leadership::default()),
+            );
             opened.await.map(|_| ()).unwrap_err().to_string()
         });
         let refused = refused.unwrap();

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 
-use dataplane::event::Event;
 use dataplane::log::{Level, ReadError, WaitError};
 use millrace_tests::sim::FileFault;
 
@@ -58,9 +57,15 @@ fn a_read_carries_every_whole_batch_that_fits_and_no_other() {
             };
             let directory = format!("/data/every-{index_interval_bytes}");
             let shared = LogShared::new(Vec::new(), SpareSegments::none());
-            let log = Log::open(io.clone(), shared, Path::new(&directory), config, None);
+            let log = Log::open(
+                io.clone(),
+                shared,
+                Path::new(&directory),
+                config,
+                Rc::new(Leadership::default()),
+            );
             let log = log.await.unwrap();
-            log.set_leader_epoch(LeaderEpoch(1));
+            log.begin_epoch(LeaderEpoch(1));
             let mut bytes_of = Vec::new();
             for number in 0..BATCHES {
                 let batch = one(&value(number as u64, io.random_u64() as usize % 1_500));
@@ -227,60 +232,6 @@ fn a_failed_write_or_sync_ends_the_log_and_keeps_what_could_be_read() {
         });
         run.unwrap();
     }
-}
-
-#[test]
-fn an_open_answer_ends_when_the_leader_epoch_changes() {
-    let simulation = simulation(4);
-    let io = simulation.boot(HOST);
-    let run = io.run(async {
-        let log = open(&io, durable()).await;
-        let appended = append(&log, &one(b"value one")).await;
-        let waiting = log.clone();
-        let ended = Rc::new(Cell::new(None));
-        let seen = Rc::clone(&ended);
-        io.spawn(async move { seen.set(Some(waiting.wait(Offset(5), Level::Written).await)) });
-        log.wait(appended.next_offset, Level::Written)
-            .await
-            .unwrap();
-        log.set_leader_epoch(LeaderEpoch(9));
-        io.sleep_until(io.now().after_ms(1)).await;
-        assert_eq!(ended.get(), Some(Err(WaitError::LeaderEpochChanged)));
-        append(&log, &one(b"value two")).await;
-        assert_eq!(
-            log.offset_for_leader_epoch(LeaderEpoch(5)),
-            Some((LeaderEpoch(1), Offset(1)))
-        );
-        assert_eq!(
-            log.offset_for_leader_epoch(LeaderEpoch(9)),
-            Some((LeaderEpoch(9), Offset(2)))
-        );
-    });
-    run.unwrap();
-}
-
-#[test]
-fn a_parked_fetch_is_woken_by_data_beyond_its_offset() {
-    let simulation = simulation(5);
-    let io = simulation.boot(HOST);
-    let run = io.run(async {
-        let log = open(&io, durable()).await;
-        let event = Rc::new(Event::default());
-        let waiter = log.register_fetch_waiter(Offset(1), &event);
-        let before = event.generation();
-        append(&log, &one(b"value one")).await;
-        log.flush().await.unwrap();
-        assert_eq!(event.generation(), before, "offset 1 is not there yet");
-        append(&log, &one(b"value two")).await;
-        event.changed_since(before).await;
-        assert_eq!(log.high_watermark(), Offset(2));
-        drop(waiter);
-        let after = event.generation();
-        append(&log, &one(b"value three")).await;
-        log.flush().await.unwrap();
-        assert_eq!(event.generation(), after);
-    });
-    run.unwrap();
 }
 
 #[test]
@@ -460,10 +411,11 @@ fn an_idle_log_gives_its_buffers_to_others() {
                 Rc::clone(&shared),
                 Path::new(&path),
                 durable(),
-                None,
+                Rc::new(Leadership::default()),
             )
             .await
             .unwrap();
+            log.begin_epoch(LeaderEpoch(1));
             logs.push(log);
         }
         for round in 0..3 {
@@ -498,8 +450,16 @@ fn logs_that_wait_for_their_turn_are_written_closed_and_deleted() {
             for number in 0..100 {
                 let path = format!("/data/topic-{number}");
                 let shared = Rc::clone(&shared);
-                let log = Log::open(io.clone(), shared, Path::new(&path), durable(), None);
-                logs.push(log.await.unwrap());
+                let log = Log::open(
+                    io.clone(),
+                    shared,
+                    Path::new(&path),
+                    durable(),
+                    Rc::new(Leadership::default()),
+                );
+                let log = log.await.unwrap();
+                log.begin_epoch(LeaderEpoch(1));
+                logs.push(log);
             }
             simulation.fail_once(
                 FileFault::WriteError,

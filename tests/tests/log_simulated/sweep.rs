@@ -73,9 +73,19 @@ async fn open_log(io: &SimIo, shared: &Rc<LogShared>, number: usize, plan: Plan)
     let path = PathBuf::from(format!("/data/topic-{number}"));
     loop {
         let shared = Rc::clone(shared);
-        match Log::open(io.clone(), shared, &path, plan.config, None).await {
+        match Log::open(
+            io.clone(),
+            shared,
+            &path,
+            plan.config,
+            Rc::new(Leadership::default()),
+        )
+        .await
+        {
             Ok(log) => {
-                log.set_leader_epoch(LeaderEpoch(log.leader_epoch().0 + 1));
+                log.begin_epoch(LeaderEpoch(
+                    log.latest_epoch().map_or(1, |epoch| epoch.0 + 1),
+                ));
                 return log;
             }
             Err(dataplane::log::LogError::Io(error)) if is_shortage(&error) => {

@@ -1,21 +1,27 @@
-//! One partition as its shard knows it: its log, and whether this broker leads it.
+//! One partition as its shard knows it: its log, and what this broker is to it (`leadership.rs`).
 //!
 //! Handlers append to it and read from it; `reconcile.rs` tells it of leaders and settings. It never answers a client itself.
 
+mod leadership;
+
+pub use self::leadership::{FetchWaiter, Leadership};
+
 use crate::event::Event;
 use crate::io::{Instant, Io};
-use crate::log::limits::CHECKPOINT_BYTES_MIN;
+use crate::log::limits::{CHECKPOINT_BYTES_MIN, SHORTAGE_RETRY_MS};
 use crate::log::{
-    AppendError, Appended, Bound, FetchWaiter, FoundRecord, Level, Log, LogConfig, LogError,
-    LogShared, Offset, Read, ReadError, WaitError,
+    AppendError, Appended, Bound, FoundRecord, Level, Log, LogConfig, LogError, LogShared, Offset,
+    Read, ReadError, Supply, WaitError,
 };
 use crate::partition_metrics::{PartitionFamilies, PartitionMetrics, PartitionOffsets};
 use control_api::ids::LeaderEpoch;
 use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use wire::Batch;
 
 /// Which partition it is, as clients and logs name it.
@@ -72,10 +78,13 @@ pub struct EpochEnd {
 }
 
 pub struct Partition<I: Io> {
+    io: I,
     identity: PartitionIdentity,
     directory: PathBuf,
     log: Log<I>,
-    leads: Cell<bool>,
+    leadership: Rc<Leadership>,
+    /// It takes nothing more; what it has taken is still answered.
+    closing: Cell<bool>,
     metrics: Arc<PartitionMetrics>,
 }
 
@@ -89,13 +98,18 @@ impl<I: Io> Partition<I> {
         shared: Rc<LogShared>,
         shown: &PartitionFamilies,
     ) -> Result<Rc<Partition<I>>, LogError> {
-        let log = Log::open(io, shared, &directory, config, None).await?;
+        let leadership = Rc::new(Leadership::default());
+        let owner = Rc::clone(&leadership);
+        let log = Log::open(io.clone(), shared, &directory, config, owner).await?;
+        leadership.set(false, log.latest_epoch().unwrap_or_default());
         let metrics = shown.add(&identity.topic, identity.partition);
         Ok(Rc::new(Partition {
+            io,
             identity,
             directory,
             log,
-            leads: Cell::new(false),
+            leadership,
+            closing: Cell::new(false),
             metrics,
         }))
     }
@@ -114,36 +128,53 @@ impl<I: Io> Partition<I> {
 
     /// This broker leads from `epoch` on. An epoch older than the known one changes nothing.
     pub fn lead(&self, epoch: LeaderEpoch) {
-        if epoch >= self.log.leader_epoch() {
-            self.log.set_leader_epoch(epoch);
-            self.leads.set(true);
+        if self.leadership.set(true, epoch) {
+            self.log.begin_epoch(epoch);
         }
     }
 
-    /// Another broker, or none, leads from `epoch` on: answers still open end with an error.
+    /// Another broker, or none, leads from `epoch` on: answers still open end with an error. Where that epoch begins is the leader's to
+    /// say.
     pub fn resign(&self, epoch: LeaderEpoch) {
-        if epoch >= self.log.leader_epoch() {
-            self.leads.set(false);
-            self.log.set_leader_epoch(epoch);
-        }
+        self.leadership.set(false, epoch);
     }
 
     pub fn leader_epoch(&self) -> i32 {
-        self.log.leader_epoch().0
+        self.leadership.epoch().0
     }
 
     /// Appends a batch that was checked. After [`AppendError::Busy`], await [`Partition::room`] and try again.
     pub fn append(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
-        if !self.leads.get() {
+        if !self.takes_from_clients() {
             return Err(AppendError::Closed);
         }
-        self.log.append(batch)
+        self.log.append_as_leader(batch, self.leadership.epoch())
+    }
+
+    fn takes_from_clients(&self) -> bool {
+        self.leadership.leads() && !self.closing.get()
+    }
+
+    /// Appends a batch of the leader's log as it is.
+    pub fn append_as_follower(&self, batch: &Batch<'_>) -> Result<Appended, AppendError> {
+        if self.leadership.leads() {
+            return Err(AppendError::Closed);
+        }
+        self.log.append_as_follower(batch)
+    }
+
+    /// As a follower: removes what ends behind `to`, which the leader's log does not have; returns where the log ends then.
+    pub async fn truncate(&self, to: Offset) -> Result<Offset, LogError> {
+        if self.leadership.leads() {
+            return Ok(self.log_end());
+        }
+        self.log.truncate(to).await
     }
 
     /// Where a batch stands that was appended before.
     pub fn appended_before(&self, batch: &Batch<'_>) -> Option<Appended> {
-        let leads = self.leads.get();
-        self.log.appended_before(batch).ok()?.filter(|_| leads)
+        let takes = self.takes_from_clients();
+        self.log.appended_before(batch).ok()?.filter(|_| takes)
     }
 
     /// Waits until there may be memory for a batch of `bytes` bytes.
@@ -160,23 +191,54 @@ impl<I: Io> Partition<I> {
         }
     }
 
-    /// Waits until everything before `end` has reached `level`; where the system is short of what that takes, until `deadline`.
+    /// Waits until a batch has reached `level`; where the system is short of what that takes, until `deadline`. Any other wait is for the
+    /// disk, which has no deadline.
     pub async fn wait_until(
         &self,
-        end: Offset,
+        batch: &Appended,
         level: Level,
         deadline: Instant,
     ) -> Result<(), WaitError> {
-        self.log.wait_until(end, level, deadline).await
+        loop {
+            let waited = self.wait(batch, level).await;
+            let now = self.io.now();
+            if waited != Err(WaitError::Stalled) || now >= deadline {
+                return waited;
+            }
+            let again = deadline.min(now.after_ms(SHORTAGE_RETRY_MS));
+            self.io.sleep_until(again).await;
+        }
+    }
+
+    /// As [`Partition::wait_until`], with [`WaitError::Stalled`] as soon as the system is short of something.
+    async fn wait(&self, batch: &Appended, level: Level) -> Result<(), WaitError> {
+        poll_fn(|context| {
+            if self.has_reached(batch, level) {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.leads_with(batch) {
+                return Poll::Ready(Err(WaitError::LeaderEpochChanged));
+            }
+            if let Err(error) = self.log.may_be_reached(Supply::Short) {
+                return Poll::Ready(Err(error));
+            }
+            let (leadership, waker) = (&self.leadership, context.waker());
+            leadership.wake_at(batch.next_offset, level, waker);
+            Poll::Pending
+        })
+        .await
     }
 
     /// Whether [`Partition::wait_until`] would return at once with success.
-    pub fn has_reached(&self, end: Offset, level: Level) -> bool {
-        let reached = match level {
-            Level::Written => self.log.written(),
-            Level::Flushed => self.log.flushed(),
-        };
-        end <= reached
+    pub fn has_reached(&self, batch: &Appended, level: Level) -> bool {
+        self.log.has_reached(batch.next_offset, level) && self.leads_with(batch)
+    }
+
+    /// Whether this broker leads a log that has the batch. Of an offset of another epoch nobody knows whose batch is there.
+    fn leads_with(&self, batch: &Appended) -> bool {
+        let in_log = |epoch| self.log.epoch_at(batch.base_offset) == Some(epoch);
+        let epoch = batch.leader_epoch;
+        self.leadership.leads() && (epoch == self.leadership.epoch() || in_log(epoch))
     }
 
     /// Whole batches from `from` on, up to `bound`.
@@ -192,12 +254,12 @@ impl<I: Io> Partition<I> {
 
     /// Notifies `event` when the high watermark moves past `beyond`, and when the partition stops, until the waiter is dropped.
     pub fn watch(&self, beyond: Offset, event: &Rc<Event>) -> FetchWaiter {
-        self.log.register_fetch_waiter(beyond, event)
+        self.leadership.register_fetch(beyond, event)
     }
 
     /// Fetches that wait for what comes next.
     pub fn parked_fetches(&self) -> usize {
-        self.log.parked_fetches()
+        self.leadership.parked_fetches()
     }
 
     /// Answers one partition of ListOffsets.
@@ -231,7 +293,12 @@ impl<I: Io> Partition<I> {
 
     /// Where the largest epoch up to `epoch` ends (KIP-101); -1 in both fields when none is known.
     pub fn epoch_end(&self, epoch: i32) -> EpochEnd {
-        let found = self.log.offset_for_leader_epoch(LeaderEpoch(epoch));
+        let epoch = LeaderEpoch(epoch);
+        // Nothing was appended in it yet, perhaps.
+        let found = match epoch == self.leadership.epoch() {
+            true => Some((epoch, self.log_end())),
+            false => self.log.offset_for_leader_epoch(epoch),
+        };
         found.map_or(
             EpochEnd {
                 leader_epoch: -1,
@@ -297,13 +364,13 @@ impl<I: Io> Partition<I> {
 
     /// Takes no more and flushes, so that the next opening is quick.
     pub async fn close(&self) -> Result<(), LogError> {
-        self.leads.set(false);
+        self.closing.set(true);
         self.log.close().await
     }
 
     /// Removes the partition's files.
     pub async fn delete(&self) -> Result<(), LogError> {
-        self.leads.set(false);
+        self.closing.set(true);
         self.log.delete().await
     }
 }
