@@ -269,7 +269,7 @@ fn a_missing_or_damaged_checkpoint_loses_nothing() {
 }
 
 /// Changes magic (from 0) or version (from 4) of a small file of a log and makes its checksum right.
-fn forge(bytes: &mut Vec<u8>, at: usize, to: &[u8]) {
+fn forge(bytes: &mut [u8], at: usize, to: &[u8]) {
     bytes[at..at + to.len()].copy_from_slice(to);
     let framed = bytes.len() - 4;
     let crc = crc32c::crc32c(&bytes[..framed]).to_le_bytes();
