@@ -362,3 +362,32 @@ fn groups_table(groups: &[GroupSummary]) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control_api::handshake::{Party, Role};
+    use control_api::secret::Secret;
+    use std::net::TcpListener;
+
+    /// Two timers of one thread: whatever else the machine does meanwhile, the shorter one ends first.
+    #[tokio::test]
+    async fn controllers_that_hang_cost_a_second_all_together() {
+        let hung: Vec<TcpListener> = (0..3)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let addresses = hung.iter().map(|one| one.local_addr().unwrap().to_string());
+        let addresses: Vec<String> = addresses.collect();
+        let party = Party::client(Secret::none(), String::new());
+        let client = ControlClient::new(addresses.clone(), party, Role::Operator);
+        let longer = sleep(Duration::from_millis(1_500));
+        tokio::select! {
+            biased;
+            answer = ask(Question::Status, &client, &addresses, Form::Table) => {
+                let error = answer.unwrap_err().to_string();
+                assert!(error.contains("no controller answered"), "{error}");
+            }
+            () = longer => panic!("the answer takes longer than a second"),
+        }
+    }
+}

@@ -93,7 +93,7 @@ def describe(cluster, version, topic, partitions):
 
 
 @pytest.mark.parametrize(
-    "topic, partitions", [("other", [0, 5]), ("__cluster_metadata", [5]), ("__cluster_metadata", [0, 0])]
+    "topic, partitions", [("other", [0]), ("other", [0, 5]), ("__cluster_metadata", [5]), ("__cluster_metadata", [0, 0])]
 )
 def test_only_the_metadata_has_a_quorum(cluster, topic, partitions):
     answer = describe(cluster, 0, topic, partitions)

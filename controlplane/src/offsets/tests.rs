@@ -340,3 +340,37 @@ fn a_commit_that_names_no_group_or_too_much_metadata_is_refused() {
     let taken: Vec<bool> = results.iter().map(Result::is_ok).collect();
     assert_eq!(taken, [true, false, false]);
 }
+
+#[test]
+fn what_is_one_too_many_over_all_groups_is_refused_and_what_takes_no_more_room_is_not() {
+    let rules = Rules::of(Level::FIRST);
+    let full = [
+        Size {
+            offsets: rules.offsets_max,
+            metadata_bytes: 100,
+        },
+        Size {
+            offsets: 100,
+            metadata_bytes: rules.offset_metadata_bytes_total_max,
+        },
+    ];
+    for size in full {
+        let mut state = OffsetsState::default();
+        assert_eq!(state.apply(&commit_under(1, -1, 5)), done());
+        // As if others had the rest.
+        let own = std::mem::replace(&mut state.size, size);
+        assert_eq!(own.offsets, 1);
+        let kept = |state: &OffsetsState| {
+            let all = state.fetch("g", &OffsetSelection::All);
+            all.iter().map(|one| one.offset).collect::<Vec<_>>()
+        };
+        let other = commit_to(OTHER, 1, -1, 6);
+        let Response::Done(answers) = state.apply(&other) else {
+            panic!("a commit is answered one by one");
+        };
+        assert!(matches!(answers[..], [Err(ControlError::LimitReached(_))]));
+        assert_eq!((state.size, kept(&state)), (size, vec![5]));
+        assert_eq!(state.apply(&commit_under(1, -1, 7)), done());
+        assert_eq!((state.size, kept(&state)), (size, vec![7]));
+    }
+}
