@@ -366,20 +366,39 @@ fn groups_table(groups: &[GroupSummary]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control_api::handshake::{Party, Role};
+    use control_api::handshake::{Party, Role, accept};
     use control_api::secret::Secret;
-    use std::net::TcpListener;
+    use tokio::net::TcpListener;
+
+    fn party() -> Party {
+        Party::client(Secret::none(), String::new())
+    }
+
+    /// A controller that is stopped before it says who it is, or behind that.
+    async fn hung(greets: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                if greets {
+                    accept(&mut stream, &party()).await.unwrap();
+                }
+                kept.push(stream);
+            }
+        });
+        address
+    }
 
     /// Two timers of one thread: whatever else the machine does meanwhile, the shorter one ends first.
     #[tokio::test]
     async fn controllers_that_hang_cost_a_second_all_together() {
-        let hung: Vec<TcpListener> = (0..3)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let addresses = hung.iter().map(|one| one.local_addr().unwrap().to_string());
-        let addresses: Vec<String> = addresses.collect();
-        let party = Party::client(Secret::none(), String::new());
-        let client = ControlClient::new(addresses.clone(), party, Role::Operator);
+        let mut addresses = Vec::new();
+        for greets in [false, true, true] {
+            addresses.push(hung(greets).await);
+        }
+        let client = ControlClient::new(addresses.clone(), party(), Role::Operator);
         let longer = sleep(Duration::from_millis(1_500));
         tokio::select! {
             biased;
