@@ -58,7 +58,7 @@ fn is_passing(error: &anyhow::Error) -> bool {
     code == Some(ErrorCode::CoordinatorNotAvailable as i16)
 }
 
-pub async fn coordinator_now(connection: &mut Connection, group: &str) -> Result<String> {
+async fn coordinator_now(connection: &mut Connection, group: &str) -> Result<String> {
     let api = ApiKey::FindCoordinator;
     let version = connection
         .versions

@@ -4,7 +4,7 @@
 //! flight, which finds the peak; in an open loop records are sent at a fixed rate, which finds the latency.
 //!
 //! ```text
-//! smoke | produce | consume | e2e | ramp     one file per command
+//! produce | consume | e2e | ramp             one file per command
 //!    workload  topic  bounds  shares         what is sent; what is asked of the cluster; which connection serves what
 //!    lanes  produce::closed                  the closed loop and its prebuilt requests
 //!    open  timer                             the open loop
@@ -12,25 +12,20 @@
 //!    stamp  filler  codec  keys  idempotence what records and batches are made of
 //!    meter  run  report  process             what is counted, shown and written
 //!    window  connection  versions            which requests are in flight; frames; which versions both sides speak
-//!    one_record                              a single record, for smoke and failover
 //! offsets  groups                            commits of many groups, and what is asked of their coordinators
-//! failover                                   the time that a killed process is missed
-//! compare                                    this program itself as a child, against two targets in turns
 //! suite                                      the target table: every run of it is one of the commands here, in a process of its own
 //! page                                       `report`: one HTML page from the results of all the others
-//! sink                                       the ceiling from a socket to the disk: a server on the broker's reactor, its twins, and its client
-//! limits                                     the host's ceilings: loopback, disk, memory, wakes, and the sinks
+//! sink                                       the ceiling from a socket to the disk: a server on the broker's reactor, and its client
+//! limits                                     the host's ceilings: loopback, disk, memory, wakes, and the sink
 //! ```
 
 pub mod answers;
 pub mod bounds;
 pub mod clock;
 pub mod codec;
-pub mod compare;
 pub mod connection;
 pub mod consume;
 pub mod e2e;
-pub mod failover;
 pub mod fetch;
 pub mod filler;
 pub mod follow;
@@ -41,7 +36,6 @@ pub mod lanes;
 pub mod limits;
 pub mod meter;
 pub mod offsets;
-pub mod one_record;
 pub mod open;
 pub mod page;
 pub mod process;
@@ -51,7 +45,6 @@ pub mod report;
 pub mod run;
 pub mod shares;
 pub mod sink;
-pub mod smoke;
 pub mod stamp;
 pub mod suite;
 pub mod timer;

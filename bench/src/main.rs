@@ -3,9 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::{
-    compare, consume, e2e, failover, limits, offsets, page, produce, ramp, sink, smoke, suite,
-};
+use bench::{consume, e2e, limits, offsets, page, produce, ramp, sink, suite};
 use clap::{Parser, Subcommand};
 
 /// Load generator for Millrace and other Kafka brokers, and the host's own ceilings.
@@ -18,13 +16,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Sends one record to a new topic, reads it back and deletes the topic
-    Smoke(smoke::Arguments),
     /// Sends batches as fast as the broker answers them, or records at a fixed rate
     Produce(produce::Arguments),
     /// Reads a topic from its start to its end, once or for a while
     Consume(consume::Arguments),
-    /// Measures what this host can do at most: loopback, disk, memory, wakes and the sinks
+    /// Measures what this host can do at most: loopback, disk, memory, wakes and the sink
     Limits(limits::Arguments),
     /// Sends records at a fixed rate and measures how long each takes to reach consumers
     E2e(e2e::Arguments),
@@ -32,10 +28,6 @@ enum Command {
     Ramp(ramp::Arguments),
     /// Commits consumer offsets of many groups as fast as they are taken
     Offsets(offsets::Arguments),
-    /// Kills a process and measures how long produce and offset commits do without it
-    Failover(failover::Arguments),
-    /// Runs the same workload against two targets in turns
-    Compare(compare::Arguments),
     /// Makes one HTML page from the results of runs
     Report(page::Arguments),
     /// Takes frames from sockets to a file and does nothing else: what this machine can do at most
@@ -53,15 +45,12 @@ fn main() -> ExitCode {
         Err(help) => help.exit(),
     };
     let result = match arguments.command {
-        Command::Smoke(arguments) => smoke::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
         Command::Limits(arguments) => limits::run(arguments),
         Command::E2e(arguments) => e2e::run(arguments),
         Command::Ramp(arguments) => ramp::run(arguments),
         Command::Offsets(arguments) => offsets::run(arguments),
-        Command::Failover(arguments) => failover::run(arguments),
-        Command::Compare(arguments) => compare::run(arguments),
         Command::Report(arguments) => page::run(arguments),
         Command::Sink(arguments) => sink::server::run(arguments),
         Command::SinkLoad(arguments) => sink::load::run(arguments),

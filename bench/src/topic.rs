@@ -170,7 +170,7 @@ pub async fn find(connection: &mut Connection, name: &str) -> Result<Topic> {
 }
 
 /// The outer error ends the search, the inner one says what is still missing.
-pub async fn find_now(connection: &mut Connection, name: &str) -> Result<Result<Topic, String>> {
+async fn find_now(connection: &mut Connection, name: &str) -> Result<Result<Topic, String>> {
     let version = connection.version(ApiKey::Metadata)?;
     let topics = [MetadataRequestTopic {
         name: Some(name),

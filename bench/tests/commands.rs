@@ -44,22 +44,6 @@ fn consume_with(broker: &FakeBroker, more: &[&str]) -> Output {
 }
 
 #[test]
-fn smoke_leaves_no_topic_behind() {
-    let broker = FakeBroker::start(Fault::None);
-    let output = bench(&["smoke", "--bootstrap", &broker.address]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(broker.topics().is_empty());
-}
-
-#[test]
-fn smoke_fails_on_a_refused_record_and_still_leaves_no_topic() {
-    let broker = FakeBroker::start(Fault::Refuse(1));
-    let output = bench(&["smoke", "--bootstrap", &broker.address]);
-    assert!(complaint(&output).contains("NOT_LEADER_OR_FOLLOWER"));
-    assert!(broker.topics().is_empty());
-}
-
-#[test]
 fn what_was_produced_is_consumed_whatever_the_acks() {
     for acks in ["0", "1", "all"] {
         let broker = FakeBroker::start(Fault::None);
@@ -155,7 +139,7 @@ fn a_run_that_breaks_reports_what_it_reached() {
 fn whoever_accepts_and_says_nothing_is_not_waited_for_long() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    let output = bench(&["smoke", "--bootstrap", &address]);
+    let output = bench(&["consume", "--bootstrap", &address, "--topic", "t"]);
     let complaint = complaint(&output);
     assert!(complaint.contains("no answer within 5 s"), "{complaint}");
 }
@@ -163,9 +147,8 @@ fn whoever_accepts_and_says_nothing_is_not_waited_for_long() {
 #[test]
 fn arguments_and_addresses_that_cannot_work_are_refused() {
     for arguments in [
-        &["smoke", "--bootstrap", "127.0.0.1:1"][..],
-        &["smoke", "--bootstrap", "nonsense"],
-        &["produce", "--bootstrap", "127.0.0.1:1", "--topic", "t"],
+        &["produce", "--bootstrap", "127.0.0.1:1", "--topic", "t"][..],
+        &["produce", "--bootstrap", "nonsense", "--topic", "t"],
         &[
             "produce",
             "--bootstrap",
@@ -267,7 +250,6 @@ fn old_and_new_brokers_are_spoken_to_in_their_own_versions() {
         let broker = FakeBroker::speaking(Fault::None, versions);
         succeeded(&produce(&broker, &["--bytes", "50k", "--idempotence"]));
         succeeded(&consume(&broker));
-        succeeded(&bench(&["smoke", "--bootstrap", &broker.address]));
     }
 }
 

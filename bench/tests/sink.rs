@@ -1,4 +1,4 @@
-//! The sink, on each of its runtimes, and its client as two processes: everything sent is answered, and what is no frame ends one connection
+//! The sink and its client as two processes: everything sent is answered, and what is no frame ends one connection
 //! and nothing else.
 
 #![allow(
@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_millrace-bench");
 
-const RUNTIMES: [&str; 3] = ["ring", "monoio", "glommio"];
 const SENT_BYTES_MAX: usize = 4 << 20;
 
 struct Sink {
@@ -25,18 +24,14 @@ struct Sink {
 
 impl Sink {
     fn start(mode: &str) -> Self {
-        Self::start_on("ring", mode)
-    }
-
-    fn start_on(runtime: &str, mode: &str) -> Self {
         static SINKS: AtomicU32 = AtomicU32::new(0);
         let number = SINKS.fetch_add(1, Ordering::Relaxed);
         let name = format!("millrace-sink-{}-{number}", std::process::id());
         // A file system in memory would hide what unbuffered writes need.
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let mut process = Command::new(PROGRAM)
-            .args(["sink", "--port", "0", "--runtime", runtime])
-            .args(["--mode", mode, "--file-bytes", "16m"])
+            .args(["sink", "--port", "0", "--mode", mode])
+            .args(["--file-bytes", "16m"])
             .arg("--data")
             .arg(&file)
             .stdout(Stdio::piped())
@@ -83,9 +78,10 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes()[..], &crc.to_le_bytes(), payload].concat()
 }
 
-fn every_frame_is_answered(runtime: &str) {
+#[test]
+fn every_frame_of_every_size_is_answered_in_every_mode() {
     for mode in ["plain", "dsync", "memory"] {
-        let sink = Sink::start_on(runtime, mode);
+        let sink = Sink::start(mode);
         for (frame_bytes, bytes) in [
             ("200", "1m"),
             ("5000", "8m"),
@@ -94,25 +90,9 @@ fn every_frame_is_answered(runtime: &str) {
         ] {
             let output = sink.load(&["--frame-bytes", frame_bytes, "--bytes", bytes]);
             let stderr = String::from_utf8_lossy(&output.stderr);
-            let what = format!("{runtime} {mode} {frame_bytes}");
-            assert!(output.status.success(), "{what}: {stderr}");
+            assert!(output.status.success(), "{mode} {frame_bytes}: {stderr}");
         }
     }
-}
-
-#[test]
-fn every_frame_of_every_size_is_answered_in_every_mode_on_the_ring() {
-    every_frame_is_answered("ring");
-}
-
-#[test]
-fn every_frame_of_every_size_is_answered_in_every_mode_on_monoio() {
-    every_frame_is_answered("monoio");
-}
-
-#[test]
-fn every_frame_of_every_size_is_answered_in_every_mode_on_glommio() {
-    every_frame_is_answered("glommio");
 }
 
 /// Frames that fill a buffer to its last byte, each stored before the next comes: the log once stopped for good there.
@@ -175,24 +155,21 @@ fn frames_lie_in_the_file_as_they_were_sent() {
 
 /// Large frames are gathered, and so is whatever comes right behind one.
 #[test]
-fn frames_of_mixed_sizes_lie_in_the_file_as_they_were_sent_on_every_runtime() {
+fn frames_of_mixed_sizes_lie_in_the_file_as_they_were_sent() {
     let sent: Vec<u8> = [1_000_000, 10, 200_000, 300, 0, 70_000, 500_000, 400_000, 9]
         .iter()
         .enumerate()
         .flat_map(|(number, bytes)| frame(&vec![number as u8 + 1; *bytes]))
         .collect();
-    for runtime in RUNTIMES {
-        let sink = Sink::start_on(runtime, "plain");
-        let mut stream = sink.connect();
-        stream.write_all(&sent).unwrap();
-        let mut answer = [0; 8];
-        while u64::from_le_bytes(answer) < 9 {
-            stream.read_exact(&mut answer).unwrap();
-        }
-        let file = std::fs::read(&sink.file).unwrap();
-        let found = file.chunks(4 << 20).any(|log| log.starts_with(&sent));
-        assert!(found, "{runtime}");
+    let sink = Sink::start("plain");
+    let mut stream = sink.connect();
+    stream.write_all(&sent).unwrap();
+    let mut answer = [0; 8];
+    while u64::from_le_bytes(answer) < 9 {
+        stream.read_exact(&mut answer).unwrap();
     }
+    let file = std::fs::read(&sink.file).unwrap();
+    assert!(file.chunks(4 << 20).any(|log| log.starts_with(&sent)));
 }
 
 #[test]
@@ -202,15 +179,13 @@ fn what_is_no_frame_ends_its_connection_alone() {
     // One that is received into a buffer of its own.
     let mut large = frame(&[1; 1_000_000]);
     *large.last_mut().unwrap() ^= 1;
-    for runtime in RUNTIMES {
-        let sink = Sink::start_on(runtime, "memory");
-        for bytes in [&damaged, &large, &vec![0xff; 8]] {
-            let mut stream = sink.connect();
-            stream.write_all(bytes).unwrap();
-            assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0);
-        }
-        assert!(sink.load(&["--bytes", "1m"]).status.success());
+    let sink = Sink::start("memory");
+    for bytes in [&damaged, &large, &vec![0xff; 8]] {
+        let mut stream = sink.connect();
+        stream.write_all(bytes).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0);
     }
+    assert!(sink.load(&["--bytes", "1m"]).status.success());
 }
 
 /// What a sink sends from memory, every time from its start.
@@ -289,15 +264,6 @@ fn a_sink_without_a_file_or_a_port_says_so() {
         &["sink", "--port", "0"][..],
         &["sink", "--port", "0", "--data", "/nowhere/file"],
         &["sink", "--port", &sink.port, "--mode", "memory"],
-        &[
-            "sink",
-            "--port",
-            "0",
-            "--mode",
-            "send",
-            "--runtime",
-            "monoio",
-        ],
         &["sink-load", "--port", &sink.port, "--frame-bytes", "4m"],
     ] {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();

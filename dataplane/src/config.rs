@@ -29,6 +29,12 @@ pub struct CommandLine {
 pub enum Command {
     /// Looks at this host (kernel, io_uring, memory locks, open files, disk flushes) and says what to change.
     Check,
+    /// Sends one record to a new topic of a cluster that runs, reads it back and deletes the topic.
+    Smoke {
+        /// HOST:PORT of any broker
+        #[arg(long, value_name = "ADDRESS")]
+        bootstrap: String,
+    },
 }
 
 /// Everything optional here; [`BrokerConfig`] has what is required.

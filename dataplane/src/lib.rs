@@ -47,5 +47,6 @@ pub mod respond;
 pub mod routes;
 pub mod select;
 pub mod shard;
+pub mod smoke;
 pub mod strays;
 pub mod upkeep;

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             let tail_bytes = tail_mib.unwrap_or(dataplane::config::TAIL_MIB_DEFAULT) << 20;
             dataplane::check::run(tail_bytes, settings.data.as_deref())
         }),
+        Some(Command::Smoke { bootstrap }) => dataplane::smoke::run(&bootstrap),
         None => command_line.resolve().and_then(dataplane::broker::run),
     };
     match result {

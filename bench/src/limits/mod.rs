@@ -5,7 +5,7 @@
 //! network    loopback, monoio            timing     how long and how often
 //! disk       the same jobs twice: disk_ring, disk_glommio
 //! memory     CRC-32C, memcpy             scratch    the file that the disk is measured with
-//! wake       from one core to another    sinks      this program's `sink` and `sink-load`, as processes
+//! wake       from one core to another    sink       this program's `sink` and `sink-load`, as processes
 //! ```
 
 mod disk;
@@ -16,7 +16,7 @@ mod host;
 mod memory;
 mod network;
 mod scratch;
-mod sinks;
+mod sink;
 mod timing;
 mod wake;
 
@@ -50,7 +50,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     wake::measure(&timing, &mut figures).context("cannot measure wakes")?;
     network::measure(&timing, &mut figures).context("cannot measure loopback")?;
     disk::measure(&timing, scratch.file(), &mut figures).context("cannot measure the disk")?;
-    sinks::measure(&timing, scratch.file(), &mut figures).context("cannot measure the sinks")?;
+    sink::measure(&timing, scratch.file(), &mut figures).context("cannot measure the sink")?;
     // A disk that it filled has room for the results again.
     drop(scratch);
     figures.finish(&host, arguments.json.as_deref())

@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::model::{Comparison, Document, Failover, Limits, Outcome, Ramp, Run};
+use super::model::{Document, Limits, Outcome, Ramp, Run};
 
 #[derive(Debug, Default)]
 pub(super) struct Input {
     pub(super) runs: Vec<(String, Run)>,
-    pub(super) comparisons: Vec<(String, Comparison)>,
-    pub(super) failovers: Vec<(String, Failover)>,
     pub(super) ramps: Vec<(String, Ramp)>,
     pub(super) limits: Vec<(String, Limits)>,
     pub(super) results: Vec<Outcome>,
@@ -76,8 +74,6 @@ impl Input {
         let name = name_of(file);
         match Document::parse(&text).context("no results of a run")? {
             Document::Run(run) => self.runs.push((name, run)),
-            Document::Comparison(comparison) => self.comparisons.push((name, comparison)),
-            Document::Failover(failover) => self.failovers.push((name, failover)),
             Document::Ramp(ramp) => self.ramps.push((name, ramp)),
             Document::Limits(limits) => self.limits.push((name, limits)),
         }

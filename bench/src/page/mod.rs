@@ -4,7 +4,7 @@
 //! ```text
 //! files -> input   which of them hold what; what is damaged is named and left out
 //!            |     model     their shapes
-//!          series  rounds of the same workload become one series with a median
+//!          series  rounds of the same workload become one series with a spread
 //!            |
 //!          html <- plots: bars, curves on axis, in the colours of style.css
 //! ```
@@ -16,6 +16,7 @@ mod model;
 mod numbers;
 mod plots;
 mod series;
+mod spread;
 mod tables;
 
 use std::fs;

@@ -10,8 +10,6 @@ use serde_json::Value;
 #[derive(Debug)]
 pub(super) enum Document {
     Run(Run),
-    Comparison(Comparison),
-    Failover(Failover),
     Ramp(Ramp),
     Limits(Limits),
 }
@@ -24,8 +22,6 @@ impl Document {
         }
         let Header { command } = serde_json::from_slice(text)?;
         Ok(match command.as_str() {
-            "compare" => Self::Comparison(serde_json::from_slice(text)?),
-            "failover" => Self::Failover(serde_json::from_slice(text)?),
             "ramp" => Self::Ramp(serde_json::from_slice(text)?),
             "limits" => Self::Limits(serde_json::from_slice(text)?),
             _ => Self::Run(serde_json::from_slice(text)?),
@@ -80,48 +76,6 @@ impl Run {
         let point = |(name, quantile): &(&str, f64)| Some((*quantile, self.latency(name)?));
         named.iter().filter_map(point).collect()
     }
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Comparison {
-    pub(super) a: String,
-    pub(super) b: String,
-    #[serde(default)]
-    pub(super) arguments: Vec<String>,
-    pub(super) rounds: Vec<Round>,
-    #[serde(default)]
-    pub(super) ratios: BTreeMap<String, Spread>,
-    #[serde(default)]
-    pub(super) error: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Round {
-    #[serde(default)]
-    pub(super) a: Option<Run>,
-    #[serde(default)]
-    pub(super) b: Option<Run>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Failover {
-    pub(super) produce_ms: Option<f64>,
-    pub(super) offset_commit_ms: Option<f64>,
-    #[serde(default)]
-    pub(super) process_gone_ms: Option<f64>,
-    #[serde(default)]
-    pub(super) records_acknowledged: Option<f64>,
-    #[serde(default)]
-    pub(super) records_found: Option<f64>,
-    #[serde(default)]
-    pub(super) error: Option<String>,
 }
 
 /// Runs of rising rate.
@@ -196,11 +150,6 @@ mod tests {
         assert!(matches!(Document::parse(run), Ok(Document::Run(_))));
         let limits = br#"{"command":"limits","host":{"processors":2},"figures":[]}"#;
         assert!(matches!(Document::parse(limits), Ok(Document::Limits(_))));
-        let compare = br#"{"command":"compare","a":"x","b":"y","rounds":[{"a":null,"b":null}]}"#;
-        assert!(matches!(
-            Document::parse(compare),
-            Ok(Document::Comparison(_))
-        ));
         for other in [&b"{}"[..], b"[]", br#"{"command":"produce"}"#, b"\xff", b""] {
             assert!(Document::parse(other).is_err());
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::input::Input;
 use super::model::Run;
-use crate::compare::ratios::Spread;
+use super::spread::Spread;
 
 /// A setting that says where, not what.
 const TOPIC: &str = "topic";
@@ -17,20 +17,11 @@ pub(super) struct Series<'a> {
     pub(super) runs: Vec<&'a Run>,
 }
 
-/// All series of an input, single runs first, then the sides of comparisons.
+/// All series of an input.
 pub(super) fn all(input: &Input) -> Vec<Series<'_>> {
     let mut series: Vec<Series<'_>> = Vec::new();
     for (name, run) in &input.runs {
         add(&mut series, without_number(name), run);
-    }
-    for (name, comparison) in &input.comparisons {
-        for round in &comparison.rounds {
-            for (side, run) in [("A", &round.a), ("B", &round.b)] {
-                if let Some(run) = run {
-                    add(&mut series, &format!("{name}, {side}"), run);
-                }
-            }
-        }
     }
     series
 }

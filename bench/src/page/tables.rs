@@ -2,8 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::input::Input;
-use super::model::{Comparison, Failover, Limits, Outcome, Ramp, Run, plain};
+use super::model::{Limits, Outcome, Ramp, Run, plain};
 use super::numbers::number;
 use super::series::Series;
 
@@ -74,75 +73,7 @@ pub(super) fn ramps(ramps: &[(String, Ramp)]) -> Markup {
     }
 }
 
-pub(super) fn comparisons(comparisons: &[(String, Comparison)]) -> Markup {
-    html! {
-        @if !comparisons.is_empty() {
-            h2 { "Comparisons" }
-            p.note { "Two targets in interleaved turns. Each ratio is A to B within one round." }
-        }
-        @for (name, comparison) in comparisons {
-            h3 { (name) }
-            p.note {
-                "A is " (comparison.a) ", B is " (comparison.b) "; " (comparison.rounds.len()) " rounds of "
-                code { (comparison.arguments.join(" ")) }
-            }
-            @if let Some(error) = &comparison.error { p.error { (error) } }
-            div.scroll tabindex="0" { table {
-                thead { tr { th { "Figure" } th.number { "Median A/B" } th.number { "Lowest" } th.number { "Highest" } } }
-                tbody { @for (figure, ratio) in &comparison.ratios { tr {
-                    th scope="row" { (figure.replace('_', " ")) }
-                    td.number { (ratio_text(ratio.median)) }
-                    td.number { (ratio_text(ratio.min)) }
-                    td.number { (ratio_text(ratio.max)) }
-                } } }
-            } }
-        }
-    }
-}
-
-fn ratio_text(ratio: f64) -> String {
-    format!("{ratio:.3}")
-}
-
-pub(super) fn failovers(failovers: &[(String, Failover)]) -> Markup {
-    html! {
-        @if !failovers.is_empty() {
-            h2 { "Failover" }
-            p.note { "Milliseconds from SIGKILL to the first success of a request that was sent after the process was gone." }
-            div.scroll tabindex="0" { table {
-                thead { tr {
-                    th { "Run" } th.number { "Process gone" } th.number { "Produce back" } th.number { "Commit back" }
-                    th.number { "Acknowledged" } th.number { "Found again" }
-                } }
-                tbody { @for (name, failover) in failovers { tr {
-                    th scope="row" { (name) (error(failover.error.as_deref())) }
-                    td.number { (cell(failover.process_gone_ms)) }
-                    td.number { (cell(failover.produce_ms)) }
-                    td.number { (cell(failover.offset_commit_ms)) }
-                    td.number { (cell(failover.records_acknowledged)) }
-                    td.number { (cell(failover.records_found)) }
-                } } }
-            } }
-        }
-    }
-}
-
-pub(super) fn runs(input: &Input) -> Markup {
-    let mut runs: Vec<(String, &Run)> = Vec::new();
-    for (name, run) in &input.runs {
-        runs.push((name.clone(), run));
-    }
-    for (name, comparison) in &input.comparisons {
-        for (round, number) in comparison.rounds.iter().zip(1..) {
-            let sides = [("A", &round.a), ("B", &round.b)];
-            for (side, run) in sides {
-                runs.extend(
-                    run.iter()
-                        .map(|run| (format!("{name}, {side} {number}"), run)),
-                );
-            }
-        }
-    }
+pub(super) fn runs(runs: &[(String, Run)]) -> Markup {
     html! {
         @if !runs.is_empty() {
             h2 { "All runs" }
@@ -154,7 +85,7 @@ pub(super) fn runs(input: &Input) -> Markup {
                         th.number { "Server CPU s/GB" } th.number { "Client CPU s/GB" } th.number { "Peak memory MB" }
                     }
                 }
-                tbody { @for (name, run) in &runs { (run_row(name, run)) } }
+                tbody { @for (name, run) in runs { (run_row(name, run)) } }
             } }
         }
     }

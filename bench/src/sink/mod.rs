@@ -1,12 +1,10 @@
 //! `sink` and `sink-load`: the ceiling from a socket to the disk. A server on the broker's own reactor that does nothing but what no broker can
-//! leave out, its twins on other runtimes, and the client that loads it.
+//! leave out, and the client that loads it.
 //!
 //! ```text
-//! server       arguments and what the servers share      load       the client: sends frames
-//!   ring       on the broker's reactor                   receive    the client of `send`
+//! server       arguments and what both modes share       load       the client: sends frames
+//!   store      from sockets to the disk                  receive    the client of `send`
 //!     incoming   log
-//!   monoio   glommio     the twins
-//!     frames   batches
 //!   send       from memory to sockets
 //! ```
 //!
@@ -20,18 +18,14 @@
 //! ```
 
 mod answers;
-mod batches;
-mod frames;
-mod glommio;
 mod incoming;
 pub mod load;
 mod log;
-mod monoio;
 mod receive;
-mod ring;
 mod send;
 pub mod server;
 mod signal;
+mod store;
 
 const HEADER_BYTES: usize = 8;
 const PAYLOAD_BYTES_MAX: usize = 1 << 20;

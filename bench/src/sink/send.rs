@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use ring::memory::Slice;
 use ring::{Listener, Ring, RingConfig, Socket};
 
-use super::server::{LISTEN_BACKLOG, Place, Places, announce};
+use super::server::{LISTEN_BACKLOG, Seat, Seats, announce};
 use super::{REQUEST_BYTES, SENT_BYTES_MAX, pattern};
 
 const BUFFERS: usize = (64 << 20) / SENT_BYTES_MAX;
@@ -75,19 +75,19 @@ impl Memory {
 }
 
 async fn accept(ring: &Ring, listener: &Listener, memory: &Rc<Memory>) -> io::Error {
-    let places = Places::default();
+    let seats = Seats::default();
     loop {
         let socket = match ring.accept(listener).await {
             Ok((socket, _)) => socket,
             Err(error) => return error,
         };
-        if let Some(place) = places.take() {
-            ring.spawn(connection(ring.clone(), socket, Rc::clone(memory), place));
+        if let Some(seat) = seats.take() {
+            ring.spawn(connection(ring.clone(), socket, Rc::clone(memory), seat));
         }
     }
 }
 
-async fn connection(ring: Ring, socket: Socket, memory: Rc<Memory>, _place: Place) {
+async fn connection(ring: Ring, socket: Socket, memory: Rc<Memory>, _seat: Seat) {
     if let Err(error) = answer(&ring, &socket, &memory).await {
         eprintln!("millrace-bench: a connection was closed: {error:#}");
     }

@@ -1,5 +1,4 @@
-//! `sink`: what the servers have in common, whichever runtime they are written on. The file is prepared, the address announced, the first
-//! failed write ends the server.
+//! `sink`: what both servers have in common. The file is prepared, the address announced, the first failed write ends the server.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, OpenOptions};
@@ -11,7 +10,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::signal::Signal;
-use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, glommio, monoio, ring, send};
+use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, send, store};
 use crate::units;
 
 pub(super) const BUFFER_BYTES: usize = 2 << 20;
@@ -36,15 +35,6 @@ pub enum Mode {
     Send,
 }
 
-/// What the server is written on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Runtime {
-    /// The broker's own
-    Ring,
-    Monoio,
-    Glommio,
-}
-
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Port on 127.0.0.1
@@ -55,8 +45,6 @@ pub struct Arguments {
     data: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "plain")]
     mode: Mode,
-    #[arg(long, value_enum, default_value = "ring")]
-    runtime: Runtime,
     /// Parts of the file that are written at the same time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     logs: u64,
@@ -77,18 +65,9 @@ pub(super) struct Plan {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     if arguments.mode == Mode::Send {
-        ensure!(
-            arguments.runtime == Runtime::Ring,
-            "--mode send wants --runtime ring"
-        );
         return send::run(arguments.port);
     }
-    let plan = plan(&arguments)?;
-    match arguments.runtime {
-        Runtime::Ring => ring::run(&plan),
-        Runtime::Monoio => monoio::run(plan),
-        Runtime::Glommio => glommio::run(plan),
-    }
+    store::run(&plan(&arguments)?)
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan> {
@@ -144,24 +123,24 @@ pub(super) fn announce(address: SocketAddr) -> io::Result<()> {
 
 /// The connections that are open.
 #[derive(Clone, Default)]
-pub(super) struct Places(Rc<Cell<usize>>);
+pub(super) struct Seats(Rc<Cell<usize>>);
 
 /// Free again when dropped.
-pub(super) struct Place(Rc<Cell<usize>>);
+pub(super) struct Seat(Rc<Cell<usize>>);
 
-impl Places {
+impl Seats {
     /// `None`, and a line that says so, when there are as many connections as there may be.
-    pub(super) fn take(&self) -> Option<Place> {
+    pub(super) fn take(&self) -> Option<Seat> {
         if self.0.get() == CONNECTIONS_MAX {
             eprintln!("millrace-bench: more than {CONNECTIONS_MAX} connections: one was closed");
             return None;
         }
         self.0.set(self.0.get() + 1);
-        Some(Place(Rc::clone(&self.0)))
+        Some(Seat(Rc::clone(&self.0)))
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }

@@ -1,16 +1,14 @@
 //! Medians, and what belongs beside one: how far the single values lie apart.
 
-use serde::Serialize;
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
 }
 
 impl Spread {
-    pub(crate) fn of(values: Vec<f64>) -> Option<Self> {
+    pub(super) fn of(values: Vec<f64>) -> Option<Self> {
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;
         let median = median(values)?;
@@ -19,7 +17,7 @@ impl Spread {
 }
 
 /// Of an even number of values, the mean of the two in the middle.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let above = *values.get(values.len() / 2)?;
     let below = values[(values.len() - 1) / 2];

@@ -1,4 +1,4 @@
-//! The sink on the broker's own reactor. Connections are spread over a few logs; each frame is checked, copied into its log and answered
+//! The sink that stores. Connections are spread over a few logs; each frame is checked, copied into its log and answered
 //! once it is stored.
 
 use std::io;
@@ -15,7 +15,7 @@ use super::answers::Answers;
 use super::incoming::{Incoming, PIECES_HELD_MAX};
 use super::log::{BUFFERS_PER_LOG, Log, Region};
 use super::server::{
-    BUFFER_BYTES, CONNECTIONS_MAX, Failure, LISTEN_BACKLOG, Place, Places, Plan, announce,
+    BUFFER_BYTES, CONNECTIONS_MAX, Failure, LISTEN_BACKLOG, Plan, Seat, Seats, announce,
 };
 
 const RECEIVE_BUFFERS: usize = 256;
@@ -71,20 +71,20 @@ async fn serve(ring: &Ring, plan: &Plan) -> Result<()> {
 
 /// Connection after connection takes the next log in turn.
 async fn accept(ring: &Ring, listener: &Listener, logs: &[Rc<Log>]) -> io::Error {
-    let places = Places::default();
+    let seats = Seats::default();
     for log in logs.iter().cycle() {
         let socket = match ring.accept(listener).await {
             Ok((socket, _)) => socket,
             Err(error) => return error,
         };
-        if let Some(place) = places.take() {
-            ring.spawn(connection(ring.clone(), socket, Rc::clone(log), place));
+        if let Some(seat) = seats.take() {
+            ring.spawn(connection(ring.clone(), socket, Rc::clone(log), seat));
         }
     }
     unreachable!("there is at least one log");
 }
 
-async fn connection(ring: Ring, socket: Socket, log: Rc<Log>, _place: Place) {
+async fn connection(ring: Ring, socket: Socket, log: Rc<Log>, _seat: Seat) {
     let answers = Rc::new(Answers::default());
     ring.spawn(answer(
         ring.clone(),

@@ -1,4 +1,4 @@
-//! The sinks, each a process of its own as a broker would be: this program's `sink`, loaded by its `sink-load`.
+//! The sink, a process of its own as a broker would be: this program's `sink`, loaded by its `sink-load`.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -10,7 +10,6 @@ use serde::Deserialize;
 use super::figure::Figures;
 use super::timing::Timing;
 
-const RUNTIMES: [&str; 3] = ["ring", "monoio", "glommio"];
 /// Enough small frames in flight that the client does not wait for each answer.
 const SIZES: [Size; 3] = [
     size("200 B", "200", "256", "4m"),
@@ -50,34 +49,29 @@ struct Load {
 }
 
 pub(super) fn measure(timing: &Timing, file: &Path, figures: &mut Figures) -> Result<()> {
-    for (mode, logs) in [("plain", 4), ("dsync", 4), ("dsync", 1), ("memory", 4)] {
-        for runtime in RUNTIMES {
-            // Whether one write at a time is better than several is asked of the fastest alone.
-            if logs > 1 || runtime == RUNTIMES[0] {
-                one(timing, file, figures, &[runtime, mode], logs)?;
-            }
-        }
+    let modes = [
+        ("plain", 4),
+        ("dsync", 4),
+        ("dsync", 1),
+        ("memory", 4),
+        ("send", 4),
+    ];
+    for (mode, logs) in modes {
+        one(timing, file, figures, mode, logs)?;
     }
-    one(timing, file, figures, &["ring", "send"], 4)
+    Ok(())
 }
 
-fn one(
-    timing: &Timing,
-    file: &Path,
-    figures: &mut Figures,
-    runtime_and_mode: &[&str; 2],
-    logs: u32,
-) -> Result<()> {
-    let [runtime, mode] = runtime_and_mode;
+fn one(timing: &Timing, file: &Path, figures: &mut Figures, mode: &str, logs: u32) -> Result<()> {
     let name = match logs {
-        1 => format!("sink, {runtime}, {mode}, one log"),
-        _ => format!("sink, {runtime}, {mode}"),
+        1 => format!("sink, {mode}, one log"),
+        _ => format!("sink, {mode}"),
     };
     figures.begin(&name);
-    let sink = Sink::start(timing, file, runtime_and_mode, logs).context(name.clone())?;
+    let sink = Sink::start(timing, file, mode, logs).context(name.clone())?;
     for size in SIZES {
         let load = sink
-            .load(timing, &size, *mode == "send")
+            .load(timing, &size, mode == "send")
             .with_context(|| format!("{name}, {}", size.name))?;
         let note = format!(
             "{:.0} requests/s, {} in flight on each of 4 connections",
@@ -105,15 +99,9 @@ struct Sink {
 }
 
 impl Sink {
-    fn start(
-        timing: &Timing,
-        file: &Path,
-        runtime_and_mode: &[&str; 2],
-        logs: u32,
-    ) -> Result<Self> {
-        let [runtime, mode] = runtime_and_mode;
+    fn start(timing: &Timing, file: &Path, mode: &str, logs: u32) -> Result<Self> {
         let process = own_program()?
-            .args(["sink", "--port", "0", "--runtime", runtime, "--mode", mode])
+            .args(["sink", "--port", "0", "--mode", mode])
             .args(["--logs", &logs.to_string()])
             .args(["--file-bytes", &timing.file_bytes.to_string()])
             .arg("--data")
