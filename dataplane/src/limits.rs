@@ -91,6 +91,9 @@ pub const CONNECTIONS_MAX: usize = 100_000;
 /// Messages that may wait in a shard's or the control link's inbox.
 pub const INBOX_MESSAGES_MAX: usize = 8 * 1024;
 
+/// Whoever finds an inbox full tries again after this long.
+pub const INBOX_FULL_PAUSE_MS: u64 = 1;
+
 /// Messages that a shard takes from its inbox before its connections and logs have their turn.
 pub const INBOX_MESSAGES_PER_TURN_MAX: usize = 64;
 

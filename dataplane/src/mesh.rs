@@ -59,6 +59,15 @@ impl<M> Sender<M> {
         Ok(())
     }
 
+    /// Puts a message last in the inbox once there is room. `pause` is a short sleep of the caller's thread: whoever empties the inbox
+    /// wakes nobody, as there may be many who wait, and an inbox is seldom full.
+    pub async fn send(&self, mut message: M, pause: impl AsyncFn()) {
+        while let Err(back) = self.try_send(message) {
+            message = back;
+            pause().await;
+        }
+    }
+
     /// Messages that wait in the inbox.
     pub fn waiting(&self) -> usize {
         self.0.queue.len()
@@ -126,6 +135,31 @@ mod tests {
         assert_eq!(sender.try_send(7), Err(7));
         assert_eq!(receiver.try_receive(), Some(0));
         assert_eq!(sender.try_send(7), Ok(()));
+    }
+
+    #[test]
+    fn a_message_waits_for_room_and_arrives_last() {
+        let (sender, receiver) = inbox();
+        for number in 0..INBOX_MESSAGES_MAX {
+            sender.try_send(number).expect("room");
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let yield_once = async || {
+            let mut yielded = false;
+            poll_fn(|_| match std::mem::replace(&mut yielded, true) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            })
+            .await;
+        };
+        let mut sending = pin!(sender.send(INBOX_MESSAGES_MAX, yield_once));
+        for _ in 0..3 {
+            assert!(sending.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(receiver.try_receive(), Some(0));
+        assert!(sending.as_mut().poll(&mut context).is_ready());
+        let rest: Vec<_> = std::iter::from_fn(|| receiver.try_receive()).collect();
+        assert!(rest.into_iter().eq(1..=INBOX_MESSAGES_MAX));
     }
 
     /// A receiver that never waits would keep its thread from everything else.

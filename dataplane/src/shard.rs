@@ -15,7 +15,8 @@ use crate::inspection::Inspector;
 use crate::io::{Instant, Io};
 use crate::lease::Lease;
 use crate::limits::{
-    APPEND_CALLS_MAX, CALLS_MAX, CONNECTIONS_MAX, INBOX_APPENDS_MAX, INBOX_MESSAGES_MAX,
+    APPEND_CALLS_MAX, CALLS_MAX, CONNECTIONS_MAX, INBOX_APPENDS_MAX, INBOX_FULL_PAUSE_MS,
+    INBOX_MESSAGES_MAX,
 };
 use crate::line::Line;
 use crate::log::LogShared;
@@ -31,7 +32,7 @@ use control_api::ids::{BrokerId, TopicId};
 use control_api::image::MetadataImage;
 use control_api::message::{ControlError, Request, Response};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -99,9 +100,26 @@ pub struct Shard<I: Io> {
     hop_lines: Vec<Line>,
     ask_line: Line,
     peers: Vec<Sender<Message<I>>>,
+    /// Replies to each shard that found its inbox full.
+    unsent_replies: Vec<UnsentReplies<I>>,
     control: Sender<ControlMessage>,
     loads: Arc<[AtomicUsize]>,
     reached: Arc<[AtomicU64]>,
+}
+
+/// As many as the other shard has calls open, which are bounded.
+struct UnsentReplies<I: Io> {
+    replies: RefCell<VecDeque<Message<I>>>,
+    being_sent: Cell<bool>,
+}
+
+impl<I: Io> Default for UnsentReplies<I> {
+    fn default() -> Self {
+        UnsentReplies {
+            replies: RefCell::default(),
+            being_sent: Cell::default(),
+        }
+    }
 }
 
 impl<I: Io> Shard<I> {
@@ -133,6 +151,11 @@ impl<I: Io> Shard<I> {
             calls: Rc::default(),
             ask_line: Line::default(),
             hop_lines: parts.peers.iter().map(|_| Line::default()).collect(),
+            unsent_replies: parts
+                .peers
+                .iter()
+                .map(|_| UnsentReplies::default())
+                .collect(),
             peers: parts.peers,
             control: parts.control,
             loads: parts.loads,
@@ -250,15 +273,12 @@ impl<I: Io> Shard<I> {
         let Some(call) = self.calls.open() else {
             return Err(ControlError::Unavailable);
         };
-        let mut message = ControlMessage::Call {
+        let message = ControlMessage::Call {
             from: self.id,
             call: call.id(),
             request,
         };
-        while let Err(back) = self.control.try_send(message) {
-            message = back;
-            self.io.sleep_until(self.io.now().after_ms(1)).await;
-        }
+        self.control.send(message, || self.pause()).await;
         match call.await {
             Reply::Control(Ok(Response::Error(error))) => Err(error),
             Reply::Control(result) => result,
@@ -308,18 +328,30 @@ impl<I: Io> Shard<I> {
             call,
             reply: Reply::Partition(reply),
         };
-        if let Err(mut message) = self.peers[to.0].try_send(message) {
-            let shard = self.clone();
-            self.io.spawn(async move {
-                loop {
-                    shard.io.sleep_until(shard.io.now().after_ms(1)).await;
-                    match shard.peers[to.0].try_send(message) {
-                        Ok(()) => return,
-                        Err(back) => message = back,
-                    }
-                }
-            });
+        if let Err(message) = self.peers[to.0].try_send(message) {
+            let unsent = &self.unsent_replies[to.0];
+            unsent.replies.borrow_mut().push_back(message);
+            if !unsent.being_sent.replace(true) {
+                self.io.spawn(self.clone().send_unsent(to));
+            }
         }
+    }
+
+    /// Sends the replies that found a shard's inbox full, one after the other.
+    async fn send_unsent(self: Rc<Self>, to: ShardId) {
+        let unsent = &self.unsent_replies[to.0];
+        loop {
+            let oldest = unsent.replies.borrow_mut().pop_front();
+            let Some(reply) = oldest else { break };
+            self.peers[to.0].send(reply, || self.pause()).await;
+        }
+        unsent.being_sent.set(false);
+    }
+
+    /// Until a full inbox is tried again.
+    async fn pause(&self) {
+        let end = self.io.now().after_ms(INBOX_FULL_PAUSE_MS);
+        self.io.sleep_until(end).await;
     }
 
     fn take_metadata(self: &Rc<Self>, metadata: &Metadata) {
@@ -389,10 +421,7 @@ impl<I: Io> Shard<I> {
         self.stopping.set(true);
         closing::close_partitions(self).await;
         self.metrics.flush();
-        let mut message = ControlMessage::Stopped(self.id);
-        while let Err(back) = self.control.try_send(message) {
-            message = back;
-            self.io.sleep_until(self.io.now().after_ms(1)).await;
-        }
+        let stopped = ControlMessage::Stopped(self.id);
+        self.control.send(stopped, || self.pause()).await;
     }
 }

@@ -6,6 +6,7 @@ use super::machine::{Beaten, Effect, Event, Failure, Machine, TURN_MS};
 use super::metrics::LinkMetrics;
 use crate::io::{Instant, Io};
 use crate::lease::Lease;
+use crate::limits::INBOX_FULL_PAUSE_MS;
 use crate::mesh::{Receiver, Sender};
 use crate::message::{ControlMessage, Message, Reply};
 use control_api::client::{ClientError, ControlClient};
@@ -337,11 +338,8 @@ async fn ask(client: &ControlClient, request: Request) -> Result<Response, Contr
 
 /// Sends to a shard, waiting while its inbox is full.
 async fn send<I: Io>(shard: &Sender<Message<I>>, message: Message<I>) {
-    let mut message = message;
-    while let Err(back) = shard.try_send(message) {
-        message = back;
-        sleep(Duration::from_millis(1)).await;
-    }
+    let pause = || sleep(Duration::from_millis(INBOX_FULL_PAUSE_MS));
+    shard.send(message, pause).await;
 }
 
 #[cfg(test)]

@@ -1,8 +1,21 @@
 //! Requests that ask for very much at once: each is answered, and nobody else waits for ever.
 
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use control_api::ids::TopicId;
+use dataplane::calls::{Call, Calls};
 use dataplane::io::Io;
+use dataplane::lease::Lease;
 use dataplane::limits::{APPEND_CALLS_MAX, PRODUCE_ELEMENTS_MAX};
+use dataplane::log::{LogShared, SpareSegments};
+use dataplane::mesh::{ShardId, inbox};
+use dataplane::message::Message;
+use dataplane::metrics::Metrics;
+use dataplane::partition_request::{PartitionKey, PartitionRequest};
 use dataplane::select;
+use dataplane::shard::{Shard, ShardParts};
 use millrace_tests::sim::SimIo;
 use wire::messages::AnyRequest;
 use wire::messages::produce::{
@@ -10,6 +23,7 @@ use wire::messages::produce::{
 };
 use wire::{ApiKey, Array, BatchBuilder, Records};
 
+use super::broker::{BROKER, DATA, TAIL_BUFFERS};
 use super::client::{Client, answer_reader};
 use super::{PARTITIONS, TOPIC, World};
 
@@ -75,4 +89,66 @@ fn a_request_of_more_batches_than_calls_may_be_open_is_answered_and_others_go_on
             }
         }
     });
+}
+
+/// A shard that answers faster than the one that asked takes its answers: each waits for room, and none is lost.
+#[test]
+fn replies_that_find_an_inbox_full_arrive_once_there_is_room() {
+    const REPLIES: usize = 300;
+    let world = World::new(12, 1);
+    let io = world.simulation.boot("broker");
+    let (own, requests) = inbox();
+    let (asker, replies) = inbox();
+    let (control, _from_shard) = inbox();
+    let shard = Shard::new(ShardParts {
+        id: ShardId(0),
+        broker: BROKER,
+        data: DATA.into(),
+        io: io.clone(),
+        peers: vec![own.clone(), asker.clone()],
+        control,
+        loads: (0..2).map(|_| AtomicUsize::new(0)).collect(),
+        reached: (0..2).map(|_| AtomicU64::new(0)).collect(),
+        lease: Lease::default(),
+        metrics: Metrics::new().unwrap(),
+        opening: Arc::default(),
+        log_shared: LogShared::new(Vec::new(), SpareSegments::new(DATA.into(), 0, 64 * 1024)),
+        tail_buffers: TAIL_BUFFERS,
+        connections_idle_ms_max: None,
+    });
+    io.spawn(async move { shard.run(requests).await });
+    while asker.try_send(Message::Stop).is_ok() {}
+    let calls = Rc::new(Calls::<()>::default());
+    let asked: Vec<_> = (0..REPLIES).map(|_| calls.open().unwrap()).collect();
+    for call in &asked {
+        let request = PartitionRequest::EpochEnd {
+            key: PartitionKey {
+                topic: TopicId([7; 16]),
+                partition: 0,
+            },
+            current_leader_epoch: 0,
+            epoch: 0,
+        };
+        let request = Message::Request {
+            from: ShardId(1),
+            call: call.id(),
+            request,
+        };
+        assert!(own.try_send(request).is_ok());
+    }
+    world.pass(&io, 50);
+    while let Some(message) = replies.try_receive() {
+        assert!(matches!(message, Message::Stop), "there was no room");
+    }
+    world.pass(&io, REPLIES as u64);
+    let mut answered = Vec::new();
+    while let Some(message) = replies.try_receive() {
+        let Message::Reply { call, .. } = message else {
+            panic!("a shard that was asked replies");
+        };
+        answered.push(call);
+    }
+    let asked: Vec<_> = asked.iter().map(Call::id).collect();
+    assert_eq!(answered.len(), asked.len());
+    assert!(asked.iter().all(|call| answered.contains(call)));
 }
