@@ -15,7 +15,7 @@ use crate::frame::{FrameError, FrameReader};
 use crate::handlers::produce::PendingProduce;
 use crate::io::{Charge, Gather, Instant, Io};
 use crate::limits::*;
-use crate::metrics::Stage;
+use crate::metrics::{ShardMetrics, Stage};
 use crate::respond;
 use crate::shard::Shard;
 use std::cell::{Cell, RefCell};
@@ -33,7 +33,7 @@ pub enum Pending<I: Io> {
 /// A request that the writer task will answer.
 pub struct PendingRequest<I: Io> {
     pub api: ApiKey,
-    pub received: Instant,
+    pub started: Started,
     /// When it was handled, as far as its reader could.
     pub begun: Instant,
     pub pending: Pending<I>,
@@ -45,6 +45,28 @@ impl<I: Io> PendingRequest<I> {
             Pending::Answered(_) => true,
             Pending::Produce(produce) => produce.is_ready(),
         }
+    }
+
+    /// Whether it waits for another shard.
+    fn hops(&self) -> bool {
+        match &self.pending {
+            Pending::Answered(_) => false,
+            Pending::Produce(produce) => produce.hops(),
+        }
+    }
+
+    /// Counts where its time went until its answer could be sent.
+    fn observe_ready(&self, metrics: &ShardMetrics, hopped: bool, ready: Instant) {
+        let Started { received, at } = self.started;
+        let waited = ready.nanos_since(self.begun);
+        let mut queued = at.nanos_since(received);
+        match &self.pending {
+            Pending::Answered(_) => queued += waited,
+            Pending::Produce(_) if hopped => metrics.observe(self.api, Stage::Hop, waited),
+            Pending::Produce(_) => metrics.observe(self.api, Stage::Flush, waited),
+        }
+        metrics.observe(self.api, Stage::Queue, queued);
+        metrics.observe(self.api, Stage::Append, self.begun.nanos_since(at));
     }
 
     async fn settle(&mut self) {
@@ -147,14 +169,14 @@ impl<I: Io> Outbox<I> {
     fn answer_ready(
         &self,
         message: &mut Gather,
-        answered: &mut AnsweredRequests,
+        answered: &mut AnsweredRequests<'_>,
         may_acknowledge: bool,
     ) -> Result<bool, EncodeError> {
         let mut queue = self.queue.borrow_mut();
         let Some(request) = queue.front_mut().filter(|request| request.is_ready()) else {
             return Ok(false);
         };
-        answered.add(request);
+        answered.add(request, request.hops());
         request.finish(message, may_acknowledge)?;
         queue.pop_front();
         Ok(true)
@@ -386,11 +408,12 @@ async fn send_answers<I: Io>(
     mut first: PendingRequest<I>,
     message: &mut Gather,
 ) -> Result<(), SendError> {
-    let mut answered = AnsweredRequests::default();
-    answered.add(&first);
+    let hopped = first.hops();
     first.settle().await;
-    let begun = shard.io.now();
-    let may_acknowledge = shard.lease.holds(begun);
+    let ready = shard.io.now();
+    let mut answered = AnsweredRequests::new(&shard.metrics, ready);
+    answered.add(&first, hopped);
+    let may_acknowledge = shard.lease.holds(ready);
     first.finish(message, may_acknowledge)?;
     while message.bytes() < SEND_BYTES_MAX
         && answered.count < ANSWERS_PER_SEND_MAX
@@ -403,7 +426,7 @@ async fn send_answers<I: Io>(
     message.clear();
     kept.borrow_mut().clear();
     outbox.sent(answered.bytes);
-    answered.observe(shard, begun);
+    answered.observe_sent(shard.io.now());
     Ok(result?)
 }
 
@@ -411,61 +434,42 @@ async fn send_answers<I: Io>(
 const ANSWERS_PER_SEND_MAX: usize = 64;
 
 /// What went into one send, for the metrics and the budgets.
-struct AnsweredRequests {
-    requests: [Option<AnsweredRequest>; ANSWERS_PER_SEND_MAX],
+struct AnsweredRequests<'a> {
+    metrics: &'a ShardMetrics,
+    /// When they could be sent.
+    ready: Instant,
+    /// The API of each, and when it was received.
+    requests: [Option<(ApiKey, Instant)>; ANSWERS_PER_SEND_MAX],
     count: usize,
     bytes: usize,
 }
 
-#[derive(Clone, Copy)]
-struct AnsweredRequest {
-    api: ApiKey,
-    received: Instant,
-    begun: Instant,
-    hopped: bool,
-}
-
-impl Default for AnsweredRequests {
-    fn default() -> Self {
+impl<'a> AnsweredRequests<'a> {
+    fn new(metrics: &'a ShardMetrics, ready: Instant) -> Self {
         AnsweredRequests {
+            metrics,
+            ready,
             requests: [None; ANSWERS_PER_SEND_MAX],
             count: 0,
             bytes: 0,
         }
     }
-}
 
-impl AnsweredRequests {
-    fn add<I: Io>(&mut self, request: &PendingRequest<I>) {
+    /// One that is ready and was not finished yet.
+    fn add<I: Io>(&mut self, request: &PendingRequest<I>, hopped: bool) {
         self.bytes += request.bytes();
-        let hopped = match &request.pending {
-            Pending::Answered(_) => false,
-            Pending::Produce(produce) => produce.hops(),
-        };
-        self.requests[self.count] = Some(AnsweredRequest {
-            api: request.api,
-            received: request.received,
-            begun: request.begun,
-            hopped,
-        });
+        request.observe_ready(self.metrics, hopped, self.ready);
+        self.requests[self.count] = Some((request.api, request.started.received));
         self.count += 1;
     }
 
-    /// The answers were ready at `send_begun` and have been sent now.
-    fn observe<I: Io>(&self, shard: &Shard<I>, send_begun: Instant) {
-        let now = shard.io.now();
-        let metrics = &shard.metrics;
-        for request in self.requests[..self.count].iter().flatten() {
-            let waited = send_begun.nanos_since(request.begun);
-            if request.api == ApiKey::Produce {
-                metrics.observe(request.api, Stage::Flush, waited);
-            }
-            if request.hopped {
-                metrics.observe(request.api, Stage::Hop, waited);
-            }
-            metrics.count_request(request.api);
-            metrics.observe(request.api, Stage::Send, now.nanos_since(send_begun));
-            metrics.observe(request.api, Stage::Total, now.nanos_since(request.received));
+    fn observe_sent(&self, now: Instant) {
+        for (api, received) in self.requests[..self.count].iter().flatten() {
+            self.metrics.count_request(*api);
+            self.metrics
+                .observe(*api, Stage::Send, now.nanos_since(self.ready));
+            self.metrics
+                .observe(*api, Stage::Total, now.nanos_since(*received));
         }
     }
 }

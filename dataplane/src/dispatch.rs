@@ -60,10 +60,10 @@ pub async fn begin<I: Io>(
     drop(copied);
     let kept = shard.request_memory.charge(&shard.io, answer.inline.len());
     answer.charges.extend(kept.await);
-    let begun = observe_begun(shard, api, started);
+    let begun = shard.io.now();
     outbox.push(PendingRequest {
         api,
-        received: started.received,
+        started,
         begun,
         pending: Pending::Answered(answer),
     });
@@ -85,13 +85,13 @@ async fn copy_charge<I: Io>(shard: &Shard<I>, frame: &mut Frame) -> Option<Charg
     Some(memory.line_of_moved.until(&shard.io, room).await)
 }
 
-/// Counts how long a request waited for its turn and how long its handler took, until now.
-fn observe_begun<I: Io>(shard: &Shard<I>, api: ApiKey, started: Started) -> Instant {
-    let begun = shard.io.now();
+/// Counts a request that wants no answer: it is at its end once it was begun.
+fn observe_unanswered<I: Io>(shard: &Shard<I>, api: ApiKey, started: Started, begun: Instant) {
+    let Started { received, at } = started;
     let metrics = &shard.metrics;
-    metrics.observe(api, Stage::Queue, started.at.nanos_since(started.received));
-    metrics.observe(api, Stage::Append, begun.nanos_since(started.at));
-    begun
+    metrics.observe(api, Stage::Queue, at.nanos_since(received));
+    metrics.observe(api, Stage::Append, begun.nanos_since(at));
+    metrics.observe(api, Stage::Total, begun.nanos_since(received));
 }
 
 /// Begins a Produce request, waiting for memory where there is none; `None` if it is another API's.
@@ -120,10 +120,11 @@ async fn begin_produce<I: Io>(
         }
         now = shard.io.now();
     };
-    let begun = observe_begun(shard, ApiKey::Produce, started);
-    if let Some(mut produce) = produce
-        && produce.is_answered(acks)?
-    {
+    let begun = shard.io.now();
+    let Some(mut produce) = produce else {
+        return Ok(Some(begun));
+    };
+    if produce.is_answered(acks)? {
         let bytes = produce.bytes();
         if bytes > REQUEST_BYTES_NOT_COUNTED {
             frame.settle(&shard.frame_memory);
@@ -132,10 +133,12 @@ async fn begin_produce<I: Io>(
         }
         outbox.push(PendingRequest {
             api: ApiKey::Produce,
-            received: started.received,
+            started,
             begun,
             pending: Pending::Produce(produce),
         });
+    } else {
+        observe_unanswered(shard, ApiKey::Produce, started, begun);
     }
     Ok(Some(begun))
 }

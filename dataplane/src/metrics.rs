@@ -13,16 +13,16 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use wire::{APIS, ApiKey};
 
-/// Where a request's time goes.
+/// Where a request's time goes. The stages of one request add up to its total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Received whole, waiting for the connection's earlier requests.
+    /// Waiting for the connection's earlier requests: for their being begun and, but for Produce, for their answers.
     Queue,
-    /// On another shard, or in the control plane.
+    /// Of a Produce request some of whose batches are another shard's: until these are as safe as it asked, and their answer is back.
     Hop,
     /// Checked, stamped and copied into the log's tail; for other requests than Produce, handled.
     Append,
-    /// Waiting for the write, or for stable storage, as the request asked.
+    /// Of any other Produce request: waiting for the write, or for stable storage, as it asked, and for earlier answers.
     Flush,
     /// Waiting for the socket to take the answer.
     Send,
@@ -87,7 +87,7 @@ impl Metrics {
         let request_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "millrace_request_seconds",
-                "Time of requests by API and stage; the stage total spans from the last byte received to the last byte sent.",
+                "Time of requests by API and stage. The stage total spans from the last byte received to the last byte sent, and the others add up to it.",
             )
             .buckets(LATENCY_SECONDS.to_vec()),
             &["api", "stage"],

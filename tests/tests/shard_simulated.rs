@@ -31,6 +31,8 @@ mod ready;
 mod shortage;
 #[path = "shard_simulated/slow_disk.rs"]
 mod slow_disk;
+#[path = "shard_simulated/stages.rs"]
+mod stages;
 #[path = "shard_simulated/stopping.rs"]
 mod stopping;
 #[path = "shard_simulated/together.rs"]

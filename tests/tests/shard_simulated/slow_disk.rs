@@ -30,8 +30,8 @@ const ELSEWHERE_BYTES_MAX: usize = TAIL_BUFFERS * TAIL_BUFFER_BYTES
     + SHARDS * RECEIVE_BUFFERS * RECEIVE_BUFFER_BYTES
     + PRODUCERS * (SOCKET_BYTES_MAX + FRAME_BYTES_HELD_MAX);
 
-/// A Produce request of one record that wants no answer, with its length.
-pub(super) fn frame(io: &SimIo, partition: i32, value: &[u8]) -> Vec<u8> {
+/// A Produce request of one record, with its length.
+pub(super) fn frame(io: &SimIo, partition: i32, value: &[u8], acks: i16) -> Vec<u8> {
     let now = io.wall_clock_ms();
     let mut builder = BatchBuilder::new(now);
     builder.record(now, None, Some(value), &[]);
@@ -46,7 +46,7 @@ pub(super) fn frame(io: &SimIo, partition: i32, value: &[u8]) -> Vec<u8> {
         ..Default::default()
     }];
     let request = AnyRequest::Produce(ProduceRequest {
-        acks: 0,
+        acks,
         timeout_ms: 10_000,
         topic_data: Array::from(&topics),
         ..Default::default()
@@ -84,7 +84,7 @@ fn flood(value_bytes: usize, records: usize, bytes_max: usize) {
             producer.produce(TOPIC, 1, b"before").await;
             producers.push(producer);
         }
-        let frame = Rc::new(frame(&clients, 0, &vec![b'v'; value_bytes]));
+        let frame = Rc::new(frame(&clients, 0, &vec![b'v'; value_bytes], 0));
         let (sent, sending) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(producers.len())));
         let enough = Rc::new(Cell::new(false));
         world.simulation.slow_disk("broker", SLOWNESS);

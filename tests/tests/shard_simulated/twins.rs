@@ -112,7 +112,7 @@ fn what_waited_to_be_appended_when_a_process_was_stopped_is_refused_once_another
     world.run(&clients, client.produce(TOPIC, 0, b"before"));
     world.simulation.slow_disk("broker", 300);
     // More than there is memory for, and last what is looked for in the files.
-    let frame = |byte| slow_disk::frame(&clients, 0, &[byte; FRAME_BYTES]);
+    let frame = |byte| slow_disk::frame(&clients, 0, &[byte; FRAME_BYTES], 0);
     let mut frames = vec![frame(b'v'); 2 * TAIL_BUFFERS * TAIL_BUFFER_BYTES / FRAME_BYTES];
     frames.push(frame(b'w'));
     // Connections take turns over the shards, so one of two hops.
