@@ -9,12 +9,12 @@ use crate::limits::{
     HANDSHAKE_TIME_MAX, PEER_FRAME_BYTES_MAX, STRANGERS_MAX, WRITE_TIME_MAX,
 };
 use crate::node::Node;
-use crate::raft::network::Link;
+use crate::raft::network::ProvenConnection;
 use crate::raft::peer;
 use crate::{requests, watch};
 use control_api::frame::{
-    self, FRAME_BYTES_MAX, FrameError, FrameMemory, FrameReader, KIND_REQUEST, KIND_RESPONSE,
-    META_GROUP, OFFSETS_GROUP, REQUEST_BYTES_MAX,
+    self, ControlFrameReader, FRAME_BYTES_MAX, FrameError, FrameMemory, KIND_REQUEST,
+    KIND_RESPONSE, META_GROUP, OFFSETS_GROUP, REQUEST_BYTES_MAX,
 };
 use control_api::handshake::{Client, HandshakeError, Role};
 use control_api::level::Level;
@@ -151,8 +151,8 @@ async fn connection(
         Role::Controller => PEER_FRAME_BYTES_MAX,
         Role::Broker | Role::Operator => REQUEST_BYTES_MAX,
     };
-    let reader = FrameReader::within(reader, limit, memory);
-    let link = Link {
+    let reader = ControlFrameReader::within(reader, limit, memory);
+    let link = ProvenConnection {
         reader,
         writer,
         level: node.identity.level.clone(),
@@ -163,7 +163,7 @@ async fn connection(
     }
 }
 
-async fn requests(node: &Arc<Node>, mut link: Link) -> Result<(), FrameError> {
+async fn requests(node: &Arc<Node>, mut link: ProvenConnection) -> Result<(), FrameError> {
     loop {
         let frame = match timeout(IDLE_TIME_MAX, link.reader.next()).await {
             Ok(Err(FrameError::Closed)) | Err(_) => return Ok(()),
@@ -198,7 +198,11 @@ async fn requests(node: &Arc<Node>, mut link: Link) -> Result<(), FrameError> {
 }
 
 /// A connection from another controller, which is this member.
-async fn controller(node: &Node, member: u64, mut link: Link) -> Result<(), FrameError> {
+async fn controller(
+    node: &Node,
+    member: u64,
+    mut link: ProvenConnection,
+) -> Result<(), FrameError> {
     loop {
         let frame = match timeout(IDLE_TIME_MAX, link.reader.next()).await {
             Ok(Err(FrameError::Closed)) | Err(_) => return Ok(()),
@@ -217,7 +221,7 @@ async fn controller(node: &Node, member: u64, mut link: Link) -> Result<(), Fram
 }
 
 /// Gives up on a reader that does not read.
-pub(crate) async fn write(link: &mut Link, bytes: &[u8]) -> Result<(), FrameError> {
+pub(crate) async fn write(link: &mut ProvenConnection, bytes: &[u8]) -> Result<(), FrameError> {
     let written = timeout(WRITE_TIME_MAX, frame::send(&mut link.writer, bytes)).await;
     Ok(written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }

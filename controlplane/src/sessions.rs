@@ -21,11 +21,11 @@ pub struct Sessions {
     looked: Option<Duration>,
     /// The term in which the sessions below were granted.
     term: u64,
-    sessions: BTreeMap<BrokerId, Session>,
+    sessions: BTreeMap<BrokerId, BrokerSession>,
 }
 
 #[derive(Clone, Copy)]
-struct Session {
+struct BrokerSession {
     epoch: BrokerEpoch,
     incarnation: Incarnation,
     last: Duration,
@@ -125,7 +125,7 @@ impl Sessions {
         incarnation: Incarnation,
         now: Duration,
     ) {
-        let session = Session {
+        let session = BrokerSession {
             epoch,
             incarnation,
             last: now,

@@ -4,7 +4,7 @@
 
 use crate::history::Next;
 use crate::node::Node;
-use crate::raft::network::Link;
+use crate::raft::network::ProvenConnection;
 use crate::server;
 use bytes::Bytes;
 use control_api::client::KEEP_ALIVE;
@@ -21,7 +21,7 @@ use tracing::warn;
 pub(crate) async fn stream(
     node: &Arc<Node>,
     from: Position,
-    mut link: Link,
+    mut link: ProvenConnection,
 ) -> Result<(), FrameError> {
     let mut applied = node.meta.shared.applied();
     let mut position = from;
@@ -71,7 +71,7 @@ pub(crate) async fn stream(
 async fn wait(
     applied: &mut tokio::sync::watch::Receiver<u64>,
     until: Instant,
-    link: &mut Link,
+    link: &mut ProvenConnection,
 ) -> Result<(), FrameError> {
     tokio::select! {
         changed = timeout_at(until, applied.changed()) => match changed {
@@ -95,7 +95,7 @@ async fn leads_up_to_date(node: &Node, position: Position) -> bool {
 
 async fn replace(
     node: &Arc<Node>,
-    link: &mut Link,
+    link: &mut ProvenConnection,
     position: Position,
 ) -> Result<Position, FrameError> {
     warn!(
@@ -108,7 +108,7 @@ async fn replace(
 /// Answers with the place that the image is at.
 async fn send_image(
     node: &Arc<Node>,
-    link: &mut Link,
+    link: &mut ProvenConnection,
     update: fn(MetadataImage) -> MetadataUpdate,
 ) -> Result<Position, FrameError> {
     // Each may be as long as a frame, and as many as there are places.

@@ -54,7 +54,7 @@ const NOTHING_TOLD: Told = Told {
     log_start: -1,
 };
 
-struct Session {
+struct FetchSession {
     epoch: i32,
     by_id: bool,
     targets: Vec<(FetchTarget, Told)>,
@@ -67,7 +67,7 @@ struct Session {
 
 /// The sessions of one shard.
 pub struct FetchSessions {
-    sessions: HashMap<i32, Session>,
+    sessions: HashMap<i32, FetchSession>,
     partitions: usize,
     uses: u64,
     random: u64,
@@ -245,7 +245,7 @@ impl FetchSessions {
         }
         let id = self.draw_id();
         self.uses += 1;
-        let mut session = Session {
+        let mut session = FetchSession {
             epoch: 1,
             by_id,
             targets: Vec::new(),
@@ -327,7 +327,7 @@ impl FetchSessions {
     }
 }
 
-impl Session {
+impl FetchSession {
     fn place(&self, topic: &FetchTopicName, partition: i32) -> Option<usize> {
         self.places.get(&(topic.clone(), partition)).copied()
     }

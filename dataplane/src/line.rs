@@ -14,19 +14,19 @@ const LOOK_MS: u64 = 1;
 
 #[derive(Default)]
 pub struct Line {
-    waiting: RefCell<VecDeque<Rc<Place>>>,
+    waiting: RefCell<VecDeque<Rc<Ticket>>>,
 }
 
 #[derive(Default)]
-struct Place {
+struct Ticket {
     left: Cell<bool>,
     moved_up: Event,
 }
 
-/// A task's place, which it leaves when this is dropped.
+/// A task's ticket, which is given back when this is dropped.
 struct Waiting<'a> {
     line: &'a Line,
-    place: Rc<Place>,
+    ticket: Rc<Ticket>,
 }
 
 impl Line {
@@ -53,28 +53,28 @@ impl Line {
     }
 
     fn join(&self) -> Waiting<'_> {
-        let place = Rc::new(Place::default());
-        self.waiting.borrow_mut().push_back(place.clone());
-        Waiting { line: self, place }
+        let ticket = Rc::new(Ticket::default());
+        self.waiting.borrow_mut().push_back(ticket.clone());
+        Waiting { line: self, ticket }
     }
 }
 
 impl Waiting<'_> {
     async fn is_first(&self) {
         loop {
-            let seen = self.place.moved_up.generation();
+            let seen = self.ticket.moved_up.generation();
             let first = self.line.waiting.borrow().front().cloned();
-            if first.is_some_and(|first| Rc::ptr_eq(&first, &self.place)) {
+            if first.is_some_and(|first| Rc::ptr_eq(&first, &self.ticket)) {
                 return;
             }
-            self.place.moved_up.changed_since(seen).await;
+            self.ticket.moved_up.changed_since(seen).await;
         }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.place.left.set(true);
+        self.ticket.left.set(true);
         let mut waiting = self.line.waiting.borrow_mut();
         while waiting.front().is_some_and(|first| first.left.get()) {
             waiting.pop_front();

@@ -4,7 +4,7 @@
 //! every request may be repeated. Each call in flight has a connection of its own, taken from a small pool, so a slow one
 //! never delays a heartbeat.
 
-use crate::frame::{self, FrameError, FrameReader};
+use crate::frame::{self, ControlFrameReader, FrameError};
 use crate::handshake::{Party, Role};
 use crate::ids::Position;
 use crate::level::ClusterLevel;
@@ -81,7 +81,7 @@ struct State {
     cluster_id: String,
 }
 
-pub(crate) type Connection = FrameReader<secured::Stream>;
+pub(crate) type Connection = ControlFrameReader<secured::Stream>;
 
 impl ControlClient {
     /// `addresses`: each controller's `host:port`. At least one.
@@ -331,7 +331,7 @@ impl ControlClient {
         if party.cluster_id.is_empty() {
             self.state().cluster_id = server.cluster_id;
         }
-        Ok(FrameReader::new(stream, frame::FRAME_BYTES_MAX))
+        Ok(ControlFrameReader::new(stream, frame::FRAME_BYTES_MAX))
     }
 
     fn take_idle(&self, address: &str) -> Option<Connection> {

@@ -144,8 +144,8 @@ impl FrameMemory {
     }
 }
 
-/// Cuts a byte stream into frames. Dropping a pending [`FrameReader::next`] loses nothing.
-pub struct FrameReader<R> {
+/// Cuts a byte stream into frames. Dropping a pending [`ControlFrameReader::next`] loses nothing.
+pub struct ControlFrameReader<R> {
     reader: R,
     buffer: BytesMut,
     limit: usize,
@@ -161,10 +161,10 @@ struct Begun {
     share: Option<OwnedSemaphorePermit>,
 }
 
-impl<R: AsyncRead + Unpin> FrameReader<R> {
+impl<R: AsyncRead + Unpin> ControlFrameReader<R> {
     /// `limit` bounds the counted length of each frame.
     pub fn new(reader: R, limit: usize) -> Self {
-        FrameReader {
+        ControlFrameReader {
             reader,
             buffer: BytesMut::new(),
             limit,
@@ -176,9 +176,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// For a reader of bytes that others share their memory with.
     pub fn within(reader: R, limit: usize, memory: FrameMemory) -> Self {
-        FrameReader {
+        ControlFrameReader {
             memory: Some(memory),
-            ..FrameReader::new(reader, limit)
+            ..ControlFrameReader::new(reader, limit)
         }
     }
 
@@ -286,7 +286,7 @@ mod tests {
     use crate::message::Request;
 
     async fn read_bytes(bytes: &[u8]) -> Result<Frame, FrameError> {
-        FrameReader::new(bytes, 1 << 20).next().await
+        ControlFrameReader::new(bytes, 1 << 20).next().await
     }
 
     #[tokio::test]
@@ -305,7 +305,7 @@ mod tests {
         let (mut sender, receiver) = tokio::io::duplex(3);
         let sent = [encode_raw(1, 0, b""), encode_raw(2, 1, &[5; 1000])].concat();
         tokio::spawn(async move { sender.write_all(&sent).await });
-        let mut reader = FrameReader::new(receiver, 1 << 20);
+        let mut reader = ControlFrameReader::new(receiver, 1 << 20);
         assert_eq!(reader.next().await.unwrap().body.len(), 0);
         assert_eq!(reader.next().await.unwrap().body[..], [5; 1000]);
         assert!(matches!(reader.next().await, Err(FrameError::Closed)));
@@ -319,16 +319,16 @@ mod tests {
     async fn frames_of_many_connections_share_one_memory() {
         let memory = memory();
         let long = encode_raw(1, 0, &[5; 600 << 10]);
-        let mut first = FrameReader::within(&*long, 1 << 20, memory.clone());
+        let mut first = ControlFrameReader::within(&*long, 1 << 20, memory.clone());
         assert_eq!(first.next().await.unwrap().body.len(), 600 << 10);
         // The first frame's share is still taken, so the second gets none; a small one needs none.
-        let mut second = FrameReader::within(&*long, 1 << 20, memory.clone());
+        let mut second = ControlFrameReader::within(&*long, 1 << 20, memory.clone());
         assert!(matches!(second.next().await, Err(FrameError::Late)));
         let small = encode_raw(1, 0, &[5; 9 << 10]);
-        let mut third = FrameReader::within(&*small, 1 << 20, memory.clone());
+        let mut third = ControlFrameReader::within(&*small, 1 << 20, memory.clone());
         assert!(third.next().await.is_ok());
         assert!(matches!(first.next().await, Err(FrameError::Closed)));
-        let mut fourth = FrameReader::within(&*long, 1 << 20, memory);
+        let mut fourth = ControlFrameReader::within(&*long, 1 << 20, memory);
         assert!(fourth.next().await.is_ok());
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let frame = encode_raw(1, 0, &[5; 600 << 10]);
         sender.write_all(&frame[..40]).await.unwrap();
         let memory = memory();
-        let mut reader = FrameReader::within(receiver, 1 << 20, memory.clone());
+        let mut reader = ControlFrameReader::within(receiver, 1 << 20, memory.clone());
         // Asked for again and again, it is no younger.
         let mut late = false;
         for _ in 0..50 {

@@ -5,7 +5,7 @@
 //! partition for the retention time, or when the time that its client asked for is over, and a group goes with its last
 //! offset. A group with generations has, or had, members, of which only its coordinator knows: it is left alone.
 
-use super::{Committed, Group, OffsetsState};
+use super::{Committed, ConsumerGroup, OffsetsState};
 use crate::command::{ExpiredGroup, Expiry};
 
 /// What one command may name, so that it stays far below the longest and is applied in a moment.
@@ -80,7 +80,7 @@ impl OffsetsState {
     }
 }
 
-impl Group {
+impl ConsumerGroup {
     fn may_expire(&self) -> bool {
         self.generation < 0
     }

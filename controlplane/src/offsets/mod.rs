@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// Cheap to clone: a snapshot is taken from a clone while commits go on, and copies only the groups that change meanwhile.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OffsetsState {
-    groups: BTreeMap<Arc<str>, Arc<Group>>,
+    groups: BTreeMap<Arc<str>, Arc<ConsumerGroup>>,
     /// By coordinator shard: the highest epoch of any of its groups that were removed.
     removed_epochs: BTreeMap<u32, i32>,
     /// Which commands may be in the log; none until `meta` has told.
@@ -42,7 +42,7 @@ struct Size {
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
-struct Group {
+struct ConsumerGroup {
     coordinator_epoch: i32,
     generation: i32,
     offsets: BTreeMap<(TopicId, u32), Committed>,
@@ -72,7 +72,7 @@ formats! { struct OffsetsImage: 226 }
 
 /// One group as a snapshot holds it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
-pub struct GroupImage(Group);
+pub struct GroupImage(ConsumerGroup);
 
 impl OffsetsState {
     pub fn apply(&mut self, command: &OffsetsCommand) -> Response {
@@ -169,7 +169,7 @@ impl OffsetsState {
         let groups = self.groups.iter();
         OffsetsImage {
             groups: groups
-                .map(|(name, group)| (name.to_string(), GroupImage(Group::clone(group))))
+                .map(|(name, group)| (name.to_string(), GroupImage(ConsumerGroup::clone(group))))
                 .collect(),
             removed_epochs: self.removed_epochs.clone(),
             feature_level: self.feature_level,
@@ -207,7 +207,7 @@ impl OffsetsState {
                 let text = format!("there are {} groups already", rules.groups_max);
                 return Err(ControlError::LimitReached(text));
             }
-            let group = Group {
+            let group = ConsumerGroup {
                 coordinator_epoch: claim.coordinator_epoch,
                 generation: claim.generation,
                 offsets: BTreeMap::new(),

@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::limits::{PEER_FRAME_BYTES_MAX, PEER_TIME_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES};
 use bytes::Bytes;
 use control_api::codec::Format;
-use control_api::frame::{self, Frame, FrameError, FrameReader, KIND_PEER_FIRST};
+use control_api::frame::{self, ControlFrameReader, Frame, FrameError, KIND_PEER_FIRST};
 use control_api::handshake::HandshakeError;
 use control_api::level::ClusterLevel;
 use control_api::secured::{Reader, Writer};
@@ -54,14 +54,14 @@ const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 type RpcError = RPCError<TypeConfig>;
 
 /// A connection whose other end has proved who it is.
-pub(crate) struct Link {
-    pub reader: FrameReader<Reader>,
+pub(crate) struct ProvenConnection {
+    pub reader: ControlFrameReader<Reader>,
     pub writer: Writer,
     /// At which this side speaks.
     pub level: ClusterLevel,
 }
 
-impl Link {
+impl ProvenConnection {
     pub(crate) async fn send<T: Format>(
         &mut self,
         kind: u8,
@@ -151,9 +151,9 @@ pub(crate) struct Peer {
     group: u8,
     acknowledged: Arc<Acknowledged>,
     /// Free for the next call. A call that fails or is dropped takes it along.
-    link: Option<Link>,
+    link: Option<ProvenConnection>,
     /// On its way for the calls that come, whichever of them still waits.
-    connecting: Option<AbortOnDrop<Result<Link, HandshakeError>>>,
+    connecting: Option<AbortOnDrop<Result<ProvenConnection, HandshakeError>>>,
 }
 
 /// The member that a [`Peer`] speaks to.
@@ -167,16 +167,16 @@ struct Target {
 }
 
 impl Target {
-    async fn connect(&self, time: Duration) -> Result<Link, HandshakeError> {
+    async fn connect(&self, time: Duration) -> Result<ProvenConnection, HandshakeError> {
         let time = time.min(CONNECT_TIME_MAX);
         let mut failed = None;
         for address in self.addresses.of(self.member, &self.address) {
             match self.identity.connect(&address, self.member, time).await {
                 Ok((stream, _)) => {
                     let (reader, writer) = stream.split();
-                    let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+                    let reader = ControlFrameReader::new(reader, PEER_FRAME_BYTES_MAX);
                     let level = self.identity.level.clone();
-                    return Ok(Link {
+                    return Ok(ProvenConnection {
                         reader,
                         writer,
                         level,
@@ -210,13 +210,13 @@ impl Peer {
         Ok(answer)
     }
 
-    async fn connect(&self, time: Duration) -> Result<Link, RpcError> {
+    async fn connect(&self, time: Duration) -> Result<ProvenConnection, RpcError> {
         let connected = self.target.connect(time).await;
         connected.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 
     /// Goes on when the call is given up: a heartbeat may have less time than a handshake takes, and the next one finds it done.
-    async fn connect_for_all(&mut self, time: Duration) -> Result<Link, RpcError> {
+    async fn connect_for_all(&mut self, time: Duration) -> Result<ProvenConnection, RpcError> {
         let target = &self.target;
         let connecting = self.connecting.get_or_insert_with(|| {
             let target = target.clone();
@@ -448,7 +448,7 @@ async fn send_appends<S>(
 }
 
 struct Answers {
-    reader: FrameReader<Reader>,
+    reader: ControlFrameReader<Reader>,
     progress: Arc<Progress>,
     acknowledged: Arc<Acknowledged>,
     answered: u64,
@@ -507,8 +507,8 @@ pub(crate) async fn introduce(
     let connected = identity.connect(address, 0, CONNECT_TIME_MAX).await;
     let (stream, server) = connected.map_err(io::Error::other)?;
     let (reader, writer) = stream.split();
-    let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-    let mut link = Link {
+    let reader = ControlFrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+    let mut link = ProvenConnection {
         reader,
         writer,
         level: identity.level.clone(),

@@ -27,8 +27,8 @@ async fn slow_peer(pause: Duration, secret: Secret, appends: usize, rude: bool) 
         let (stream, client) = secured::accept(stream, &party).await.unwrap();
         assert_eq!((client.role, client.member), (Role::Controller, 1));
         let (reader, writer) = stream.split();
-        let reader = FrameReader::new(reader, PEER_FRAME_BYTES_MAX);
-        let mut link = Link {
+        let reader = ControlFrameReader::new(reader, PEER_FRAME_BYTES_MAX);
+        let mut link = ProvenConnection {
             reader,
             writer,
             level: ClusterLevel::default(),

@@ -6,7 +6,7 @@
 use super::machine::Machine;
 use super::network::{
     KIND_ANSWER, KIND_APPEND, KIND_INTRODUCE, KIND_PRE_VOTE, KIND_SNAPSHOT, KIND_SNAPSHOT_PART,
-    KIND_STREAM, KIND_TRANSFER, KIND_VOTE, Link,
+    KIND_STREAM, KIND_TRANSFER, KIND_VOTE, ProvenConnection,
 };
 use super::wire::{
     Message, Sender, WireAppend, WireAppended, WireSnapshotStart, WireTransfer, WireVote,
@@ -32,8 +32,8 @@ pub(crate) async fn answer<M: Machine>(
     to: &Group<M>,
     member: u64,
     frame: Frame,
-    mut link: Link,
-) -> Result<Option<Link>, FrameError> {
+    mut link: ProvenConnection,
+) -> Result<Option<ProvenConnection>, FrameError> {
     let (group, raft) = (frame.group, &to.raft);
     let sender = || Sender::new(member, to.metrics().current_term);
     match frame.kind {
@@ -90,7 +90,11 @@ fn checked<T: Message>(message: T, sender: Sender) -> io::Result<T> {
     Ok(message)
 }
 
-async fn send<T: Format>(link: &mut Link, group: u8, answer: &T) -> Result<(), FrameError> {
+async fn send<T: Format>(
+    link: &mut ProvenConnection,
+    group: u8,
+    answer: &T,
+) -> Result<(), FrameError> {
     let sent = timeout(WRITE_TIME_MAX, link.send(KIND_ANSWER, group, answer)).await;
     Ok(sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }
@@ -100,10 +104,10 @@ async fn stream<M: Machine>(
     to: &Group<M>,
     member: u64,
     first: Frame,
-    link: Link,
+    link: ProvenConnection,
 ) -> Result<(), FrameError> {
     let group = first.group;
-    let Link {
+    let ProvenConnection {
         reader,
         mut writer,
         level,
@@ -140,7 +144,7 @@ async fn stream<M: Machine>(
 async fn install<M: Machine>(
     raft: &Raft<M>,
     start: WireSnapshotStart,
-    link: &mut Link,
+    link: &mut ProvenConnection,
 ) -> Result<WireVote, FrameError> {
     let total = usize::try_from(start.bytes).unwrap_or(usize::MAX);
     if total > SNAPSHOT_BYTES_MAX {

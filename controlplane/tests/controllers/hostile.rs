@@ -5,7 +5,7 @@ use crate::operation::fails_with_one_line;
 use crate::support::{Cluster, PATIENCE, create, eventually, write_secret};
 use control_api::client::ClientError;
 use control_api::codec;
-use control_api::frame::{self, FrameReader, KIND_REQUEST, META_GROUP};
+use control_api::frame::{self, ControlFrameReader, KIND_REQUEST, META_GROUP};
 use control_api::handshake::{self, HandshakeError, Party, Role};
 use control_api::level::Level;
 use control_api::message::Request;
@@ -85,7 +85,7 @@ pub(crate) async fn throw_garbage(cluster: &Cluster) {
     }
     create(&client, "still-here").await;
     let stream = member(cluster, address, Role::Operator, 0).await;
-    let mut stream = FrameReader::new(stream, 1 << 20);
+    let mut stream = ControlFrameReader::new(stream, 1 << 20);
     stream.get_mut().write_all(&whole).await.unwrap();
     assert!(stream.next().await.is_ok());
     assert_eq!(cluster.leader().await, leader, "nobody had to be elected");

@@ -25,11 +25,11 @@ impl Key {
 const PLACES_MAX: usize = 1 << 30;
 
 pub(crate) struct Slots<T> {
-    places: Vec<Place<T>>,
+    places: Vec<Slot<T>>,
     free: Vec<usize>,
 }
 
-struct Place<T> {
+struct Slot<T> {
     generation: u32,
     value: Option<T>,
 }
@@ -53,7 +53,7 @@ impl<T> Slots<T> {
                 self.places.len() < PLACES_MAX,
                 "tasks and operations are bounded far below this"
             );
-            self.places.push(Place {
+            self.places.push(Slot {
                 generation: 0,
                 value: None,
             });

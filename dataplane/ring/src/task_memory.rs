@@ -19,11 +19,11 @@ const PLACE_BYTES_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(crate) struct TaskMemory {
-    by_layout: Vec<(Layout, Vec<Place>)>,
+    by_layout: Vec<(Layout, Vec<Vacancy>)>,
 }
 
 /// Memory of one layout from the global allocator, with nothing in it.
-pub(crate) struct Place {
+pub(crate) struct Vacancy {
     address: NonNull<u8>,
     layout: Layout,
 }
@@ -38,14 +38,14 @@ impl TaskMemory {
     }
 
     /// Drops the future that lies there; `None` if it took no memory.
-    pub(crate) fn empty(future: Pin<TaskFuture>) -> Option<Place> {
+    pub(crate) fn empty(future: Pin<TaskFuture>) -> Option<Vacancy> {
         let layout = Layout::for_value(&*future);
         if layout.size() == 0 {
             return None;
         }
         // SAFETY: the future is dropped where it lies and never used again, so it is not moved.
         let future = Box::into_raw(unsafe { Pin::into_inner_unchecked(future) });
-        let place = Place {
+        let place = Vacancy {
             address: NonNull::new(future.cast()).expect("a box has an address"),
             layout,
         };
@@ -55,7 +55,7 @@ impl TaskMemory {
     }
 
     /// Keeps a place for the next future of its layout, unless there are enough.
-    pub(crate) fn keep(&mut self, place: Option<Place>) {
+    pub(crate) fn keep(&mut self, place: Option<Vacancy>) {
         let Some(place) = place.filter(|place| place.layout.size() <= PLACE_BYTES_MAX) else {
             return;
         };
@@ -77,7 +77,7 @@ impl TaskMemory {
         }
     }
 
-    fn take(&mut self, layout: Layout) -> Option<Place> {
+    fn take(&mut self, layout: Layout) -> Option<Vacancy> {
         let (_, places) = self
             .by_layout
             .iter_mut()
@@ -86,7 +86,7 @@ impl TaskMemory {
     }
 }
 
-impl Place {
+impl Vacancy {
     fn fill<F: Future<Output = ()> + 'static>(self, future: F) -> Pin<TaskFuture> {
         assert!(
             self.layout == Layout::new::<F>(),
@@ -101,7 +101,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Vacancy {
     fn drop(&mut self) {
         // SAFETY: it was a box's memory of this layout, and nobody else has it.
         unsafe { dealloc(self.address.as_ptr(), self.layout) };

@@ -4,7 +4,7 @@ use super::*;
 use crate::calls::{CallId, Calls};
 use crate::io::ring::RingIo;
 use crate::mesh::{ShardId, inbox};
-use control_api::frame::{self, FrameReader, KIND_REQUEST, KIND_RESPONSE, KIND_UPDATE};
+use control_api::frame::{self, ControlFrameReader, KIND_REQUEST, KIND_RESPONSE, KIND_UPDATE};
 use control_api::handshake;
 use control_api::ids::{BrokerEpoch, BrokerId, Incarnation, TopicId};
 use control_api::level::{Level, Levels};
@@ -51,7 +51,7 @@ impl Controller {
     async fn connection(self: Arc<Self>, mut stream: TcpStream) {
         let party = Party::client(Secret::none(), String::new());
         handshake::accept(&mut stream, &party).await.unwrap();
-        let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
+        let mut connection = ControlFrameReader::new(stream, frame::REQUEST_BYTES_MAX);
         while let Ok(frame) = connection.next().await {
             let response = match frame.body(KIND_REQUEST).unwrap() {
                 Request::RegisterBroker(_) => Response::Registered {
@@ -97,7 +97,7 @@ impl Controller {
     }
 }
 
-async fn stream_metadata(mut connection: FrameReader<TcpStream>) {
+async fn stream_metadata(mut connection: ControlFrameReader<TcpStream>) {
     let image = MetadataImage {
         index: 7,
         term: 1,

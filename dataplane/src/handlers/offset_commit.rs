@@ -28,7 +28,7 @@ const QUESTION_BYTES_MAX: usize = 1024 * 1024;
 const COMMIT_BYTES: usize = 64;
 
 /// Where a commit's result goes: the positions of its topic and its partition in the request.
-type Place = (usize, usize);
+type ResultSlot = (usize, usize);
 
 pub(crate) async fn handle<I: Io>(
     shard: &Shard<I>,
@@ -39,7 +39,7 @@ pub(crate) async fn handle<I: Io>(
     let image = shard.image();
     let authority = authority(&image, shard.broker, request);
     let now_ms = shard.io.wall_clock_ms();
-    let mut commits: Vec<(Place, OffsetCommit)> = Vec::new();
+    let mut commits: Vec<(ResultSlot, OffsetCommit)> = Vec::new();
     let mut topics: Vec<(&str, Vec<OffsetCommitResponsePartition>)> = Vec::new();
     let mut pace = Pace::default();
     for (topic_place, topic) in request.topics.iter().enumerate() {
@@ -140,8 +140,8 @@ fn commit(
 async fn store<I: Io>(
     shard: &Shard<I>,
     group: &str,
-    commits: Vec<(Place, OffsetCommit)>,
-) -> Vec<(Place, ErrorCode)> {
+    commits: Vec<(ResultSlot, OffsetCommit)>,
+) -> Vec<(ResultSlot, ErrorCode)> {
     let mut failed = Vec::new();
     let mut commits = commits.into_iter().peekable();
     while commits.peek().is_some() {

@@ -66,8 +66,8 @@ pub const CHUNKS_AHEAD: u64 = 6;
 /// Closed segments of one partition that keep an open file and a loaded index.
 pub const WARM_SEGMENTS_MAX: usize = 4;
 
-/// Places of sequential readers that one partition remembers.
-pub const READ_PLACES: usize = 8;
+/// Ends of sequential reads that one partition remembers.
+pub const READ_ENDS_MAX: usize = 8;
 
 /// Bytes that a log has grown by when a checkpoint is worth its flushes before its time.
 pub const CHECKPOINT_BYTES_MIN: u64 = 16 * 1024 * 1024;

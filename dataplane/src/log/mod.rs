@@ -64,7 +64,7 @@ use self::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MAX, UNWRITTEN_BUFFERS_MAX};
 use self::load::LogNumber;
 use self::producers::{Producers, Sequenced};
 use self::progress::Progress;
-use self::read::Places;
+use self::read::ReadEnds;
 use self::segment::Segment;
 use self::shortage::Shortage;
 use self::tail::Tail;
@@ -105,7 +105,7 @@ struct Inner<I: Io> {
     spare: RefCell<Vec<Buffer>>,
     producers: RefCell<Producers>,
     epochs: RefCell<Epochs>,
-    places: RefCell<Places>,
+    read_ends: RefCell<ReadEnds>,
     /// Closed segments that keep an open file or a loaded index, the one used last at the back.
     warm: RefCell<VecDeque<Rc<Segment<I>>>>,
     /// Closed segments that are not sealed yet, oldest first.
@@ -165,7 +165,7 @@ impl<I: Io> Log<I> {
             spare: RefCell::default(),
             producers: RefCell::new(recovered.producers),
             epochs: RefCell::new(recovered.epochs),
-            places: RefCell::default(),
+            read_ends: RefCell::default(),
             warm: RefCell::default(),
             unsealed: RefCell::default(),
             doomed: RefCell::default(),

@@ -12,7 +12,7 @@ use wire::{BATCH_HEADER_BYTES, BatchHeader};
 use super::chunks::{ChunkKey, Found};
 use super::index::Index;
 use super::limits::{
-    BATCH_BYTES_MAX, CHUNK_BYTES, CHUNKS_AHEAD, LOOKUP_BYTES, READ_BYTES_MAX, READ_PLACES,
+    BATCH_BYTES_MAX, CHUNK_BYTES, CHUNKS_AHEAD, LOOKUP_BYTES, READ_BYTES_MAX, READ_ENDS_MAX,
     WARM_SEGMENTS_MAX,
 };
 use super::scan::{Scanner, read_exactly};
@@ -35,7 +35,7 @@ pub struct Read {
 }
 
 /// A batch's place.
-pub(super) struct Place<I: Io> {
+pub(super) struct BatchLocation<I: Io> {
     pub(super) segment: Rc<Segment<I>>,
     pub(super) position: u64,
     /// A read ended here not long ago.
@@ -121,7 +121,9 @@ impl<I: Io> Log<I> {
         if end == start {
             return Ok(log.answer(Vec::new(), 0, from));
         }
-        log.places.borrow_mut().note(next_offset, segment.base, end);
+        log.read_ends
+            .borrow_mut()
+            .note(next_offset, segment.base, end);
         Ok(log.answer(
             window.slices(start..end),
             (end - start) as usize,
@@ -130,11 +132,11 @@ impl<I: Io> Log<I> {
     }
 
     /// The batch that holds an offset below the log's end.
-    pub(super) async fn locate(&self, offset: Offset) -> Result<Place<I>, ReadError> {
+    pub(super) async fn locate(&self, offset: Offset) -> Result<BatchLocation<I>, ReadError> {
         let log = &*self.0;
         let segment = log.segment_of(offset);
-        if let Some(position) = log.places.borrow().find(offset, segment.base) {
-            return Ok(Place {
+        if let Some(position) = log.read_ends.borrow().find(offset, segment.base) {
+            return Ok(BatchLocation {
                 segment,
                 position,
                 continues: true,
@@ -153,7 +155,7 @@ impl<I: Io> Log<I> {
                 .await?
                 .ok_or(ReadError::Damaged(offset))?;
             if header.last_offset() >= offset.0 {
-                return Ok(Place {
+                return Ok(BatchLocation {
                     segment,
                     position,
                     continues: false,
@@ -505,27 +507,27 @@ pub(super) fn batch_bytes<I: Io>(
 
 /// Where the last reads ended, so that the next ones begin there without a search.
 #[derive(Default)]
-pub(super) struct Places {
-    known: [Option<KnownPlace>; READ_PLACES],
+pub(super) struct ReadEnds {
+    known: [Option<ReadEnd>; READ_ENDS_MAX],
     next: usize,
 }
 
 #[derive(Clone, Copy)]
-struct KnownPlace {
+struct ReadEnd {
     offset: Offset,
     segment: Offset,
     position: u64,
 }
 
-impl Places {
+impl ReadEnds {
     fn note(&mut self, offset: Offset, segment: Offset, position: u64) {
         if self.find(offset, segment).is_none() {
-            self.known[self.next] = Some(KnownPlace {
+            self.known[self.next] = Some(ReadEnd {
                 offset,
                 segment,
                 position,
             });
-            self.next = (self.next + 1) % READ_PLACES;
+            self.next = (self.next + 1) % READ_ENDS_MAX;
         }
     }
 

@@ -112,7 +112,7 @@ impl<I: Io> Log<I> {
         log.spare.borrow_mut().clear();
         log.producers.replace(producers);
         log.epochs.replace(epochs);
-        log.places.take();
+        log.read_ends.take();
         log.warm.take();
         log.unsealed.take();
         log.dirty.take();

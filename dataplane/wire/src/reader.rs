@@ -49,20 +49,20 @@ pub enum DecodeError {
 pub struct Scratch {
     /// One place for each piece of the frame, because at most one value can start in a piece and end in a later one. Lazy arrays
     /// decode the same value many times and find the first copy again, so all copies together are no longer than the frame.
-    places: OnceCell<Box<[Place]>>,
+    places: OnceCell<Box<[PieceCopy]>>,
 }
 
-type Place = OnceCell<(usize, Box<[u8]>)>;
+type PieceCopy = OnceCell<(usize, Box<[u8]>)>;
 
 impl Scratch {
     pub fn new() -> Self {
         Self::default()
     }
 
-    fn place(&self, piece: usize, pieces: usize) -> Result<&Place, DecodeError> {
+    fn place(&self, piece: usize, pieces: usize) -> Result<&PieceCopy, DecodeError> {
         let places = self
             .places
-            .get_or_init(|| (0..pieces).map(|_| Place::new()).collect());
+            .get_or_init(|| (0..pieces).map(|_| PieceCopy::new()).collect());
         places.get(piece).ok_or(DecodeError::ScratchReused)
     }
 }

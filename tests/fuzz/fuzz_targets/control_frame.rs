@@ -1,7 +1,7 @@
 //! What arrives on the wire between the planes: frames cut out of a stream, and every message that they may carry.
 #![no_main]
 
-use control_api::frame::FrameReader;
+use control_api::frame::ControlFrameReader;
 use control_api::image::{MetadataEvent, MetadataImage};
 use control_api::message::{MetadataUpdate, Request, Response};
 use control_api::{codec, frame};
@@ -23,7 +23,7 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
 });
 
 fn read_all(bytes: &[u8]) {
-    let mut reader = FrameReader::new(bytes, FRAME_BYTES_MAX);
+    let mut reader = ControlFrameReader::new(bytes, FRAME_BYTES_MAX);
     while let Ok(frame) = block_on(reader.next()) {
         let _ = frame.body::<Request>(frame.kind);
         let _ = frame.body::<Response>(frame.kind);

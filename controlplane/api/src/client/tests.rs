@@ -20,7 +20,7 @@ async fn controller(answer: impl Fn(usize) -> Response + Send + Sync + 'static) 
             let (answer, count) = (answer.clone(), count.clone());
             tokio::spawn(async move {
                 handshake::accept(&mut stream, &party()).await.unwrap();
-                let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
+                let mut connection = ControlFrameReader::new(stream, frame::REQUEST_BYTES_MAX);
                 while let Ok(frame) = connection.next().await {
                     let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let response = answer(number);
@@ -144,7 +144,7 @@ async fn the_only_controller_is_waited_for_however_slow_it_is() {
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         handshake::accept(&mut stream, &party()).await.unwrap();
-        let mut connection = FrameReader::new(stream, frame::REQUEST_BYTES_MAX);
+        let mut connection = ControlFrameReader::new(stream, frame::REQUEST_BYTES_MAX);
         let frame = connection.next().await.unwrap();
         sleep(SILENCE_MAX * 2).await;
         let stream = connection.get_mut();
