@@ -6,16 +6,18 @@ use crate::hostile::{is_closed, peak_mib, throw_garbage};
 use crate::operation::fails_with_one_line;
 use crate::support::{Cluster, PATIENCE, PROGRAM, commit, create, eventually, offset};
 use control_api::client::{ClientError, ControlClient};
+use control_api::frame;
 use control_api::handshake::{Party, Role};
 use control_api::message::Request;
 use control_api::secret::Secret;
-use control_api::secured::Credentials;
+use control_api::secured::{self, Credentials};
 use control_api::tls::TlsFiles;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
 
 fn party(tls: &TlsFiles) -> Party {
     Party::client(
@@ -339,6 +341,36 @@ async fn a_renewed_certificate_is_shown_without_a_restart() {
     assert!(cluster.status(1).await.is_some());
 }
 
+/// TLS holds back what the socket did not take, until it is told to send it.
+#[tokio::test]
+async fn what_a_socket_does_not_take_at_once_is_sent_all_the_same() {
+    const SENT: [u8; 48 << 10] = [7; 48 << 10];
+    const TIMES: usize = 40;
+    let authority = Authority::new();
+    let ours = party(&authority.issue("own"));
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(4 << 10).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let theirs = ours.clone();
+    let sending = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let (mut stream, _) = secured::accept(tcp, &theirs).await.unwrap();
+        for _ in 0..TIMES {
+            frame::send(&mut stream, &SENT).await.unwrap();
+        }
+        stream
+    });
+    let connected = secured::connect(&address, &ours, Role::Broker, 0, PATIENCE).await;
+    let (mut stream, _) = connected.unwrap();
+    sleep(PATIENCE / 300).await;
+    let mut read = vec![0; SENT.len() * TIMES];
+    let reading = timeout(PATIENCE / 6, stream.read_exact(&mut read)).await;
+    reading.expect("a part was held back").unwrap();
+    drop(sending.await);
+}
+
 #[tokio::test]
 async fn garbage_before_and_within_tls_harms_nobody() {
     let authority = Authority::new();
@@ -398,7 +430,7 @@ async fn strangers_to_tls_take_little_memory_and_keep_no_place() {
     for _ in 0..400 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let written = stream.write_all(&long);
-        let _ = tokio::time::timeout(PATIENCE / 1000, written).await;
+        let _ = timeout(PATIENCE / 1000, written).await;
         strangers.push(stream);
     }
     assert!(
