@@ -1,6 +1,7 @@
 //! What each node does by itself as the members change: it speaks to them where they are now, says where it is itself, and ends
 //! once it is none of them any more.
 
+use super::change;
 use crate::group::Group;
 use crate::member::{disk_of, disk_text, node_of};
 use crate::node::Node;
@@ -71,12 +72,16 @@ async fn announce_address_to<M: Machine>(node: &Node, group: &Group<M>) {
             disk: disk_of(own),
             address: address.clone(),
         };
-        let request = Request::ChangeQuorum {
-            group: group.id,
-            change,
+        // What fails now is tried again at the next look. A leader would look for itself where it was.
+        let told = match group.led_term() {
+            Some(_) => change::change(node, group, change).await.is_ok(),
+            None => {
+                let group = group.id;
+                let request = Request::ChangeQuorum { group, change };
+                node.client.call(request, ASK_TIME_MAX).await.is_ok()
+            }
         };
-        // What fails now is tried again at the next look.
-        if node.client.call(request, ASK_TIME_MAX).await.is_ok() {
+        if told {
             info!(
                 group = group_name(group.id),
                 address, "told the others where this controller is now"

@@ -276,3 +276,23 @@ async fn a_controller_that_began_a_cluster_alone_and_lost_its_disk_begins_no_sec
     assert_topics(&cluster, 1, 2).await;
     assert_topics(&cluster, 3, 2).await;
 }
+
+/// Whoever asks for the leader is sent to where it was, it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_comes_back_elsewhere_says_so_to_itself() {
+    let mut cluster = Cluster::start(1, &["--session-ms", "60000"]).await;
+    cluster.start_joining(2).await;
+    let add = format!("quorum add 2={}", cluster.addresses[&2]);
+    cluster.operate(&add, 1).await.unwrap();
+    cluster.operate("quorum remove 1", 1).await.unwrap();
+    assert_eq!(cluster.ended(1).await, Some(1));
+    cluster.kill(2);
+    cluster.move_nodes(&[2], false);
+    cluster.start_node(2);
+    let address = cluster.addresses[&2].clone();
+    eventually("both groups to know where it is", async || {
+        let members = cluster.operate("quorum status --json", 2).await.ok()?;
+        (members.matches(&address).count() == 2).then_some(())
+    })
+    .await;
+}
