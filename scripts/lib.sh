@@ -40,6 +40,23 @@ needs_rust() {
   needs cc build-essential
 }
 
+# build PROFILE PACKAGE...: builds their programs and sets bin, the directory that they are in. MILLRACE_PROFILE names another profile of
+# Cargo.toml, MILLRACE_BIN a directory with programs that are built already.
+build() {
+  local profile=${MILLRACE_PROFILE:-$1} folder
+  shift
+  if [[ -n ${MILLRACE_BIN:-} ]]; then
+    bin=$(realpath -e -- "$MILLRACE_BIN") || fail "MILLRACE_BIN names no directory"
+    return
+  fi
+  needs_rust
+  folder=$profile
+  if [[ $profile == dev ]]; then folder=debug; fi
+  bin=$(cd "$ROOT" && realpath -m -- "${CARGO_TARGET_DIR:-target}/$folder")
+  [[ -d $bin ]] || echo "building $* with profile $profile: about four minutes the first time on two cores, more for profile full" >&2
+  (cd "$ROOT" && cargo build --profile "$profile" --locked --bins "${@/#/--package=}")
+}
+
 # python_of_tests: sets VENV to a Python that has what the tests import. It is made anew when the pins have changed; the copy inside says
 # which ones it was made from.
 python_of_tests() {

@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(
     name = "millrace-controller",
-    version,
+    version = control_api::process::BUILD,
     about = "Millrace's control plane"
 )]
 struct Cli {

@@ -15,6 +15,8 @@ use anyhow::Context;
 use control_api::client::ControlClient;
 use control_api::frame::{META_GROUP, OFFSETS_GROUP};
 use control_api::handshake::Role;
+use control_api::process::BUILD;
+use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -56,9 +58,26 @@ pub struct RunningNode {
     _data: DataDirectory,
 }
 
+/// Boxed, so that what these futures do is compiled in this crate once, and not again in each program and test that awaits them.
 impl RunningNode {
     /// Opens the data directory and the ports and starts serving. An error is one clear line for the operator.
-    pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+    pub fn start(config: NodeConfig) -> BoxFuture<'static, anyhow::Result<Self>> {
+        Box::pin(RunningNode::open(config))
+    }
+
+    /// Returns when the node cannot go on: its log failed, or holds what this version cannot read, or it is no member any more.
+    pub fn failed(&self) -> BoxFuture<'_, anyhow::Error> {
+        Box::pin(self.end())
+    }
+
+    /// Hands leadership over where it can, then stops serving. Whatever was acknowledged is on disk already.
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.close())
+    }
+}
+
+impl RunningNode {
+    async fn open(config: NodeConfig) -> anyhow::Result<Self> {
         config.times.check()?;
         let shares = descriptors::raise()?;
         let addresses = config.controllers();
@@ -78,7 +97,7 @@ impl RunningNode {
         let open = (&config, &identity);
         let meta = Group::open(META_GROUP, open, &data).await?;
         let offsets = Group::open(OFFSETS_GROUP, open, &data).await?;
-        info!(id = config.id, disk = disk_text(data.disk), listen = config.listen, peers = %config.peers, "controller started");
+        info!(id = config.id, build = BUILD, disk = disk_text(data.disk), listen = config.listen, peers = %config.peers, "controller started");
         let node = Arc::new(Node {
             metrics: Metrics::new([&meta.times, &offsets.times])?,
             meta,
@@ -120,8 +139,7 @@ impl RunningNode {
         })
     }
 
-    /// Returns when the node cannot go on: its log failed, or holds what this version cannot read, or it is no member any more.
-    pub async fn failed(&self) -> anyhow::Error {
+    async fn end(&self) -> anyhow::Error {
         let (meta, offsets) = (&self.node.meta.raft, &self.node.offsets.raft);
         tokio::select! {
             error = supervise::fatal(meta) => error.context("the meta group stopped"),
@@ -132,8 +150,7 @@ impl RunningNode {
         }
     }
 
-    /// Hands leadership over where it can, then stops serving. Whatever was acknowledged is on disk already.
-    pub async fn stop(mut self) {
+    async fn close(mut self) {
         supervise::hand_over(&self.node.meta).await;
         supervise::hand_over(&self.node.offsets).await;
         self.tasks.shutdown().await;

@@ -19,6 +19,7 @@ use anyhow::Context;
 use control_api::ids::{BrokerId, Incarnation};
 use control_api::level::Levels;
 use control_api::message::BrokerRegistration;
+use control_api::process::BUILD;
 use ring::directory::probe_directory;
 use ring::signals::Termination;
 use ring::{Ring, RingConfig};
@@ -87,7 +88,7 @@ pub fn run(config: BrokerConfig) -> anyhow::Result<()> {
     };
     let threads = shards.start(shard_receivers)?;
     give_back_freed_memory()?;
-    tracing::info!(id = config.id, listen = %config.listen, shards = config.shards, "broker started");
+    tracing::info!(id = config.id, build = BUILD, listen = %config.listen, shards = config.shards, "broker started");
     let link = LinkParts {
         controllers: config.controllers.clone(),
         credentials: config.credentials.clone(),

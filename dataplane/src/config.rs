@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(Parser, Debug)]
 #[command(
     name = "millrace-broker",
-    version,
+    version = control_api::process::BUILD,
     about = "A Kafka-compatible log broker: one thread and one ring per core"
 )]
 pub struct CommandLine {

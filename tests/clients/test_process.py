@@ -60,6 +60,15 @@ def check_refused(command, *words):
         assert word in lines[0], lines
 
 
+@pytest.mark.parametrize("name", ["millrace-broker", "millrace-controller"])
+def test_a_program_says_which_build_it_is(cluster, name):
+    said = subprocess.run([cluster.binary(name), "--version"], capture_output=True, text=True, timeout=SECONDS_MAX)
+    build = re.fullmatch(name + r" (\d+\.\d+\.\d+ \(profile (dev|release|full)\))\n", said.stdout)
+    assert build, said
+    kind = name.removeprefix("millrace-")
+    assert f'build="{build[1]}"' in (cluster.data / "logs" / f"{kind}-1.log").read_text()
+
+
 def test_a_bad_flag(cluster, tmp_path):
     for command in (broker_command(cluster, tmp_path), controller_command(cluster, tmp_path)):
         status, lines = run([*command, "--no-such-flag"])

@@ -66,6 +66,7 @@ fn summary(input: &Input) -> String {
         made.format("%Y-%m-%d %H:%M UTC").to_string(),
         format!("{} files", input.sources.len()),
     ];
+    words.extend(input.measured.clone());
     if !input.results.is_empty() {
         words.push(format!("targets: {} met, {} missed", met(true), met(false)));
     }

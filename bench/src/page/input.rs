@@ -15,6 +15,8 @@ pub(super) struct Input {
     pub(super) limits: Vec<(String, Limits)>,
     pub(super) results: Vec<Outcome>,
     pub(super) sources: Vec<Source>,
+    /// Which build was measured.
+    pub(super) measured: Option<String>,
     /// A line for each file that could not be used.
     pub(super) left_out: Vec<String>,
 }

@@ -38,10 +38,14 @@ pub struct Arguments {
     /// Results with their targets, as scripts/bench writes them
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
+    /// Which build was measured, in its own words
+    #[arg(long, value_name = "TEXT")]
+    measured: Option<String>,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let input = Input::read(&arguments.runs, arguments.results.as_deref())?;
+    let mut input = Input::read(&arguments.runs, arguments.results.as_deref())?;
+    input.measured = arguments.measured;
     for line in &input.left_out {
         writeln!(stderr(), "millrace-bench: left out: {line}").context("cannot print")?;
     }

@@ -166,6 +166,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     check_names(&arguments.only)?;
     let broker = require_file(&arguments.broker)?;
     let controller = require_file(&arguments.controller)?;
+    let measured = build_of(&broker)?;
+    progress(&format!("measured: {measured}"));
     let preload = arguments.preload.as_deref().map(require_file).transpose()?;
     let out = &arguments.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -209,10 +211,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // Some lines are counted and come from no run.
     let has_runs = fs::read_dir(&lab.runs)?.next().is_some();
     if has_runs {
-        report(&lab.runs, &latest, &out.join("report.html"))?;
+        report(&lab.runs, &latest, &measured, &out.join("report.html"))?;
     }
     ensure!(missing.is_empty(), "not measured: {}", missing.join(", "));
     Ok(())
+}
+
+/// What a program says of its version and of how it was built.
+fn build_of(program: &Path) -> Result<String> {
+    let said = Command::new(program)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let version = String::from_utf8_lossy(&said.stdout);
+    Ok(version.trim().to_owned())
 }
 
 fn check_names(only: &[String]) -> Result<()> {
@@ -273,13 +285,14 @@ fn write(path: &Path, rows: &[Row]) -> Result<()> {
 }
 
 /// Makes a page of all runs by this program's own command for it.
-fn report(runs: &Path, latest: &Path, page: &Path) -> Result<()> {
+fn report(runs: &Path, latest: &Path, measured: &str, page: &Path) -> Result<()> {
     progress("report");
     let made = Command::new(std::env::current_exe()?)
         .args(["report", "--runs"])
         .arg(runs)
         .arg("--results")
         .arg(latest)
+        .args(["--measured", measured])
         .arg("--out")
         .arg(page)
         .output()

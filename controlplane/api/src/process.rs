@@ -8,6 +8,14 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use std::collections::HashMap;
 use std::fs;
 
+/// Which build a program is: the version, and the profile of Cargo.toml that it was built with, `full` being the fastest.
+pub const BUILD: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (profile ",
+    env!("MILLRACE_PROFILE"),
+    ")"
+);
+
 /// Kernel ticks in a second as `/proc` counts them: USER_HZ, which is 100 wherever io_uring is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
