@@ -11,16 +11,19 @@
 
 use crate::dispatch;
 use crate::event::Event;
-use crate::frame::{FrameError, FrameReader};
+use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers::produce::PendingProduce;
 use crate::io::{Charge, Gather, Instant, Io};
 use crate::limits::*;
 use crate::metrics::{ShardMetrics, Stage};
+use crate::pace;
 use crate::respond;
 use crate::shard::Shard;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use wire::{ApiKey, EncodeError};
 
@@ -352,7 +355,19 @@ async fn read_requests<I: Io>(
 ) -> Result<(), ConnectionError> {
     // A request begins when it is here and the one before it has been begun: the clock is read once for each.
     let mut free_since = Instant(0);
-    while let Some(frame) = frames.next().await? {
+    let mut bytes_in_turn = 0;
+    loop {
+        let (frame, waited) = next_frame(frames).await?;
+        let Some(frame) = frame else { break };
+        if waited {
+            bytes_in_turn = 0;
+        } else if bytes_in_turn >= REQUEST_BYTES_PER_TURN_MAX {
+            // A burst of small requests may fill all receive buffers, and there may be no answers that anything waits for.
+            bytes_in_turn = 0;
+            pace::give_way().await;
+            free_since = shard.io.now();
+        }
+        bytes_in_turn += PRODUCE_BATCH_BYTES_MIN + frame.bytes();
         let received = frames.received();
         if !outbox.has_room() {
             if !outbox.room().await {
@@ -367,6 +382,21 @@ async fn read_requests<I: Io>(
         free_since = dispatch::begin(shard, frames, frame, started, outbox).await?;
     }
     Ok(())
+}
+
+/// The next frame, and whether others had their turn before it was here.
+async fn next_frame<I: Io>(
+    frames: &mut FrameReader<I>,
+) -> Result<(Option<Frame>, bool), FrameError> {
+    let mut waited = false;
+    let mut next = pin!(frames.next());
+    let next = poll_fn(|context| {
+        let next = next.as_mut().poll(context);
+        waited |= next.is_pending();
+        next
+    });
+    let frame = next.await?;
+    Ok((frame, waited))
 }
 
 async fn write<I: Io>(

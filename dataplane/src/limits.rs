@@ -147,8 +147,11 @@ pub const FREED_MEMORY_KEPT: Duration = Duration::from_secs(5);
 pub const PRODUCE_ELEMENTS_MAX: usize = 20_000;
 
 /// Bytes of records that a Produce request has looked at and appended before other tasks have their turn, and what a batch counts at least.
-pub const PRODUCE_BYTES_PER_TURN_MAX: usize = 512 * 1024;
+pub const PRODUCE_BYTES_PER_TURN_MAX: usize = 256 * 1024;
 pub const PRODUCE_BATCH_BYTES_MIN: usize = 4 * 1024;
+
+/// As much of the requests of one connection, each counted as a batch is, is begun before other tasks have their turn, and the kernel its.
+pub const REQUEST_BYTES_PER_TURN_MAX: usize = 512 * 1024;
 
 /// Steps of a loop over what a request names before other tasks have their turn; each takes less than a microsecond or gives way itself.
 pub const STEPS_PER_TURN_MAX: usize = 256;

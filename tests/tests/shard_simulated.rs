@@ -41,6 +41,7 @@ mod together;
 mod twins;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -115,6 +116,17 @@ impl World {
 
     fn pass(&self, clients: &SimIo, ms: u64) {
         self.run(clients, clients.sleep_until(clients.now().after_ms(ms)));
+    }
+
+    /// How often one task had its turn at one moment, of late: the world's tasks take no time.
+    fn turns_at_once(&self) -> usize {
+        let mut turns: BTreeMap<(u64, Vec<u64>), usize> = BTreeMap::new();
+        for event in self.simulation.recent_events() {
+            if event.name == "poll" {
+                *turns.entry((event.at_nanos, event.numbers)).or_default() += 1;
+            }
+        }
+        turns.into_values().max().unwrap_or(0)
     }
 
     /// Starts producers on the clients' host; the counter says how many have finished.

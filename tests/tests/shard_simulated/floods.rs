@@ -8,7 +8,9 @@ use control_api::ids::TopicId;
 use dataplane::calls::{Call, Calls};
 use dataplane::io::Io;
 use dataplane::lease::Lease;
-use dataplane::limits::{APPEND_CALLS_MAX, PRODUCE_ELEMENTS_MAX};
+use dataplane::limits::{
+    APPEND_CALLS_MAX, PRODUCE_BATCH_BYTES_MIN, PRODUCE_ELEMENTS_MAX, REQUEST_BYTES_PER_TURN_MAX,
+};
 use dataplane::log::{LogShared, SpareSegments};
 use dataplane::mesh::{ShardId, inbox};
 use dataplane::message::Message;
@@ -25,6 +27,7 @@ use wire::{ApiKey, Array, BatchBuilder, Records};
 
 use super::broker::{BROKER, DATA, TAIL_BUFFERS};
 use super::client::{Client, answer_reader};
+use super::slow_disk::frame;
 use super::{PARTITIONS, TOPIC, World};
 
 const PRODUCE_VERSION: i16 = 12;
@@ -151,4 +154,27 @@ fn replies_that_find_an_inbox_full_arrive_once_there_is_room() {
     let asked: Vec<_> = asked.iter().map(Call::id).collect();
     assert_eq!(answered.len(), asked.len());
     assert!(asked.iter().all(|call| answered.contains(call)));
+}
+
+/// All that had arrived of them was begun in one go, since there is no answer to wait for: thousands, while everybody else waited.
+#[test]
+fn a_burst_of_small_requests_gives_way_again_and_again() {
+    const REQUESTS: usize = 500;
+    let world = World::new(1, 1);
+    let clients = world.simulation.boot("clients");
+    let broker = world.boot();
+    world.run(&clients, async {
+        let mut producer = Client::new(clients.clone());
+        producer.produce(TOPIC, 0, b"first").await;
+        let burst = frame(&clients, 0, b"v", 0).repeat(REQUESTS);
+        let socket = producer.connected().await.unwrap();
+        // So that all of it is there when it is looked at.
+        broker.stop();
+        producer.send_bytes(&socket, burst).await.unwrap();
+        clients.sleep_until(clients.now().after_ms(100)).await;
+        broker.go_on();
+        clients.sleep_until(clients.now().after_ms(1)).await;
+    });
+    let turns = REQUESTS * PRODUCE_BATCH_BYTES_MIN / REQUEST_BYTES_PER_TURN_MAX;
+    assert!(world.turns_at_once() >= turns, "{}", world.turns_at_once());
 }

@@ -1,7 +1,6 @@
 //! Requests that name very much: how many of them are looked at together, and who has his turn meanwhile.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dataplane::io::Io;
@@ -81,13 +80,7 @@ fn a_very_long_fetch_gives_way_again_and_again() {
         client.produce(TOPIC, 0, b"first").await;
         fetch(&mut client, 0).await;
     });
-    let mut turns: BTreeMap<(u64, Vec<u64>), usize> = BTreeMap::new();
-    for event in world.simulation.recent_events() {
-        if event.name == "poll" {
-            *turns.entry((event.at_nanos, event.numbers)).or_default() += 1;
-        }
-    }
-    let most = turns.into_values().max().unwrap();
+    let most = world.turns_at_once();
     // The world remembers the last 256 events.
     let whole = NAMED / STEPS_PER_TURN_MAX;
     assert!(most > whole / 8, "{most} turns of {whole} are remembered");
