@@ -3,7 +3,7 @@
 use crate::connection::{Outbox, Pending, PendingRequest, Started};
 use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers;
-use crate::handlers::produce::{Blocked, PendingProduce};
+use crate::handlers::produce::{Blocked, PendingProduce, Walk};
 use crate::io::{Charge, Gather, Instant, Io};
 use crate::limits::*;
 use crate::metrics::Stage;
@@ -105,10 +105,14 @@ async fn begin_produce<I: Io>(
     let mut produce = None;
     let mut now = started.at;
     let acks = loop {
-        match append_batches(shard, frame, now, &mut produce)? {
+        let mut appending = append_batches(shard, frame, now, &mut produce)?;
+        if let (Appending::Blocked(Blocked::Turn), Some(produce)) = (&appending, &mut produce) {
+            // Boxed, so that an idle connection does not carry it.
+            appending = Box::pin(append_in_turns(shard, frame, produce)).await?;
+        }
+        match appending {
             Appending::OtherApi => return Ok(None),
             Appending::Begun { acks } => break acks,
-            Appending::Blocked(Blocked::Turn) => pace::give_way().await,
             Appending::Blocked(blocked) => {
                 // It may take long, and others have use for the receive buffers.
                 frame.settle(&shard.frame_memory);
@@ -149,7 +153,17 @@ enum Appending<I: Io> {
     OtherApi,
 }
 
-/// Decodes a Produce request where it lies and appends its batches. Not async, so that nothing of it outlives the call.
+impl<I: Io> Appending<I> {
+    fn of(begun: Result<(), Blocked<I>>, acks: i16) -> Self {
+        match begun {
+            Ok(()) => Appending::Begun { acks },
+            Err(blocked) => Appending::Blocked(blocked),
+        }
+    }
+}
+
+/// Decodes a Produce request where it lies and appends its batches, as far as they go in one turn. Not async, so that nothing of it outlives
+/// the call.
 fn append_batches<I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
@@ -157,29 +171,72 @@ fn append_batches<I: Io>(
     pending: &mut Option<PendingProduce<I>>,
 ) -> Result<Appending<I>, RequestError> {
     let scratch = Scratch::new();
-    let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
-    let count = parts
-        .iter_mut()
-        .zip(frame.parts())
-        .map(|(slot, part)| *slot = part)
-        .count();
-    let mut reader =
-        Reader::fragments(&parts[..count], &scratch).with_elements_max(PRODUCE_ELEMENTS_MAX);
+    let parts = Parts::of(frame);
+    let Some((to, request)) = decode_produce(parts.reader(&scratch))? else {
+        return Ok(Appending::OtherApi);
+    };
+    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+    let pending = pending.get_or_insert_with(|| PendingProduce::new(to, now.after_ms(timeout_ms)));
+    let mut walk = Walk::new(&request, pending);
+    let begun = handlers::produce::begin(shard, frame, &request, &mut walk, now, pending);
+    Ok(Appending::of(begun, request.acks))
+}
+
+/// As [`append_batches`] for a request of which there is more than one turn takes: it is decoded once for all turns that follow.
+async fn append_in_turns<I: Io>(
+    shard: &Rc<Shard<I>>,
+    frame: &Frame,
+    pending: &mut PendingProduce<I>,
+) -> Result<Appending<I>, RequestError> {
+    pace::give_way().await;
+    let scratch = Scratch::new();
+    let parts = Parts::of(frame);
+    let Some((_, request)) = decode_produce(parts.reader(&scratch))? else {
+        return Ok(Appending::OtherApi);
+    };
+    let mut walk = Walk::new(&request, pending);
+    loop {
+        pace::give_way().await;
+        let now = shard.io.now();
+        match handlers::produce::begin(shard, frame, &request, &mut walk, now, pending) {
+            Err(Blocked::Turn) => {}
+            begun => return Ok(Appending::of(begun, request.acks)),
+        }
+    }
+}
+
+/// The pieces that a frame lies in.
+struct Parts<'a> {
+    parts: [&'a [u8]; FRAME_PIECES_MAX + 2],
+    count: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn of(frame: &'a Frame) -> Parts<'a> {
+        let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
+        let slots = parts.iter_mut().zip(frame.parts());
+        let count = slots.map(|(slot, part)| *slot = part).count();
+        Parts { parts, count }
+    }
+
+    fn reader(&'a self, scratch: &'a Scratch) -> Reader<'a> {
+        Reader::fragments(&self.parts[..self.count], scratch)
+            .with_elements_max(PRODUCE_ELEMENTS_MAX)
+    }
+}
+
+/// `None` if it is another API's.
+fn decode_produce(
+    mut reader: Reader<'_>,
+) -> Result<Option<(AnswerTo, produce::ProduceRequest<'_>)>, RequestError> {
     let header = RequestHeader::decode(&mut reader)?;
     let api = served(&header)?;
     if api != ApiKey::Produce {
-        return Ok(Appending::OtherApi);
+        return Ok(None);
     }
     let to = answer_to(api, &header)?;
     let request = produce::ProduceRequest::decode(&mut reader, to.version)?;
-    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
-    let pending = pending.get_or_insert_with(|| PendingProduce::new(to, now.after_ms(timeout_ms)));
-    Ok(
-        match handlers::produce::begin(shard, frame, &request, now, pending) {
-            Ok(()) => Appending::Begun { acks: request.acks },
-            Err(blocked) => Appending::Blocked(blocked),
-        },
-    )
+    Ok(Some((to, request)))
 }
 
 /// The API of a request, if the broker serves it.

@@ -4,8 +4,10 @@
 //! partition of another shard is checked here and makes one hop there, by pointer, and its outcome one hop back.
 
 mod foreign;
+mod walk;
 
 pub(crate) use foreign::{BlockedAppends, begin_for_other_shard};
+pub(crate) use walk::Walk;
 
 use super::batch_checks::{self, Unsettled, Verdict};
 use crate::calls::Call;
@@ -154,28 +156,22 @@ impl ProduceOutcome {
 }
 
 /// Appends the batches of a request to the end of `pending`'s; called again after [`Blocked`], it goes on behind those.
-pub(crate) fn begin<I: Io>(
+pub(crate) fn begin<'a, I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
-    request: &ProduceRequest<'_>,
+    request: &ProduceRequest<'a>,
+    walk: &mut Walk<'a>,
     now: Instant,
     pending: &mut PendingProduce<I>,
 ) -> Result<(), Blocked<I>> {
     let version = pending.to.version;
     let refusal = refusal_of_request(request, shard.lease.holds(now));
     let mut turn = Turn::default();
-    // The last topic that was begun may have been left in the middle.
-    let finished = pending.topics.len().saturating_sub(1);
-    for (number, topic) in request.topic_data.iter().enumerate().skip(finished) {
-        turn.take(topic.name.len())?;
-        let route = find_topic(shard, version, &topic);
-        if number == pending.topics.len() {
-            pending.topics.push(PendingTopic::new(&topic, &route));
-        }
-        let begun = pending.topics[number].partitions;
-        for partition in topic.partition_data.iter().skip(begun) {
+    let mut route = (walk.topic.as_ref()).map(|topic| find_topic(shard, version, topic));
+    loop {
+        while let (Some(route), Some(partition)) = (&route, walk.partitions.peek()) {
             turn.take(partition.records.as_ref().map_or(0, Records::len))?;
-            let state = match (refusal, &route) {
+            let state = match (refusal, route) {
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
                 (None, Err(error)) => PendingState::Done(ProduceOutcome::refused(*error)),
                 (None, Ok(route)) => {
@@ -185,18 +181,23 @@ pub(crate) fn begin<I: Io>(
                         deadline: pending.deadline,
                         times: &mut pending.times,
                     };
-                    begin_partition(shard, frame, route, &partition, begun)?
+                    begin_partition(shard, frame, route, partition, begun)?
                 }
             };
             pending.times = None;
-            pending.partitions.push(PendingPartition {
-                index: partition.index,
-                state,
-            });
-            pending.topics[number].partitions += 1;
+            pending.add(partition.index, state);
+            walk.partitions.next();
         }
+        let Some(topic) = walk.topics.peek() else {
+            return Ok(());
+        };
+        turn.take(topic.name.len())?;
+        let found = find_topic(shard, version, topic);
+        pending.topics.push(PendingTopic::new(topic, &found));
+        walk.partitions = topic.partition_data.iter().peekable();
+        walk.topic = walk.topics.next();
+        route = Some(found);
     }
-    Ok(())
 }
 
 /// What a request has taken of its shard's time, in bytes that it had looked at.
@@ -408,6 +409,14 @@ impl<I: Io> PendingProduce<I> {
             partitions: SmallVec::new(),
             times: None,
             charge: None,
+        }
+    }
+
+    /// Another partition of the last topic.
+    fn add(&mut self, index: i32, state: PendingState<I>) {
+        self.partitions.push(PendingPartition { index, state });
+        if let Some(topic) = self.topics.last_mut() {
+            topic.partitions += 1;
         }
     }
 

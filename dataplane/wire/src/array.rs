@@ -8,7 +8,7 @@ use crate::turns::give_way;
 use crate::{DecodeError, EncodeError, Reader, Writer};
 
 /// Elements that are read before other tasks have their turn.
-const ELEMENTS_PER_TURN: usize = 1024;
+const ELEMENTS_PER_TURN: usize = 256;
 
 /// An array of a message.
 #[derive(Clone)]
