@@ -41,7 +41,7 @@ pub enum FrameError {
 pub struct Frame {
     head: Vec<u8>,
     pieces: Vec<Slice>,
-    /// Of memory that is its own. Held only to be given back, after `pieces`, which view it.
+    /// Of memory that is its own, which `pieces` view.
     own: Option<LargeBuffer>,
     /// For the receive buffers that it keeps while it waits.
     pinned: Option<Charge>,
@@ -431,6 +431,10 @@ impl<I: Io> FrameReader<I> {
         }
         self.recycle(start);
         let hurry_after = self.io.now().after_ms(LARGE_FRAME_HURRIED_MS);
+        let step_max = match bytes {
+            ..=LARGE_FRAME_BUFFER_BYTES => LARGE_FRAME_STEP_BYTES,
+            _ => FRESH_STEP_BYTES,
+        };
         while let Some(buffer) = own.buffer.take() {
             let missing = bytes - buffer.len();
             if missing == 0 {
@@ -445,7 +449,7 @@ impl<I: Io> FrameReader<I> {
                     pinned: None,
                 });
             }
-            let step = missing.min(LARGE_FRAME_STEP_BYTES);
+            let step = missing.min(step_max);
             let charged = self.charge_step(&mut own, uncharged + step, hurry_after);
             charged.await?;
             uncharged = 0;
@@ -495,12 +499,5 @@ impl<I: Io> FrameReader<I> {
                 return Err(FrameError::Stalled);
             }
         }
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        // The slices go before the buffer that they view, so that it can be used again.
-        self.pieces.clear();
     }
 }

@@ -8,8 +8,11 @@
 //! ```
 //! Memory of a frame's own is counted until the last view of it is gone, on whichever shard: a batch that hopped may wait there for
 //! long. Full means that a socket is not read.
+//!
+//! Some of it stays mapped and goes from frame to frame. To map memory, to unmap it, and to touch a page of it for the first time takes
+//! a lock that the threads of all shards share: a flood of frames with memory of their own would keep every shard waiting for it.
 
-use crate::io::{BLOCK_BYTES, Buffer, Charge, MemoryBudget, Slice};
+use crate::io::{BLOCK_BYTES, Buffer, Charge, MemoryBudget, Pool, Slice};
 use crate::limits::*;
 use crate::line::Line;
 use std::cell::{Cell, RefCell};
@@ -29,7 +32,9 @@ pub struct FrameMemory {
     /// Large frames that wait for room for their next step, and frames that wait to move.
     pub(crate) line_of_large: Line,
     pub(crate) line_of_moved: Line,
-    spare: RefCell<Vec<Buffer>>,
+    /// Buffers that stay mapped.
+    large_buffers: Option<Pool>,
+    moved_buffers: Option<Pool>,
 }
 
 /// Memory that is one frame's own.
@@ -68,7 +73,8 @@ impl FrameMemory {
             small: RefCell::default(),
             line_of_large: Line::default(),
             line_of_moved: Line::default(),
-            spare: RefCell::default(),
+            large_buffers: Pool::new(LARGE_FRAME_BUFFER_BYTES, LARGE_FRAME_BUFFERS).ok(),
+            moved_buffers: Pool::new(MOVED_FRAME_BUFFER_BYTES, MOVED_FRAME_BUFFERS).ok(),
         }
     }
 
@@ -112,7 +118,10 @@ impl FrameMemory {
             let free = all.iter_mut().position(LargeBuffer::clear);
             let next = match free {
                 Some(free) => all.remove(free),
-                None if self.may_hop(SMALL_BATCHES_BYTES) => self.moved(SMALL_BATCHES_BYTES)?,
+                None if self.may_hop(SMALL_BATCHES_BYTES) => self.own(
+                    Buffer::allocate(SMALL_BATCHES_BYTES)?,
+                    self.charge_moved(SMALL_BATCHES_BYTES)?,
+                ),
                 None => return None,
             };
             if all.len() >= SMALL_BATCHES_BUFFERS_KEPT {
@@ -137,18 +146,17 @@ impl FrameMemory {
         self.moved.try_charge(bytes)
     }
 
-    /// A buffer for a frame of that size. It takes memory only as it is filled.
+    /// A buffer for a frame of that size. One that was not used before takes memory only as it is filled.
     pub(crate) fn large(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
-        let fits = bytes <= LARGE_FRAME_BUFFER_BYTES;
-        let spare = fits.then(|| self.spare.borrow_mut().pop()).flatten();
-        let buffer = spare.or_else(|| Buffer::allocate(bytes.max(LARGE_FRAME_BUFFER_BYTES)))?;
+        let buffer = take_or_map(self.large_buffers.as_ref(), bytes)?;
         Some(self.own(buffer, self.large.try_charge(0)?))
     }
 
     /// A buffer for so many bytes that move, if there is room for them.
     pub(crate) fn moved(self: &Rc<Self>, bytes: usize) -> Option<LargeBuffer> {
         let charge = self.moved.try_charge(bytes.next_multiple_of(BLOCK_BYTES))?;
-        Some(self.own(Buffer::allocate(bytes)?, charge))
+        let buffer = take_or_map(self.moved_buffers.as_ref(), bytes)?;
+        Some(self.own(buffer, charge))
     }
 
     fn own(self: &Rc<Self>, buffer: Buffer, charge: Charge) -> LargeBuffer {
@@ -187,20 +195,11 @@ impl LargeBuffer {
     }
 }
 
-impl Drop for LargeBuffer {
-    fn drop(&mut self) {
-        let (Some(mut buffer), Some(memory)) = (self.buffer.take(), self.memory.upgrade()) else {
-            return;
-        };
-        let mut spare = memory.spare.borrow_mut();
-        // Another shard may still read a slice of it; then it is freed when that shard is done.
-        let keep = buffer.capacity() == LARGE_FRAME_BUFFER_BYTES
-            && spare.len() < LARGE_FRAME_BUFFERS_KEPT
-            && buffer.clear();
-        if keep {
-            spare.push(buffer);
-        }
-    }
+/// A buffer that is mapped already, if it is large enough and one is free.
+fn take_or_map(pool: Option<&Pool>, bytes: usize) -> Option<Buffer> {
+    pool.filter(|pool| bytes <= pool.buffer_bytes())
+        .and_then(Pool::take)
+        .or_else(|| Buffer::allocate(bytes))
 }
 
 #[cfg(test)]
@@ -250,6 +249,33 @@ mod tests {
             copy(round as u8);
         }
         assert!(memory.moved_bytes() <= (buffers + 1) * SMALL_BATCHES_BYTES);
+    }
+
+    /// Each was mapped for its frame and unmapped by whoever was the last to view it, and all shards waited for that.
+    #[test]
+    fn buffers_stay_mapped_whoever_lets_go_of_them() {
+        let memory = Rc::new(FrameMemory::default());
+        let moved = |memory: &Rc<FrameMemory>| memory.moved(MOVED_FRAME_BUFFER_BYTES / 2);
+        let large = |memory: &Rc<FrameMemory>| memory.large(LARGE_FRAME_BUFFER_BYTES / 2);
+        for (take, buffers) in [
+            (moved as fn(&Rc<FrameMemory>) -> _, MOVED_FRAME_BUFFERS),
+            (large, LARGE_FRAME_BUFFERS),
+        ] {
+            let mut used = 0;
+            for _ in 0..3 * buffers {
+                let mut own = take(&memory).expect("memory");
+                let mut buffer = own.buffer.take().expect("it has one");
+                // Memory that is mapped anew is zero.
+                buffer.append(1, |byte| {
+                    used += usize::from(std::mem::replace(&mut byte[0], 1))
+                });
+                let view = buffer.slice(0..1);
+                drop((own, buffer));
+                std::thread::scope(|scope| scope.spawn(move || drop(view)).join())
+                    .expect("it ends");
+            }
+            assert_eq!(used, 2 * buffers);
+        }
     }
 
     #[test]

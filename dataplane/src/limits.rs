@@ -37,6 +37,10 @@ pub const LARGE_FRAME_RESERVE_BYTES: usize = FRAME_BYTES_MAX;
 /// A large frame is received in steps of this size.
 pub const LARGE_FRAME_STEP_BYTES: usize = 1024 * 1024;
 
+/// And one that is too large for the buffers that stay mapped in steps of this size: a megabyte of memory that is touched for the first time
+/// takes the kernel 2 ms while other shards do the same.
+pub const FRESH_STEP_BYTES: usize = LARGE_FRAME_STEP_BYTES / 4;
+
 /// A large frame may take its time, but after this long others do not wait for the memory that it keeps: its connection is closed. Whether
 /// they wait is looked at so often.
 pub const LARGE_FRAME_HURRIED_MS: u64 = 20_000;
@@ -48,9 +52,12 @@ pub const MOVED_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of these, what batches on their way to other shards leave to frames that have to wait.
 pub const MOVED_FRAME_BYTES_KEPT: usize = MOVED_FRAME_BYTES_MAX / 4;
 
-/// Free frame buffers that a shard keeps for the next large request, and the size of each.
-pub const LARGE_FRAME_BUFFERS_KEPT: usize = 4;
+/// Buffers of a shard that stay mapped for large frames, and for frames and batches that have to leave the receive buffers. Who finds none
+/// free, or needs a larger one, has it mapped.
+pub const LARGE_FRAME_BUFFERS: usize = 4;
 pub const LARGE_FRAME_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+pub const MOVED_FRAME_BUFFERS: usize = 64;
+pub const MOVED_FRAME_BUFFER_BYTES: usize = FRAME_BYTES_HELD_MAX;
 
 /// Receive buffers of a shard's ring: 32 KiB x 64 measured best.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;

@@ -29,7 +29,7 @@ use crate::receive_buffers::ReceiveBuffers;
 use crate::registered::{PIECE_BYTES_MAX, Registered};
 use crate::request::Request;
 use crate::slots::{Key, Slots};
-use crate::socket::SocketState;
+use crate::socket::{self, SocketState};
 use crate::timer::{Alarm, Timers, cpu_nanos, now_nanos};
 use crate::wake::RemoteWaker;
 use crate::{Counters, RingConfig};
@@ -66,6 +66,7 @@ pub(crate) struct Reactor {
     /// What was copied out of the receive buffers for them, and how much that may be.
     pub(crate) unread_bytes: Cell<usize>,
     pub(crate) unread_bytes_max: usize,
+    pub(crate) copies: Pool,
     #[expect(
         clippy::vec_box,
         reason = "a message must not move while the kernel reads it, so it lives in its box"
@@ -152,6 +153,7 @@ impl Reactor {
             unread: RefCell::default(),
             unread_bytes: Cell::new(0),
             unread_bytes_max: config.unread_bytes_max,
+            copies: socket::copies()?,
             spare_messages: RefCell::default(),
             truncates: probe.is_supported(opcode::Ftruncate::CODE),
             unbuffered_files: config.unbuffered_files,

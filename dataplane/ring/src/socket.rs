@@ -22,7 +22,8 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use crate::Ring;
-use crate::memory::{Buffer, Slice};
+use crate::error::RingError;
+use crate::memory::{Buffer, Pool, Slice};
 use crate::operation::{InFlight, is_passing, perform};
 use crate::outgoing::Outgoing;
 use crate::reactor::Reactor;
@@ -33,6 +34,15 @@ use crate::socket_options;
 /// Slices, and bytes, that may wait for a reader before its socket stops receiving. A burst of completions may overshoot them once.
 const BACKLOG_SLICES_MAX: usize = 4;
 const BACKLOG_BYTES_MAX: usize = 128 << 10;
+
+/// What is copied out of the receive buffers goes to these, if it fits one and one is free.
+const COPY_BYTES: usize = 512 << 10;
+const COPIES: usize = 16;
+
+/// Buffers that stay mapped: to map memory, and to touch it for the first time, takes a lock that all threads share.
+pub(crate) fn copies() -> Result<Pool, RingError> {
+    Pool::new(COPY_BYTES, COPIES).map_err(RingError::other("mapping buffers for what is unread"))
+}
 
 /// A connected socket of one ring. Closes when its last handle is dropped and no operation uses it.
 #[derive(Clone)]
@@ -300,7 +310,8 @@ impl SocketState {
             self.fail(reactor);
             return true;
         }
-        let Some(mut copy) = Buffer::allocate(bytes) else {
+        let mapped = (reactor.copies.buffer_bytes() >= bytes).then(|| reactor.copies.take());
+        let Some(mut copy) = mapped.flatten().or_else(|| Buffer::allocate(bytes)) else {
             return false;
         };
         self.copy_queued(reactor, &mut copy, bytes);

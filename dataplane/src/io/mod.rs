@@ -18,7 +18,7 @@ use std::path::Path;
 pub use budget::{Charge, MemoryBudget};
 
 pub use ::ring::WriteLeases;
-pub use ::ring::memory::{Buffer, Slice, WriteLease};
+pub use ::ring::memory::{Buffer, Pool, Slice, WriteLease};
 
 /// Nanoseconds since an arbitrary start; never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
