@@ -107,10 +107,12 @@ pub const INBOX_MESSAGES_PER_TURN_MAX: usize = 64;
 /// Calls to other shards and the control plane that one shard may have open.
 pub const CALLS_MAX: usize = 4 * 1024;
 
-/// Of these, and of the messages of an inbox, batches take only so many, however fast producers are: fetches and new connections would be
-/// turned away otherwise.
+/// Of these, batches take only so many, however fast producers are: fetches and new connections would be turned away otherwise.
 pub const APPEND_CALLS_MAX: usize = CALLS_MAX * 3 / 4;
-pub const INBOX_APPENDS_MAX: usize = INBOX_MESSAGES_MAX / 2;
+
+/// No batch is sent to a shard in whose inbox so many messages wait: whatever comes behind it waits for as many turns of that shard as the
+/// messages before it take.
+pub const INBOX_APPENDS_MAX: usize = 4 * INBOX_MESSAGES_PER_TURN_MAX;
 
 /// Bytes that one fetch response carries, whatever the client asks, as Kafka's `fetch.max.bytes`.
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;

@@ -140,3 +140,46 @@ fn small_batches_on_their_way_to_another_shard_take_bounded_memory() {
 fn batches_in_receive_buffers_on_their_way_to_another_shard_take_bounded_memory() {
     flood(100_000, 260, MOVED_FRAME_BYTES_MAX + PINNED_BYTES_MAX);
 }
+
+/// All that other shards had sent waited in one line, whatever partition it was for, behind a flood that the disk could not keep up with.
+#[test]
+fn batches_that_wait_for_memory_keep_no_other_partition_waiting() {
+    const FRAME_BYTES: usize = 60_000;
+    const FRAMES: usize = 6 * TAIL_BUFFERS * TAIL_BUFFER_BYTES / FRAME_BYTES;
+    let world = World::new(1, SHARDS);
+    let clients = world.simulation.boot("clients");
+    let _broker = world.boot();
+    // Partitions take turns over the shards too.
+    let (flooded, other) = (0, SHARDS as i32);
+    world.run(&clients, async {
+        // Connections take turns over the shards, so one of two hops.
+        let mut producers = [(); 4].map(|()| Client::new(clients.clone()));
+        for producer in &mut producers {
+            producer.produce(TOPIC, other, b"before").await;
+        }
+        let [first, second, mut third, mut fourth] = producers;
+        world.simulation.slow_disk("broker", 300);
+        let frame = frame(&clients, flooded, &[b'v'; FRAME_BYTES], 0);
+        for mut producer in [first, second] {
+            let frame = frame.clone();
+            clients.spawn(async move {
+                let socket = producer.connected().await.unwrap();
+                for _ in 0..FRAMES {
+                    producer.send_bytes(&socket, frame.clone()).await.unwrap();
+                }
+                std::future::pending::<()>().await;
+            });
+        }
+        clients.sleep_until(clients.now().after_ms(300)).await;
+        // They took 6.6 s of the world's time in one line, and 1.8 s beside each other.
+        let asked = clients.now();
+        for producer in [&mut third, &mut fourth] {
+            producer.produce(TOPIC, other, b"beside").await;
+        }
+        assert!(clients.now() < asked.after_ms(3_000));
+        world.simulation.slow_disk("broker", 1);
+        while third.try_fetch(TOPIC, flooded, 0).await.unwrap().1 < 2 * FRAMES as i64 {
+            clients.sleep_until(clients.now().after_ms(100)).await;
+        }
+    });
+}

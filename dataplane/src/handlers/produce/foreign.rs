@@ -9,23 +9,18 @@ use crate::partition::Partition;
 use crate::partition_request::PartitionKey;
 use crate::routes::Place;
 use crate::shard::Shard;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use wire::{Batch, ErrorCode, Reader, Scratch};
 
-/// Appends from other shards that found no free tail buffer, in the order in which they came.
-pub(crate) struct BlockedAppends<I: Io> {
-    queue: RefCell<VecDeque<ForeignAppend<I>>>,
-    draining: Cell<bool>,
-}
+/// Appends from other shards that found no free tail buffer, of each partition in the order in which they came: a partition that is
+/// flooded keeps no other one waiting. A partition is here while there is a task that goes through its queue.
+pub(crate) struct BlockedAppends<I: Io>(RefCell<HashMap<PartitionKey, VecDeque<ForeignAppend<I>>>>);
 
 impl<I: Io> Default for BlockedAppends<I> {
     fn default() -> Self {
-        BlockedAppends {
-            queue: RefCell::default(),
-            draining: Cell::new(false),
-        }
+        BlockedAppends(RefCell::default())
     }
 }
 
@@ -58,35 +53,42 @@ pub(crate) fn begin_for_other_shard<I: Io>(
         deadline,
         reply: Box::new(reply),
     };
-    if shard.blocked_appends.draining.get() {
-        shard.blocked_appends.queue.borrow_mut().push_back(append);
+    if let Some(queue) = shard.blocked_appends.0.borrow_mut().get_mut(&key) {
+        queue.push_back(append);
         return;
     }
-    if let Err((blocked, _)) = append_foreign(shard, append) {
-        shard.blocked_appends.queue.borrow_mut().push_back(blocked);
-        shard.blocked_appends.draining.set(true);
-        shard.io.spawn(drain_blocked(shard.clone()));
+    if let Err((blocked, partition)) = append_foreign(shard, append) {
+        let queue = VecDeque::new();
+        shard.blocked_appends.0.borrow_mut().insert(key, queue);
+        shard
+            .io
+            .spawn(append_blocked(shard.clone(), blocked, partition));
     }
 }
 
-async fn drain_blocked<I: Io>(shard: Rc<Shard<I>>) {
+/// Appends what is blocked and whatever comes for its partition meanwhile.
+async fn append_blocked<I: Io>(
+    shard: Rc<Shard<I>>,
+    mut blocked: ForeignAppend<I>,
+    mut partition: Rc<Partition<I>>,
+) {
+    let key = blocked.key;
     loop {
-        let Some(append) = shard.blocked_appends.queue.borrow_mut().pop_front() else {
-            break;
+        partition.room(blocked.records.bytes()).await;
+        let mut next = Some(blocked);
+        blocked = loop {
+            let Some(append) = next else {
+                shard.blocked_appends.0.borrow_mut().remove(&key);
+                return;
+            };
+            if let Err((again, of)) = append_foreign(&shard, append) {
+                partition = of;
+                break again;
+            }
+            let mut all = shard.blocked_appends.0.borrow_mut();
+            next = all.get_mut(&key).and_then(VecDeque::pop_front);
         };
-        if let Err((blocked, partition)) = append_foreign(&shard, append) {
-            shard.blocked_appends.queue.borrow_mut().push_front(blocked);
-            let bytes = bytes_of(&shard.blocked_appends);
-            partition.room(bytes).await;
-        }
     }
-    shard.blocked_appends.draining.set(false);
-}
-
-/// Bytes of the append that comes next.
-fn bytes_of<I: Io>(blocked: &BlockedAppends<I>) -> usize {
-    let queue = blocked.queue.borrow();
-    queue.front().map_or(0, |append| append.records.bytes())
 }
 
 /// Appends and arranges for the reply; gives the append back when memory is missing.
