@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
+import hostile
 import wire
 from libraries import create_topic
 from wire import Connection, frame, header
@@ -22,6 +23,12 @@ SCRAPERS_MAX = 16
 # Memory of the broker that an idle connection may cost, and what it may grow by for any other reason.
 IDLE_CONNECTION_BYTES_MAX = 16 * 1024
 GROWTH_BYTES_MAX = 192 * 1024 * 1024
+
+# What long requests take at least while they are served, what may be kept of it afterwards, and for how long more than that.
+LONG_REQUESTS = 8
+LONG_REQUESTS_BYTES_MIN = 128 * 1024 * 1024
+KEPT_BYTES_MAX = 32 * 1024 * 1024
+KEPT_SECONDS_MAX = 30
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -405,3 +412,20 @@ def test_many_requests_in_one_segment_are_answered_in_order(cluster):
         for number in range(500):
             (length,) = struct.unpack(">i", connection.receive(4))
             assert struct.unpack(">i", connection.receive(length)[:4]) == (number,)
+
+
+def test_memory_of_long_requests_goes_back_to_the_system(cluster):
+    before = cluster.resident_bytes()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(cluster)) for _ in range(LONG_REQUESTS)]
+        for connection in connections:
+            connection.send(hostile.metadata_of_many(240_000))
+        # None of them is read to its end yet, so that there is a moment at which all are there.
+        for connection in connections:
+            connection.receive(4)
+        most = cluster.resident_bytes()
+    assert most > before + LONG_REQUESTS_BYTES_MIN, "or there is nothing to give back"
+    end = time.monotonic() + KEPT_SECONDS_MAX
+    while cluster.resident_bytes() > before + KEPT_BYTES_MAX:
+        assert time.monotonic() < end, f"{cluster.resident_bytes()} bytes of {most} are kept, {before} before"
+        time.sleep(0.5)
