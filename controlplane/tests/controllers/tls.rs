@@ -344,7 +344,7 @@ async fn a_renewed_certificate_is_shown_without_a_restart() {
 /// TLS holds back what the socket did not take, until it is told to send it.
 #[tokio::test]
 async fn what_a_socket_does_not_take_at_once_is_sent_all_the_same() {
-    const SENT: [u8; 48 << 10] = [7; 48 << 10];
+    static SENT: [u8; 48 << 10] = [7; 48 << 10];
     const TIMES: usize = 40;
     let authority = Authority::new();
     let ours = party(&authority.issue("own"));
