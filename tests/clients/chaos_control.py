@@ -393,8 +393,8 @@ class Chaos:
         return self.changed("transfer", self.draw.choice(sorted(self.controllers.members)))
 
     def move(self):
-        """Controllers come back elsewhere, and tell the others themselves."""
-        numbers = self.some(2)
+        """Controllers come back elsewhere, and tell the others themselves, of which enough are where they were."""
+        numbers = self.some(max(1, (len(self.controllers.members) - 1) // 2))
         for number in numbers:
             self.controllers.kill(number)
             self.controllers.moves[number] = self.controllers.moves.get(number, 0) + 1
