@@ -48,7 +48,7 @@ class Controllers:
     def __init__(self, cluster):
         self.cluster = cluster
         self.members = set(FIRST)
-        self.processes = []
+        self.processes = {}
         self.joined = set()
         # By number: how often it was moved to another address.
         self.moves = {}
@@ -68,7 +68,11 @@ class Controllers:
         return f"127.0.0.{1 + self.moves.get(number, 0)}:{self.cluster.port + 3000 + number - 1}"
 
     def pid(self, number):
-        return running(self.cluster, "controller", number)
+        # Of a process of our own we know ourselves whether it runs; those of the start are known by their files.
+        process = self.processes.get(number)
+        if process is None:
+            return running(self.cluster, "controller", number)
+        return process.pid if process.poll() is None else None
 
     def signal(self, number, which):
         pid = self.pid(number)
@@ -98,7 +102,7 @@ class Controllers:
             command += ["--snapshot-log-bytes", SNAPSHOT_LOG_BYTES[number], "--log-entries-kept", LOG_ENTRIES_KEPT]
         with (self.cluster.data / "logs" / f"controller-{number}.log").open("a") as log:
             process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        self.processes.append(process)
+        self.processes[number] = process
         (self.cluster.data / "pids" / f"controller-{number}").write_text(str(process.pid))
 
     def wipe(self, number):
