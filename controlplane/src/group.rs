@@ -79,17 +79,28 @@ impl Times {
     }
 }
 
-impl<M: Machine> Group<M> {
-    /// Opens the group's files and starts Raft. A node with an empty log waits there until it is one of the members.
-    pub(crate) async fn open(
+fn damaged(config: &NodeConfig) -> String {
+    let shown = config.data.display();
+    format!("data directory {shown} is damaged, or of a later version")
+}
+
+/// A group's files, opened and found to be in order.
+pub(crate) struct GroupFiles<M: Machine> {
+    id: u8,
+    times: Times,
+    log: LogStore,
+    applier: Applier<M>,
+}
+
+impl<M: Machine> GroupFiles<M> {
+    pub(crate) fn open(
         id: u8,
         (config, identity): (&NodeConfig, &Arc<Identity>),
         data: &DataDirectory,
     ) -> anyhow::Result<Self> {
         let directory = &data.group(group_name(id));
         let name = group_name(id);
-        let shown = config.data.display();
-        let damaged = || format!("data directory {shown} is damaged, or of a later version");
+        let damaged = || damaged(config);
         let times = Times::new(name)?;
         let log = LogStore::open(&directory.join("log")).with_context(damaged)?;
         let log = log.timed(times.flush.clone());
@@ -100,8 +111,28 @@ impl<M: Machine> Group<M> {
             group_name(id)
         );
         let snapshots = SnapshotStore::open(directory).with_context(damaged)?;
-        let applier =
-            Applier::<M>::open(snapshots, identity.level.clone()).with_context(damaged)?;
+        let applier = Applier::open(snapshots, identity.level.clone()).with_context(damaged)?;
+        Ok(GroupFiles {
+            id,
+            times,
+            log,
+            applier,
+        })
+    }
+}
+
+impl<M: Machine> Group<M> {
+    /// Starts Raft. A node with an empty log waits there until it is one of the members.
+    pub(crate) async fn start(
+        files: GroupFiles<M>,
+        (config, identity): (&NodeConfig, &Arc<Identity>),
+    ) -> anyhow::Result<Self> {
+        let GroupFiles {
+            id,
+            times,
+            log,
+            applier,
+        } = files;
         let shared = applier.shared();
         let addresses = Arc::new(Addresses::new(config.peers.0.clone()));
         let network = Network {
@@ -110,10 +141,10 @@ impl<M: Machine> Group<M> {
             addresses: addresses.clone(),
             acknowledged: HashMap::new(),
         };
-        let raft_config = Arc::new(raft_config(name, config).validate()?);
+        let raft_config = Arc::new(raft_config(group_name(id), config).validate()?);
         let memory = Memory::new(log.clone());
         let raft = Raft::new(identity.member, raft_config, network, log, applier).await;
-        let raft = raft.with_context(damaged)?;
+        let raft = raft.with_context(|| damaged(config))?;
         Ok(Group {
             id,
             raft,

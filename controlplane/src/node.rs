@@ -2,7 +2,7 @@
 
 use crate::config::NodeConfig;
 use crate::data::DataDirectory;
-use crate::group::Group;
+use crate::group::{Group, GroupFiles};
 use crate::identity::Identity;
 use crate::limits::IMAGES_IN_FLIGHT_MAX;
 use crate::member::{disk_text, member};
@@ -95,8 +95,11 @@ impl RunningNode {
         let own = member(config.id, data.disk);
         let identity = Arc::new(Identity::new(config.credentials.clone(), own));
         let open = (&config, &identity);
-        let meta = Group::open(META_GROUP, open, &data).await?;
-        let offsets = Group::open(OFFSETS_GROUP, open, &data).await?;
+        // All of them before any is used: where one is damaged, that is all there is to say.
+        let meta = GroupFiles::open(META_GROUP, open, &data)?;
+        let offsets = GroupFiles::open(OFFSETS_GROUP, open, &data)?;
+        let meta = Group::start(meta, open).await?;
+        let offsets = Group::start(offsets, open).await?;
         info!(id = config.id, build = BUILD, disk = disk_text(data.disk), listen = config.listen, peers = %config.peers, "controller started");
         let node = Arc::new(Node {
             metrics: Metrics::new([&meta.times, &offsets.times])?,
