@@ -212,6 +212,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
+    #[inline]
     fn of(frame: &'a Frame) -> Parts<'a> {
         let mut parts = [&[][..]; FRAME_PIECES_MAX + 2];
         let slots = parts.iter_mut().zip(frame.parts());
@@ -226,6 +227,7 @@ impl<'a> Parts<'a> {
 }
 
 /// `None` if it is another API's.
+#[inline]
 fn decode_produce(
     mut reader: Reader<'_>,
 ) -> Result<Option<(AnswerTo, produce::ProduceRequest<'_>)>, RequestError> {

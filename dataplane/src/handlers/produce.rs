@@ -156,6 +156,7 @@ impl ProduceOutcome {
 }
 
 /// Appends the batches of a request to the end of `pending`'s; called again after [`Blocked`], it goes on behind those.
+#[inline]
 pub(crate) fn begin<'a, I: Io>(
     shard: &Rc<Shard<I>>,
     frame: &Frame,
@@ -169,7 +170,12 @@ pub(crate) fn begin<'a, I: Io>(
     let mut turn = Turn::default();
     let mut route = (walk.topic.as_ref()).map(|topic| find_topic(shard, version, topic));
     loop {
-        while let (Some(route), Some(partition)) = (&route, walk.partitions.peek()) {
+        while let Some(route) = &route {
+            // What is not begun now comes first the next time.
+            let mut partitions = walk.partitions.clone();
+            let Some(partition) = partitions.next() else {
+                break;
+            };
             turn.take(partition.records.as_ref().map_or(0, Records::len))?;
             let state = match (refusal, route) {
                 (Some(error), _) => PendingState::Done(ProduceOutcome::refused(error)),
@@ -181,21 +187,23 @@ pub(crate) fn begin<'a, I: Io>(
                         deadline: pending.deadline,
                         times: &mut pending.times,
                     };
-                    begin_partition(shard, frame, route, partition, begun)?
+                    begin_partition(shard, frame, route, &partition, begun)?
                 }
             };
             pending.times = None;
             pending.add(partition.index, state);
-            walk.partitions.next();
+            walk.partitions = partitions;
         }
-        let Some(topic) = walk.topics.peek() else {
+        let mut topics = walk.topics.clone();
+        let Some(topic) = topics.next() else {
             return Ok(());
         };
         turn.take(topic.name.len())?;
-        let found = find_topic(shard, version, topic);
-        pending.topics.push(PendingTopic::new(topic, &found));
-        walk.partitions = topic.partition_data.iter().peekable();
-        walk.topic = walk.topics.next();
+        let found = find_topic(shard, version, &topic);
+        pending.topics.push(PendingTopic::new(&topic, &found));
+        walk.topics = topics;
+        walk.partitions = topic.partition_data.iter();
+        walk.topic = Some(topic);
         route = Some(found);
     }
 }

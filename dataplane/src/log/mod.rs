@@ -239,6 +239,7 @@ impl<I: Io> Log<I> {
         Ok(taken)
     }
 
+    #[inline]
     fn append_stamped(
         &self,
         batch: &Batch<'_>,
@@ -641,6 +642,7 @@ struct Stamp {
 
 /// The batch's header with its stamp. Offset and epoch lie outside what the CRC covers; the times, and whose they are, do not, but most
 /// producers' word holds, and a leader's always.
+#[inline]
 fn stamped_header(batch: &Batch<'_>, stamp: &Stamp) -> [u8; BATCH_HEADER_BYTES] {
     const LOG_APPEND_TIME: i16 = 0x08;
     const CRC: std::ops::Range<usize> = 17..21;

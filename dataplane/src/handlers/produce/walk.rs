@@ -2,20 +2,20 @@
 
 use super::PendingProduce;
 use crate::io::Io;
-use std::iter::Peekable;
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::{Array, Iter};
 
 /// What is left of a request whose batches are appended in turns. To find the place anew would take as long as there are batches before it.
 pub(crate) struct Walk<'a> {
-    pub(super) topics: Peekable<Iter<'a, TopicProduceData<'a>>>,
+    pub(super) topics: Iter<'a, TopicProduceData<'a>>,
     /// The one that was begun last.
     pub(super) topic: Option<TopicProduceData<'a>>,
-    pub(super) partitions: Peekable<Iter<'a, PartitionProduceData<'a>>>,
+    pub(super) partitions: Iter<'a, PartitionProduceData<'a>>,
 }
 
 impl<'a> Walk<'a> {
     /// Behind what has been begun.
+    #[inline]
     pub(crate) fn new<I: Io>(request: &ProduceRequest<'a>, pending: &PendingProduce<I>) -> Self {
         let mut topics = request.topic_data.iter();
         let (mut topic, mut partitions) = (None, Array::default().iter());
@@ -31,9 +31,9 @@ impl<'a> Walk<'a> {
             }
         }
         Walk {
-            topics: topics.peekable(),
+            topics,
             topic,
-            partitions: partitions.peekable(),
+            partitions,
         }
     }
 }
