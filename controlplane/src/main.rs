@@ -252,6 +252,8 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("MILLRACE_LOG");
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // A line that cannot be written, on a full disk, is lost; it would be said on the same disk, by a panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             filter.unwrap_or_else(|_| EnvFilter::new("warn,controlplane=info,openraft=error")),

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // A line that cannot be written, on a full disk, is lost; it would be said on the same disk, by a panic.
+        .log_internal_errors(false)
         .init();
     abort_on_panic();
     // Supports a feature level more, in a form that no other program reads: so an upgrade can be tried.

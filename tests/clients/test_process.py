@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 
 import kafka
 import kafka.errors
@@ -276,3 +277,24 @@ def test_a_full_disk_is_an_error_and_not_a_loss(cluster, topic, small_disk):
 def stalled_partitions(cluster):
     page = cluster.http("broker", 1, "/metrics") or ""
     return sum(int(count) for count in re.findall(r"^millrace_partitions_stalled\{.*\} (\d+)$", page, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", [broker_command, controller_command])
+def test_a_program_whose_log_finds_no_room_goes_on(cluster, tmp_path, command):
+    """Its log is on the disk that its records fill, most likely."""
+    metrics = f"127.0.0.1:{spare_port(cluster, 70)}"
+    words = command(cluster, tmp_path / "data", metrics=metrics)
+    with open("/dev/full", "wb") as full, subprocess.Popen(list(map(str, words)), stdout=full, stderr=full) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or answers(metrics), "a page or an end")
+            # Long enough for the lines of a start.
+            time.sleep(3)
+            assert process.poll() is None
+        finally:
+            process.terminate()
+
+
+def answers(address):
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
